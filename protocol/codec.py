@@ -1,0 +1,81 @@
+"""Canonical msgpack in, typed values out.
+
+A message or record is a :class:`msgspec.Struct`; ``msgpack`` makes and reads
+the bytes, ``msgspec`` checks the shape. Decoding is strict (docs/FORMAT.md,
+"Encoding"): extension types, trailing bytes, duplicate keys, integers or
+strings not in their shortest form, unknown fields and wrong types are each
+refused. That the bytes are canonical is proven by encoding the decoded value
+again: msgpack writes every value in its one shortest form, a duplicate key is
+lost in the dict, so any such input comes out different.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.ids import FixedBytes
+
+__all__ = ["Message", "Record", "decode", "encode"]
+
+T = TypeVar("T")
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A wire message: a msgpack map with exactly the struct's field names."""
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A stored or signed record: a msgpack array in field order, version first."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return bytes(value)
+    if isinstance(value, memoryview | bytearray):
+        return bytes(value)
+    raise TypeError(f"{type(value).__name__} cannot be encoded")
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if issubclass(kind, FixedBytes):
+        return kind(value)
+    raise TypeError(f"{kind.__name__} cannot be decoded")
+
+
+def encode(value: Any) -> bytes:
+    """The canonical msgpack bytes of a struct (or of plain lists, dicts, ints, bytes, str)."""
+    built = msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plain)
+    packed: bytes = msgpack.packb(built, use_bin_type=True)
+    return packed
+
+
+def decode(data: bytes | memoryview, kind: type[T]) -> T:
+    """The typed value of canonical msgpack bytes.
+
+    Raises:
+        BadRequest: not canonical msgpack, or not of this shape.
+    """
+    try:
+        built = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            ext_hook=_no_extension,
+            timestamp=0,
+        )
+        if msgpack.packb(built, use_bin_type=True) != data:
+            raise ValueError("not in canonical form")
+        return msgspec.convert(built, kind, strict=True, builtin_types=(bytes,), dec_hook=_typed)
+    except BadRequest:
+        raise
+    except Exception as error:  # msgpack raises many kinds; each means the same here
+        name = getattr(kind, "__name__", str(kind))
+        raise BadRequest(f"not a valid {name}", why=str(error) or type(error).__name__) from error
+
+
+def _no_extension(code: int, data: bytes) -> Any:
+    raise ValueError(f"extension type {code} is not allowed")

@@ -1,0 +1,75 @@
+"""Every bound of the protocol, its unit last in its name; relations asserted at import."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# Chunks and stripes
+CHUNK_PLAIN_BYTES_MAX = 4 * MIB
+"""Longest plaintext cut into one chunk."""
+CHUNK_PADDED_BYTES_MAX = 4_325_376
+"""Padmé length of a full chunk with its 5-byte header."""
+SEAL_OVERHEAD_BYTES = 1 + 32 + 16
+"""Version, commitment, GCM tag."""
+SEALED_BYTES_MIN = SEAL_OVERHEAD_BYTES + 5
+SEALED_BYTES_MAX = CHUNK_PADDED_BYTES_MAX + SEAL_OVERHEAD_BYTES
+STRIPE_SHARDS_MAX = 255
+
+# Batches between client, node and coordinator
+SHARD_BATCH_ENTRIES_MAX = 512
+SHARD_BATCH_HEADER_BYTES_MAX = 6 * MIB
+SHARD_BATCH_BODY_BYTES_MAX = 48 * MIB
+"""Raw shard bytes of one PUT or of one answer to a read."""
+CLAIM_CHUNKS_MAX = 4096
+COMMIT_CHUNKS_MAX = 512
+COMMIT_RECEIPTS_MAX = 2048
+LOCATE_CHUNKS_MAX = 4096
+RECORDS_FETCH_MAX = 512
+MESSAGE_BYTES_MAX = 32 * MIB
+"""Any msgpack message to the coordinator or from it."""
+REPORTS_MAX = 1024
+
+# Accounts
+DEVICES_MAX = 256
+KEY_RECORDS_MAX = 4096
+DEVICE_LIST_BYTES_MAX = 4 * MIB
+HEAD_BYTES_MAX = 64 * KIB
+SNAPSHOTS_MAX = 65_536
+SNAPSHOT_RECORD_BYTES_MAX = 8 * MIB
+HEAD_NEW_RECORDS_MAX = 64
+HEAD_LINKS_MAX = 1024
+WITNESSES_MAX = 255
+LABEL_BYTES_MAX = 256
+"""A device's, zone's or tag's name, in UTF-8."""
+URL_BYTES_MAX = 2048
+
+# Permissions and time
+REQUEST_WINDOW_MS = 300_000
+TICKET_LIFETIME_MS = 600_000
+UPLOAD_SILENCE_MS = 600_000
+"""An upload without a heartbeat for this long is abandoned."""
+TOKEN_SECRET_BYTES = 16
+TOKEN_LIFETIME_S_DEFAULT = 7 * 24 * 3600
+TOKEN_LIFETIME_S_MAX = 365 * 24 * 3600
+NONCE_BYTES = 16
+NONCES_KEPT_MAX = 1_000_000
+DELETION_HOLD_S_DEFAULT = 7 * 24 * 3600
+DELETION_ENTRIES_MAX = 4096
+
+# Cluster
+NODES_MAX = 10_000
+GROUPS_LEASED_MAX = 64
+
+# Connections
+CONNECT_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 60.0
+READ_IDLE_TIMEOUT_S = 20.0
+
+assert SEALED_BYTES_MIN < SEALED_BYTES_MAX
+assert CHUNK_PADDED_BYTES_MAX >= CHUNK_PLAIN_BYTES_MAX + 5
+assert SHARD_BATCH_BODY_BYTES_MAX >= 8 * SEALED_BYTES_MAX, "a batch of one-data-shard stripes fits"
+assert SHARD_BATCH_HEADER_BYTES_MAX >= SHARD_BATCH_ENTRIES_MAX * (STRIPE_SHARDS_MAX * 32 + 128)
+assert TICKET_LIFETIME_MS <= UPLOAD_SILENCE_MS
+assert MESSAGE_BYTES_MAX > COMMIT_CHUNKS_MAX * STRIPE_SHARDS_MAX * 32
+assert MESSAGE_BYTES_MAX > SNAPSHOT_RECORD_BYTES_MAX + DEVICE_LIST_BYTES_MAX + SNAPSHOTS_MAX * 32

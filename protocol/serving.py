@@ -1,0 +1,166 @@
+"""What the coordinator's and the nodes' HTTP servers share.
+
+Bounded bodies, typed refusals, and listening: plain HTTP is served on loopback
+only, and nothing listens anywhere else before TLS exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from holdfast.protocol.address import is_loopback
+from holdfast.protocol.codec import encode
+from holdfast.protocol.errors import BadRequest, HoldfastError
+from holdfast.protocol.messages.cluster import Refusal
+
+__all__ = [
+    "ListenAddress",
+    "Server",
+    "errors_middleware",
+    "msgpack_answer",
+    "read_body",
+    "refusal_answer",
+    "until_stopped",
+]
+
+_log = structlog.get_logger()
+
+
+def msgpack_answer(message: object, status: int = 200) -> web.Response:
+    """A message as an HTTP answer."""
+    return web.Response(body=encode(message), status=status, content_type="application/msgpack")
+
+
+def refusal_answer(error: HoldfastError) -> web.Response:
+    """A typed error as an HTTP answer."""
+    details: dict[str, str | int | bool | list[str]] = {}
+    for name, value in error.details.items():
+        if isinstance(value, str | int | bool):
+            details[name] = value
+        elif isinstance(value, list | tuple):
+            details[name] = [str(element) for element in value]
+    return msgpack_answer(
+        Refusal(error=error.code, what=error.what, why=error.why, do=error.do, details=details),
+        error.http_status,
+    )
+
+
+@web.middleware
+async def errors_middleware(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Turn every failure into a typed refusal; what nobody foresaw is logged with its trace."""
+    try:
+        return await handler(request)
+    except HoldfastError as error:
+        return refusal_answer(error)
+    except web.HTTPException as error:
+        return refusal_answer(_http_error(error, request))
+    except (ConnectionResetError, asyncio.CancelledError):
+        raise
+    except Exception:
+        _log.exception("unforeseen error", path=request.path)
+        return refusal_answer(
+            HoldfastError("the server met an error it did not foresee", do="See its log for the trace.")
+        )
+
+
+def _http_error(error: web.HTTPException, request: web.Request) -> HoldfastError:
+    made = BadRequest(f"{request.method} {request.path} is not served here", why=error.reason)
+    made.http_status = error.status  # type: ignore[misc]  # this one instance keeps HTTP's own status
+    return made
+
+
+async def read_body(request: web.Request, limit_bytes: int) -> bytes:
+    """The whole body, refused before it is read when it is longer than the bound."""
+    if request.content_length is None and request.body_exists:
+        raise BadRequest("a request must say its length")
+    length = request.content_length or 0
+    if length > limit_bytes:
+        raise BadRequest(f"a body of {length} bytes is too long here", why=f"the bound is {limit_bytes}")
+    return await request.content.readexactly(length) if length else b""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """HOST:PORT to listen on; port 0 lets the kernel choose."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> ListenAddress:
+        """Read ``HOST:PORT``.
+
+        Raises:
+            BadRequest: not of this form, or beyond loopback (there is no TLS yet).
+        """
+        host, mark, port = text.strip().rpartition(":")
+        host = host.strip("[]")
+        if not mark or not host or not port.isdecimal() or int(port) > 65535:
+            raise BadRequest(f"{text!r} is not an address to listen on", do="Write it like 127.0.0.1:7700.")
+        if not is_loopback(host):
+            raise BadRequest(
+                f"{host} is beyond loopback, and this version has no TLS",
+                why="plain HTTP is only served to this machine",
+                do="Listen on 127.0.0.1 (or ::1).",
+            )
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Server:
+    """One listening aiohttp application.
+
+    Raises (from :meth:`start`):
+        HoldfastError: the address is in use or cannot be listened on.
+    """
+
+    def __init__(self, app: web.Application, address: ListenAddress) -> None:
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=5.0,
+            keepalive_timeout=75.0,
+            auto_decompress=False,
+            read_bufsize=1024 * 1024,
+        )
+        self._address = address
+
+    async def start(self) -> ListenAddress:
+        """Listen; gives the address with the port the kernel chose."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._address.host, self._address.port, backlog=512)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise HoldfastError(
+                f"cannot listen on {self._address}",
+                why=error.strerror or str(error),
+                do="Another process has that port; stop it or choose another with --listen.",
+            ) from error
+        bound = self._runner.addresses[0]
+        return ListenAddress(str(bound[0]), int(bound[1]))
+
+    async def stop(self) -> None:
+        """Stop listening, let requests under way end (5 s), close."""
+        await self._runner.cleanup()
+
+
+async def until_stopped() -> None:
+    """Return on SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
