@@ -19,6 +19,7 @@ from holdfast.protocol.limits import (
     HEAD_BYTES_MAX,
     KEY_RECORDS_MAX,
     LABEL_BYTES_MAX,
+    NONCE_BYTES,
     SNAPSHOTS_MAX,
     WITNESSES_MAX,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "NO_DIGEST",
     "Device",
     "DeviceList",
+    "Enrolment",
     "Head",
     "KeyRecord",
     "KeyWrap",
@@ -36,6 +38,7 @@ __all__ = [
     "Witness",
     "list_digest",
     "open_device_list",
+    "open_enrolment",
     "open_head",
     "open_snapshot_list",
     "signed_digest",
@@ -205,3 +208,31 @@ def open_snapshot_list(exact: bytes, head: Head) -> SnapshotList:
     if len(listed.snapshots) > SNAPSHOTS_MAX or len(set(listed.snapshots)) != len(listed.snapshots):
         raise BadRequest(f"a snapshot list has at most {SNAPSHOTS_MAX} snapshots, each once")
     return listed
+
+
+class Enrolment(Record):
+    """Proof that whoever enrols a device holds the account's root key, over the server's nonce."""
+
+    version: Literal[1]
+    account: AccountId
+    root_key: PublicKey
+    nonce: bytes
+    sign_key: PublicKey
+    box_key: PublicKey
+
+
+def open_enrolment(signed: Signed, cluster: ClusterId) -> Enrolment:
+    """The enrolment in an envelope, root signature verified; whether the nonce is good is the caller's.
+
+    Raises:
+        Refused: the account is not the root key's, or the signature does not hold.
+        BadRequest: not an enrolment.
+    """
+    asked = decode(signed.payload, Enrolment)
+    if account_id(asked.root_key) != asked.account:
+        raise Refused("the enrolment's account is not its root key's")
+    verify(asked.root_key, signed.signature, "enrol", cluster, signed.payload)
+    if len(asked.nonce) != NONCE_BYTES:
+        raise BadRequest("the enrolment's nonce has the wrong length")
+    check_public_key(asked.sign_key)
+    return asked

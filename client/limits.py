@@ -1,0 +1,71 @@
+"""The client's own bounds, their unit last in the name; relations asserted at import."""
+
+from __future__ import annotations
+
+from holdfast.protocol.limits import (
+    CHUNK_PLAIN_BYTES_MAX,
+    KIB,
+    LOCATE_CHUNKS_MAX,
+    MIB,
+    SHARD_BATCH_BODY_BYTES_MAX,
+    SHARD_BATCH_ENTRIES_MAX,
+)
+
+# Cutting. Five bytes stay free for the header, so that a longest chunk still fits its Padmé length.
+CUT_BYTES_MIN = 256 * KIB
+CUT_BYTES_AVERAGE = MIB
+CUT_BYTES_MAX = CHUNK_PLAIN_BYTES_MAX - 5
+SMALL_FILE_BYTES_MAX = CUT_BYTES_MIN
+"""Files shorter than this run together into one stream before cutting."""
+
+# Reading
+READ_BYTES = 4 * MIB
+"""One read of a large file."""
+DIGESTS_REMEMBERED_MAX = 200_000
+"""Small-file digests kept to find equal files, about 200 bytes each."""
+PENDING_ENTRIES_MAX = 8192
+"""Entries waiting for their chunk to be cut; beyond it the small-file stream is cut early."""
+
+# Manifest pages
+PAGE_BYTES_MIN = 64 * KIB
+PAGE_BYTES_MAX = MIB
+PAGE_BOUNDARY_ONE_IN = 512
+PAGE_EXTENTS_MAX = 8192
+PATH_BYTES_MAX = 64 * KIB
+NAME_BYTES_MAX = 255
+XATTR_BYTES_MAX = 256 * KIB
+"""All extended attributes of one entry together; more are skipped with a warning."""
+
+# Sending
+BATCH_SEALED_BYTES = 8 * MIB
+BATCH_CHUNKS_MAX = 256
+BATCHES_IN_FLIGHT_MAX = 4
+LATE_RECEIPT_WAIT_S = 0.25
+"""How long a batch that has its write quorum waits for the remaining slots."""
+PUT_TIMEOUT_S = 20.0
+PATIENCE_S = 30.0
+"""How long an upload or restore goes on trying while the coordinator does not answer."""
+
+# Fetching
+FETCH_SEALED_BYTES = 8 * MIB
+"""Sealed bytes asked for in one round of reads."""
+FETCHES_IN_FLIGHT_MAX = 4
+READ_TIMEOUT_S = 8.0
+NODE_REST_S = 5.0
+"""A node that failed a read is asked last for so long."""
+DECODE_TRIES_MAX = 64
+"""k-subsets tried when shards verify but the chunk does not."""
+RESTORE_WINDOW_BYTES = 48 * MIB
+"""Plaintext of chunks fetched ahead while restoring."""
+
+# This device's folder
+CACHE_BYTES_MAX = 512 * MIB
+HEAD_POST_TRIES_MAX = 16
+RECOVERY_TEXT_CHARS_MAX = 4096
+
+assert CUT_BYTES_MIN < CUT_BYTES_AVERAGE < CUT_BYTES_MAX
+assert PAGE_BYTES_MAX < CUT_BYTES_MAX, "a page is one chunk"
+assert PAGE_BYTES_MAX + PATH_BYTES_MAX + XATTR_BYTES_MAX + PAGE_EXTENTS_MAX * 100 < CUT_BYTES_MAX
+assert BATCH_CHUNKS_MAX <= SHARD_BATCH_ENTRIES_MAX
+assert BATCH_SEALED_BYTES + CHUNK_PLAIN_BYTES_MAX * 2 <= SHARD_BATCH_BODY_BYTES_MAX
+assert BATCH_CHUNKS_MAX <= LOCATE_CHUNKS_MAX
