@@ -1,0 +1,75 @@
+"""The console script: one lazy table of every command of every part.
+
+``holdfast --help`` imports click and nothing else; a command's module is
+imported when the command runs. This file is the house test's only exception to
+"client imports no other part": it names them as strings.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "init": ("holdfast.client.command:init", "Create an account and print its recovery code."),
+    "recover": ("holdfast.client.command:recover", "Set this device up from the recovery code."),
+    "backup": ("holdfast.client.command:backup", "Back up files and folders."),
+    "snapshots": ("holdfast.client.command:snapshots", "List the account's snapshots."),
+    "ls": ("holdfast.client.command:ls", "List what a snapshot holds."),
+    "restore": ("holdfast.client.command:restore", "Put files of a snapshot back."),
+    "check": ("holdfast.client.command:check", "Verify that a snapshot can be restored."),
+    "status": ("holdfast.client.command:status", "Show the account and whether its backups are safe."),
+    "version": ("holdfast.client.command:version", "Show versions and the erasure kernel in use."),
+    "coordinator": ("holdfast.coordinator.command:coordinator", "Run a coordinator."),
+    "node": ("holdfast.node.command:node", "Run a storage node."),
+    "admin": ("holdfast.coordinator.command:admin", "Operate a cluster: invites, tokens, status."),
+    "cluster": ("holdfast.cluster.command:cluster", "Run a whole cluster on this machine."),
+    "demo": ("holdfast.cluster.command:demo", "Show the main job on a cluster of its own."),
+}
+
+
+class _Lazy(click.Group):
+    """Knows every command's one line without importing it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], _COMMANDS, 1)
+            if near:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Your own cloud for end-to-end encrypted backup.
+
+    Servers that cannot read a byte, and may fail. Start with 'holdfast demo', or with
+    'holdfast cluster up' for a cluster of your own on this machine.
+    """
+
+
+if __name__ == "__main__":
+    main(prog_name="holdfast")

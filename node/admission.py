@@ -1,0 +1,138 @@
+"""May this request do this on this node now? Pure decisions over what was sent.
+
+The account, the generation, the group and its profile come from the ticket,
+never from the body; the body may only say which chunks, and prove their bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from holdfast.node.limits import TICKETS_REMEMBERED_MAX
+from holdfast.node.store import Put, ShardKey
+from holdfast.protocol.errors import BadRequest, IntegrityFailure, Refused
+from holdfast.protocol.ids import ChunkId, ClusterId, Digest, NodeId, PublicKey
+from holdfast.protocol.limits import SHARD_BATCH_ENTRIES_MAX
+from holdfast.protocol.messages.nodes import PutHeader, ReadHeader
+from holdfast.protocol.requests import Auth
+from holdfast.protocol.signing import device_id
+from holdfast.protocol.stripes import ShardRecord, StripeHeader, digest_of
+from holdfast.protocol.tickets import Ticket, Verb, admit, open_ticket, ticket_digest
+
+__all__ = ["Admission", "Admitted", "puts_of", "read_keys"]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A ticket that holds for this request, the node's slot, and which ticket it was."""
+
+    ticket: Ticket
+    slot: int | None
+    digest: Digest
+
+
+class Admission:
+    """Verifies tickets (each once) and counts what they have used. Bounded memory.
+
+    Args:
+        node: this node.
+        cluster: its cluster.
+        coordinator: the coordinator's public key; replaced when the term rises.
+        term: the highest term seen.
+    """
+
+    def __init__(self, node: NodeId, cluster: ClusterId, coordinator: PublicKey, term: int) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._coordinator = coordinator
+        self.term = term
+        self._known: OrderedDict[Digest, tuple[Ticket, int]] = OrderedDict()
+
+    def reign(self, coordinator: PublicKey, term: int) -> None:
+        """Follow a coordinator of the same or a higher term; tickets of the old key are forgotten."""
+        if term >= self.term and coordinator != self._coordinator:
+            self._known.clear()
+            self._coordinator = coordinator
+        self.term = max(self.term, term)
+
+    def admit(self, signed_ticket: bytes, auth: Auth, verb: Verb, now_ms: int) -> Admitted:
+        """The ticket, if this signer may use it for this now. The signature of the request is
+        checked by the caller with ``ticket.device_key``.
+
+        Raises:
+            Refused, TicketExpired, BadRequest: it may not.
+        """
+        digest = ticket_digest(signed_ticket)
+        known = self._known.get(digest)
+        ticket = known[0] if known else open_ticket(signed_ticket, self._cluster, self._coordinator)
+        slot = admit(ticket, verb=verb, node=self._node, term=self.term, now_ms=now_ms)
+        if auth.role != "device" or auth.account != ticket.account:
+            raise Refused("the ticket is another account's")
+        if auth.signer != device_id(ticket.device_key):
+            raise Refused("the ticket is another device's")
+        if known is None:
+            self._known[digest] = (ticket, 0)
+            while len(self._known) > TICKETS_REMEMBERED_MAX:
+                self._known.popitem(last=False)
+        return Admitted(ticket, slot, digest)
+
+    def spend(self, admitted: Admitted, count: int) -> None:
+        """Count bytes against the ticket's budget; raises Refused beyond it."""
+        ticket, used = self._known.get(admitted.digest, (admitted.ticket, 0))
+        if used + count > ticket.budget_bytes:
+            raise Refused("the ticket's byte budget is used up", do="Ask the coordinator for a fresh ticket.")
+        self._known[admitted.digest] = (ticket, used + count)
+
+
+def puts_of(admitted: Admitted, header: PutHeader, shards: memoryview) -> list[Put]:
+    """The verified shards of a put: sizes fit, every digest holds. Hashes all bytes.
+
+    Raises:
+        Refused: the slot is not this node's.
+        BadRequest: entries or sizes do not fit.
+        IntegrityFailure: a shard is not what its digest says.
+    """
+    ticket = admitted.ticket
+    if admitted.slot is None or header.slot != admitted.slot:
+        raise Refused(f"slot {header.slot} of group {ticket.group} is not this node's")
+    if not 1 <= len(header.entries) <= SHARD_BATCH_ENTRIES_MAX:
+        raise BadRequest(f"a batch has 1 to {SHARD_BATCH_ENTRIES_MAX} shards")
+    if len({entry.chunk for entry in header.entries}) != len(header.entries):
+        raise BadRequest("a batch names each chunk once")
+    profile = ticket.profile
+    puts, at = [], 0
+    for entry in header.entries:
+        stripe = StripeHeader(profile, entry.sealed_bytes, entry.digests)
+        record = ShardRecord(ticket.account, entry.chunk, ticket.upload, ticket.group, header.slot, stripe)
+        shard = shards[at : at + stripe.shard_bytes]
+        at += stripe.shard_bytes
+        if len(shard) != stripe.shard_bytes:
+            break
+        if digest_of(shard) != record.digest:
+            raise IntegrityFailure(
+                f"the shard of chunk {entry.chunk.short} was damaged on its way", do="Send it again."
+            )
+        puts.append(Put(record, shard))
+    if at != len(shards) or len(puts) != len(header.entries):
+        raise BadRequest("the shards' bytes are not as long as their entries say")
+    return puts
+
+
+def read_keys(admitted: Admitted, header: ReadHeader) -> list[ShardKey]:
+    """What a read asks for, within the ticket's account and group.
+
+    Raises:
+        BadRequest: too many entries, or a slot outside the stripe.
+    """
+    ticket = admitted.ticket
+    if not 1 <= len(header.entries) <= SHARD_BATCH_ENTRIES_MAX:
+        raise BadRequest(f"a read asks for 1 to {SHARD_BATCH_ENTRIES_MAX} shards")
+    keys = []
+    for entry in header.entries:
+        if not 0 <= entry.slot < ticket.profile.n:
+            raise BadRequest(f"slot {entry.slot} is outside a {ticket.profile} stripe")
+        keys.append(
+            ShardKey(ticket.group, entry.slot, ticket.account, ChunkId(entry.chunk), entry.generation)
+        )
+    return keys

@@ -1,0 +1,62 @@
+"""``holdfast node``: running a storage node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from holdfast.protocol.terminal import BYTES, configure_logging, guarded, option, run
+
+__all__ = ["node"]
+
+
+@click.group()
+def node() -> None:
+    """Run a storage node."""
+
+
+@node.command("run")
+@option("--dir", "folder", type=click.Path(path_type=Path), required=True, envvar="HOLDFAST_NODE_DIR",
+        help="The node's own folder: identity, key and store.")
+@option("--coordinator", required=True, metavar="URL", help="The coordinator's address.")
+@option("--join-token-file", type=click.Path(path_type=Path), help="One-time token; needed on the first start only.")
+@option("--listen", metavar="HOST:PORT", envvar="HOLDFAST_NODE_LISTEN",
+        help="Where to serve; chosen once and kept. Default: a free port on 127.0.0.1.")
+@option("--advertise", metavar="URL", help="How others reach this node, where that differs.")
+@option("--zone", default="", help="Failure domain: rack, room, datacentre.")
+@option("--capacity", type=BYTES, help="Bytes to store at most. Default: what the disk has free.")
+@option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+@option("--log-json", is_flag=True, help="Log JSON lines.")
+@guarded
+def run_command(
+    folder: Path,
+    coordinator: str,
+    join_token_file: Path | None,
+    listen: str | None,
+    advertise: str | None,
+    zone: str,
+    capacity: int | None,
+    log_level: str,
+    log_json: bool,
+) -> None:
+    """Serve shards until SIGTERM."""
+    from importlib.metadata import version
+
+    from holdfast.node.running import NodeSettings, run_node
+    from holdfast.protocol.address import Address
+    from holdfast.protocol.clock import SYSTEM
+    from holdfast.protocol.serving import ListenAddress
+
+    configure_logging(log_json, log_level)
+    settings = NodeSettings(
+        folder=folder,
+        coordinator=Address.parse(coordinator),
+        token_file=join_token_file,
+        listen=ListenAddress.parse(listen) if listen else None,
+        advertise=advertise,
+        zone=zone,
+        capacity_bytes=capacity,
+        program=version("holdfast"),
+    )
+    run(lambda: run_node(settings, SYSTEM))

@@ -1,0 +1,266 @@
+"""One node process from start to clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from holdfast.node.admission import Admission
+from holdfast.node.limits import CAPACITY_BYTES_MIN, ERASE_TURN_ENTRIES_MAX, RUNNING_CLOCK_SAVE_S
+from holdfast.node.membership import Identity, Membership, load_identity, load_key
+from holdfast.node.service import NodeService
+from holdfast.node.store import ShardStore
+from holdfast.node.store_lmdb import LmdbStore
+from holdfast.node.writer import Writer
+from holdfast.protocol import signing
+from holdfast.protocol.address import Address, Token, parse_url
+from holdfast.protocol.charter import Charter
+from holdfast.protocol.clock import Source
+from holdfast.protocol.directory import Lock, make_private, read_json, remove_file, write_json
+from holdfast.protocol.errors import BadRequest, HoldfastError, WrongDirectory
+from holdfast.protocol.ids import PublicKey, StoreId
+from holdfast.protocol.limits import LABEL_BYTES_MAX
+from holdfast.protocol.messages.nodes import Heartbeat
+from holdfast.protocol.serving import ListenAddress, Server, until_stopped
+from holdfast.protocol.transport import Transport
+
+__all__ = ["NodeSettings", "run_node"]
+
+_log = structlog.get_logger()
+_NOBODY = PublicKey(bytes(32))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What the command line gives a node."""
+
+    folder: Path
+    coordinator: Address
+    token_file: Path | None
+    listen: ListenAddress | None
+    advertise: str | None
+    zone: str
+    capacity_bytes: int | None
+    program: str
+
+
+def _checked(settings: NodeSettings) -> tuple[Address, Token | None]:
+    """The cluster's address with its id, and the token if there is one.
+
+    Raises:
+        BadRequest: they do not fit together, or a value is out of bounds.
+    """
+    if len(settings.zone.encode()) > LABEL_BYTES_MAX:
+        raise BadRequest(f"a zone's name has at most {LABEL_BYTES_MAX} bytes")
+    if settings.capacity_bytes is not None and settings.capacity_bytes < CAPACITY_BYTES_MIN:
+        raise BadRequest(f"a node's capacity is at least {CAPACITY_BYTES_MIN} bytes")
+    if settings.token_file is None or not settings.token_file.exists():
+        return settings.coordinator, None
+    token = Token.parse(settings.token_file.read_text())
+    given = settings.coordinator.cluster
+    if given is not None and given != token.address.cluster:
+        raise BadRequest(
+            "the token is for another cluster than the coordinator's address names",
+            do="Ask that cluster's operator for a token: 'holdfast admin node-token'.",
+        )
+    return Address(settings.coordinator.url, token.address.cluster), token
+
+
+async def run_node(settings: NodeSettings, source: Source) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        HoldfastError: it cannot start; the error says what to do.
+    """
+    address, token = _checked(settings)
+    make_private(settings.folder)
+    with Lock(settings.folder, "a node"):
+        remove_file(settings.folder / "ready.json")
+        key = load_key(settings.folder, source)
+        identity = load_identity(settings.folder, key)
+        if identity is not None:
+            if address.cluster is not None and address.cluster != identity.cluster:
+                raise WrongDirectory(
+                    f"{settings.folder} belongs to a node of another cluster",
+                    do="Give each node a folder of its own.",
+                )
+            address = Address(address.url, identity.cluster)
+        elif token is None:
+            raise BadRequest(
+                "this node has not joined a cluster yet and has no token",
+                do="Make one with 'holdfast admin node-token --output F' and pass --join-token-file F.",
+            )
+        async with _writing(settings, source, identity) as writer, Transport(source=source) as transport:
+            node = _Node(settings, source, writer, Membership(address, transport, source))
+            await node.serve(identity, token, key)
+
+
+@asynccontextmanager
+async def _writing(
+    settings: NodeSettings, source: Source, identity: Identity | None
+) -> AsyncIterator[Writer]:
+    def open_store() -> ShardStore:
+        return LmdbStore(settings.folder / "store", source=source, capacity_bytes=settings.capacity_bytes)
+
+    writer = Writer(open_store)
+    try:
+        if identity is not None and writer.store.id != identity.store:
+            raise WrongDirectory(
+                f"the store in {settings.folder} is not this node's",
+                why=f"node.json names store {identity.store.short} and there is {writer.store.id.short}",
+                do="Put the right disk back, or start with an empty folder as a new node.",
+            )
+        yield writer
+    finally:
+        await writer.close()
+
+
+def _remember_coordinator(folder: Path, charter: Charter) -> None:
+    """So that a node can serve after a restart while the coordinator is away."""
+    if _known_coordinator(folder) != charter.coordinator:
+        values = {"version": 1, "term": charter.term, "coordinator": charter.coordinator.hex()}
+        write_json(folder / "charter.json", values)
+
+
+def _known_coordinator(folder: Path) -> PublicKey | None:
+    values = read_json(folder / "charter.json", 1)
+    return PublicKey.from_hex(values["coordinator"]) if values else None
+
+
+class _Node:
+    def __init__(
+        self, settings: NodeSettings, source: Source, writer: Writer, membership: Membership
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._writer = writer
+        self._membership = membership
+        self._running_from = source.monotonic()
+        self._running_before_ms = writer.store.running_ms
+        self._url = ""
+
+    def running_ms(self) -> int:
+        """Milliseconds this store has been running, over all starts: immune to clock jumps."""
+        return self._running_before_ms + int(1000 * (self._source.monotonic() - self._running_from))
+
+    async def serve(self, known: Identity | None, token: Token | None, key: Ed25519PrivateKey) -> None:
+        """Listen, join if need be, report, until told to stop."""
+        settings, source = self._settings, self._source
+        listen = settings.listen or (ListenAddress.parse(known.listen) if known else ListenAddress("127.0.0.1", 0))
+        cluster = known.cluster if known else (token.address.cluster if token else None)
+        assert cluster is not None
+        store: StoreId = self._writer.store.id
+        node = signing.node_id(signing.public_key(key))
+        term = self._writer.store.term()
+        admission = Admission(node, cluster, _known_coordinator(settings.folder) or _NOBODY, term)
+        identity = known or Identity(node, cluster, store, str(listen), key)
+        service = NodeService(
+            identity,
+            self._writer,
+            admission,
+            coordinator=lambda: self._membership.charter.coordinator if self._membership.charter else None,
+            running_ms=self.running_ms,
+            source=source,
+            program=settings.program,
+        )
+        server = Server(service.app(), listen)
+        bound = await server.start()
+        self._url = parse_url(settings.advertise) if settings.advertise else f"http://{bound}"
+
+        async def reigned(charter: Charter) -> None:
+            admission.reign(charter.coordinator, charter.term)
+            _remember_coordinator(settings.folder, charter)
+            if charter.term > self._writer.store.term():
+                await self._writer.run(lambda opened: opened.raise_term(charter.term))
+
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            if known is None:
+                assert token is not None
+                await self._join(token, key, reigned)
+            identity = Identity(node, cluster, store, str(bound), key)
+            identity.save(settings.folder)
+            tasks.append(
+                asyncio.create_task(
+                    self._membership.report_forever(
+                        identity, lambda: self._report(service, service.state), reigned, lambda: admission.term
+                    )
+                )
+            )
+            tasks.append(asyncio.create_task(self._keep_house()))
+            write_json(
+                settings.folder / "ready.json",
+                {"version": 1, "url": self._url, "node": node.hex(), "pid": os.getpid()},
+            )
+            _log.info("serving", node=node.short, url=self._url, store=store.short)
+            await until_stopped()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            remove_file(settings.folder / "ready.json")
+            await server.stop()
+            if tasks and self._membership.charter is not None:
+                with suppress(HoldfastError):
+                    await self._membership.beat(identity, self._report(service, "stopping"))
+            service.close()
+            with suppress(HoldfastError):
+                await self._writer.run(lambda opened: opened.save_running(self.running_ms()))
+            _log.info("stopped", node=node.short)
+
+    async def _join(
+        self, token: Token, key: Ed25519PrivateKey, reigned: Callable[[Charter], Awaitable[None]]
+    ) -> None:
+        async def attempt() -> None:
+            charter = await self._membership.learn_charter(self._writer.store.term())
+            await reigned(charter)
+            await self._membership.join(
+                token,
+                key,
+                url=self._url,
+                zone=self._settings.zone,
+                capacity_bytes=self._writer.store.capacity_bytes,
+                store=self._writer.store.id,
+            )
+
+        await self._membership.patiently(attempt, "joining")
+
+    def _report(self, service: NodeService, state: str) -> Heartbeat:
+        stats = self._writer.store.stats()
+        capacity = self._writer.store.capacity_bytes
+        service.full = stats.used_bytes >= capacity - capacity // 50
+        return Heartbeat(
+            url=self._url,
+            zone=self._settings.zone,
+            store=self._writer.store.id,
+            store_counter=stats.counter,
+            capacity_bytes=capacity,
+            used_bytes=stats.used_bytes,
+            free_bytes=max(0, capacity - stats.used_bytes),
+            shards=stats.shards,
+            state=cast(Literal["ok", "full", "failed", "stopping"], state),
+        )
+
+    async def _keep_house(self) -> None:
+        """Erase what is due; make the running clock durable."""
+        saved = self.running_ms()
+        while True:
+            await asyncio.sleep(1.0)
+            if self._writer.failed is not None:
+                continue
+            try:
+                if self._writer.store.stats().marked:
+                    await self._writer.run(lambda store: store.erase_due(self.running_ms(), ERASE_TURN_ENTRIES_MAX))
+                if self.running_ms() - saved > RUNNING_CLOCK_SAVE_S * 1000 and self._writer.store.stats().marked:
+                    saved = self.running_ms()
+                    await self._writer.run(lambda store: store.save_running(self.running_ms()))
+            except HoldfastError as error:
+                _log.warning("keeping house failed", why=str(error))

@@ -1,0 +1,197 @@
+"""What every command of every part shares on the terminal.
+
+Data goes to stdout, progress and logs to stderr. With ``--json`` stdout carries
+JSON lines with ``message_type`` = status, summary or error. A HoldfastError
+becomes "Error: what, because why." with the next step below it, and its exit
+code; Ctrl-C is 130. The event loop (uvloop) is chosen here and nowhere else.
+Everything heavy is imported when it is used: ``holdfast --help`` needs click only.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import click
+
+__all__ = ["BYTES", "Output", "configure_logging", "guarded", "human_bytes", "human_count", "json_option", "option", "run"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+INTERRUPTED_EXIT = 130
+
+
+def option(*names: str, **settings: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """click.option with the environment variable HOLDFAST_<NAME> shown in the help."""
+    long = next(name for name in names if name.startswith("--"))
+    settings.setdefault("envvar", "HOLDFAST_" + long[2:].split("/")[0].upper().replace("-", "_"))
+    settings.setdefault("show_envvar", settings["envvar"] is not None)
+    return click.option(*names, **settings)
+
+
+def json_option(function: Callable[P, T]) -> Callable[P, T]:
+    """Adds ``--json``; the command gets it as the argument ``as_json``."""
+    return click.option(
+        "--json", "as_json", is_flag=True, envvar="HOLDFAST_JSON", help="Print JSON lines for programs."
+    )(function)
+
+
+class _ByteCount(click.ParamType[int]):
+    """A number of bytes, with an optional unit: 500M, 2GiB."""
+
+    name = "bytes"
+    _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "P": 1024**5}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().upper().removesuffix("IB").removesuffix("B")
+        unit = text[-1:] if text[-1:].isalpha() else ""
+        number = text[: len(text) - len(unit)].strip()
+        if unit not in self._UNITS or not number.isdecimal():
+            self.fail(f"{value!r} is not a number of bytes; write it like 500M or 2GiB.", param, ctx)
+        return int(number) * self._UNITS[unit]
+
+
+BYTES = _ByteCount()
+
+
+class Output:
+    """Where a command says things, to people or to programs."""
+
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        self.json = as_json
+        self.quiet = quiet
+
+    def say(self, text: str = "") -> None:
+        """A line of the result for people (stdout)."""
+        if not self.json:
+            click.echo(text)
+
+    def note(self, text: str) -> None:
+        """A line about the work for people (stderr)."""
+        if not self.json and not self.quiet:
+            click.echo(text, err=True)
+
+    def status(self, **fields: Any) -> None:
+        """A JSON line of the result."""
+        self._line("status", fields)
+
+    def summary(self, **fields: Any) -> None:
+        """The last JSON line of the result."""
+        self._line("summary", fields)
+
+    def _line(self, kind: str, fields: dict[str, Any]) -> None:
+        if self.json:
+            click.echo(json.dumps({"message_type": kind, **fields}, ensure_ascii=True, default=_jsonable))
+
+    def fail(self, error: Any) -> NoReturn:
+        """Tell a HoldfastError and leave with its exit code."""
+        if self.json:
+            self._line(
+                "error",
+                {
+                    "code": error.code,
+                    "message": error.what,
+                    "why": error.why,
+                    "do": error.do,
+                    "exit_code": error.exit_code,
+                    **{k: v for k, v in error.details.items() if k not in ("code", "message", "exit_code")},
+                },
+            )
+        else:
+            because = f", because {error.why.rstrip('.')}" if error.why else ""
+            click.echo(f"Error: {error.what.rstrip('.')}{because}.", err=True)
+            if error.do:
+                click.echo(f"  Next: {error.do}", err=True)
+        sys.exit(error.exit_code)
+
+    @property
+    def for_person(self) -> bool:
+        """Is somebody watching? Then progress bars make sense (on stderr)."""
+        return not self.json and not self.quiet and sys.stderr.isatty()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return os.fsdecode(value) if len(value) not in (16, 32) else value.hex()
+    return str(value)
+
+
+def guarded(function: Callable[..., T]) -> Callable[..., T]:
+    """Turns a command's HoldfastError into message and exit code, Ctrl-C into 130."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> T:
+        from holdfast.protocol.errors import HoldfastError
+
+        output = Output(bool(kwargs.get("as_json")))
+        try:
+            return function(*args, **kwargs)
+        except HoldfastError as error:
+            output.fail(error)
+        except KeyboardInterrupt:
+            output.note("Interrupted.")
+            sys.exit(INTERRUPTED_EXIT)
+        except BrokenPipeError:
+            # Whoever read stdout has gone (`| head`): nothing more to say, and no trace.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+    return wrapped
+
+
+def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine on uvloop; a process entry point."""
+    import asyncio
+
+    import uvloop
+
+    from holdfast.protocol.memory import keep_freed_memory
+
+    keep_freed_memory()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work())
+
+
+def configure_logging(as_json: bool, level: str = "info") -> None:
+    """structlog to stderr: readable on a terminal, JSON lines otherwise when asked."""
+    import logging
+
+    import structlog
+
+    numeric = logging.getLevelNamesMapping()[level.upper()]
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ)
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(numeric),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("the loop returns")
+
+
+def human_count(count: int, one: str, many: str | None = None) -> str:
+    """(1, "file") -> "1 file"; (1234, "file") -> "1,234 files"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
