@@ -41,11 +41,10 @@ def run_command(
     log_json: bool,
 ) -> None:
     """Serve shards until SIGTERM."""
-    from importlib.metadata import version
-
     from holdfast.node.running import NodeSettings, run_node
     from holdfast.protocol.address import Address
     from holdfast.protocol.clock import SYSTEM
+    from holdfast.protocol.program import program_version
     from holdfast.protocol.serving import ListenAddress
 
     configure_logging(log_json, log_level)
@@ -57,6 +56,6 @@ def run_command(
         advertise=advertise,
         zone=zone,
         capacity_bytes=capacity,
-        program=version("holdfast"),
+        program=program_version(),
     )
     run(lambda: run_node(settings, SYSTEM))

@@ -161,12 +161,13 @@ def open_device_list(signed: Signed, cluster: ClusterId) -> DeviceList:
 
 
 def open_head(
-    signed: Signed, cluster: ClusterId, devices: DeviceList, *, oldest_list_seq: int = 0
+    signed: Signed, cluster: ClusterId, devices: DeviceList, devices_digest: Digest, *, oldest_list_seq: int = 0
 ) -> Head:
     """The head in an envelope, verified against the account's device list.
 
     Args:
         devices: the newest device list known.
+        devices_digest: its :func:`signed_digest`.
         oldest_list_seq: the device-list number of the newest head already seen.
 
     Raises:
@@ -190,6 +191,8 @@ def open_head(
         raise BadRequest(f"a head names at most {WITNESSES_MAX} witnesses")
     if head.device_list_seq > devices.seq:
         raise Refused("the head rests on a device list that is not known", do="Fetch the device list again.")
+    if head.device_list_seq == devices.seq and head.device_list != devices_digest:
+        raise ForkDetected("the head names another device list than the one known under that number")
     if head.device_list_seq < oldest_list_seq:
         raise Rollback("the head rests on an older device list than one already seen")
     return head

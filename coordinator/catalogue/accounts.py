@@ -1,0 +1,134 @@
+"""Accounts: registration, device lists, quota."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from holdfast.coordinator.catalogue.nodes import use_token
+from holdfast.coordinator.catalogue.schema import accounts, chunks
+from holdfast.protocol.accounts import DeviceList, open_device_list, signed_digest
+from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.errors import Conflict, NoAccount, Refused
+from holdfast.protocol.ids import AccountId, ClusterId, Digest
+from holdfast.protocol.signing import Signed
+
+__all__ = ["AccountRow", "account_row", "chunk_totals", "count_accounts", "find_account", "register", "replace_device_list"]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """An account as the catalogue knows it; ``number`` is its short name in other tables."""
+
+    number: int
+    id: AccountId
+    device_list: Signed
+    device_list_seq: int
+    quota_bytes: int
+    used_bytes: int
+    sweep_generation: int
+    head_seq: int
+
+
+def _made(row: Row[tuple[object, ...]]) -> AccountRow:
+    return AccountRow(
+        row.number,
+        AccountId(row.id),
+        decode(row.device_list, Signed),
+        row.device_list_seq,
+        row.quota_bytes,
+        row.used_bytes,
+        row.sweep_generation,
+        row.head_seq,
+    )
+
+
+def find_account(connection: Connection, account: AccountId) -> AccountRow | None:
+    """The account, or None."""
+    row = connection.execute(select(accounts).where(accounts.c.id == bytes(account))).one_or_none()
+    return _made(row) if row is not None else None
+
+
+def account_row(connection: Connection, account: AccountId) -> AccountRow:
+    """The account; raises NoAccount."""
+    found = find_account(connection, account)
+    if found is None:
+        raise NoAccount(f"account {account.short} is not known to this cluster")
+    return found
+
+
+def register(
+    connection: Connection, invite: Digest, signed: Signed, listed: DeviceList, now_ms: int
+) -> AccountRow:
+    """Make an account with an invite; the same account with the same invite again is fine.
+
+    Raises:
+        Refused: the invite is not good for it.
+        Conflict: the account exists with another first device list.
+    """
+    quota = use_token(connection, invite, "invite", listed.account, now_ms)
+    known = find_account(connection, listed.account)
+    if known is not None:
+        if known.device_list_seq == 1 and known.device_list != signed:
+            raise Conflict(
+                f"account {listed.account.short} exists already",
+                do="Use 'holdfast recover' to set this device up for it.",
+            )
+        return known
+    connection.execute(
+        insert(accounts).values(
+            id=bytes(listed.account),
+            device_list=encode(signed),
+            device_list_seq=listed.seq,
+            quota_bytes=quota,
+            used_bytes=0,
+            sweep_generation=0,
+            head_seq=0,
+        )
+    )
+    return account_row(connection, listed.account)
+
+
+def replace_device_list(
+    connection: Connection, cluster: ClusterId, signed: Signed, listed: DeviceList
+) -> AccountRow:
+    """Compare-and-swap of the device list on (seq, previous hash); posting the current one again is fine.
+
+    Raises:
+        Conflict: it does not follow the current list.
+        Refused: it changes the root's keys.
+        NoAccount: there is no such account.
+    """
+    current = account_row(connection, listed.account)
+    if current.device_list == signed:
+        return current
+    before = open_device_list(current.device_list, cluster)
+    if listed.seq != before.seq + 1 or listed.previous != signed_digest(current.device_list):
+        raise Conflict(
+            f"the account's device list is at number {before.seq} now",
+            do="Fetch it again and make the change on top of it.",
+            seq=before.seq,
+        )
+    if listed.root_box_key != before.root_box_key or listed.epoch < before.epoch:
+        raise Refused("a device list can neither change the root's keys nor go back in epochs")
+    connection.execute(
+        update(accounts)
+        .where(accounts.c.number == current.number)
+        .values(device_list=encode(signed), device_list_seq=listed.seq)
+    )
+    return account_row(connection, listed.account)
+
+
+def chunk_totals(connection: Connection, number: int | None = None) -> tuple[int, int]:
+    """(chunks, sealed bytes) of one account or of all."""
+    query = select(func.count(), func.coalesce(func.sum(chunks.c.sealed_bytes), 0)).select_from(chunks)
+    if number is not None:
+        query = query.where(chunks.c.account == number)
+    row = connection.execute(query).one()
+    return int(row[0]), int(row[1])
+
+
+def count_accounts(connection: Connection) -> int:
+    """How many accounts there are."""
+    return int(connection.execute(select(func.count()).select_from(accounts)).scalar() or 0)

@@ -1,0 +1,284 @@
+"""Chunks: claim, commit, locate, and what is missing of them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from holdfast.coordinator.catalogue.accounts import AccountRow
+from holdfast.coordinator.catalogue.engine import batched
+from holdfast.coordinator.catalogue.schema import accounts, chunks, missing
+from holdfast.coordinator.catalogue.uploads import UploadRow
+from holdfast.coordinator.placement import Group
+from holdfast.coordinator.quorum import DurableStripe
+from holdfast.protocol.errors import GroupMoved, QuotaExceeded
+from holdfast.protocol.ids import ChunkId, Digest, NodeId, UploadId
+from holdfast.protocol.messages.uploads import (
+    CommittedChunk,
+    LocatedChunk,
+    ReportEntry,
+    SendChunk,
+    StoredChunk,
+)
+
+__all__ = ["claim", "commit", "group_counts", "locate", "missing_by_chunk", "note_reports"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    generation: UploadId
+    group: int
+    sealed_bytes: int
+    stripe: Digest
+    pin: int
+    state: str
+    missing: frozenset[int]
+
+
+def _rows(connection: Connection, account: AccountRow, wanted: Sequence[ChunkId]) -> dict[ChunkId, _Row]:
+    """The rows there are, with their missing slots."""
+    gone = missing_by_chunk(connection, account, wanted)
+    found: dict[ChunkId, _Row] = {}
+    for portion in batched(list(dict.fromkeys(wanted))):
+        query = select(chunks).where(
+            chunks.c.account == account.number, chunks.c.id.in_([bytes(chunk) for chunk in portion])
+        )
+        for row in connection.execute(query):
+            chunk = ChunkId(row.id)
+            found[chunk] = _Row(
+                UploadId(row.generation),
+                row.group_id,
+                row.sealed_bytes,
+                Digest(row.stripe),
+                row.pin,
+                row.state,
+                gone.get(chunk, frozenset()),
+            )
+    return found
+
+
+def missing_by_chunk(
+    connection: Connection, account: AccountRow, wanted: Sequence[ChunkId]
+) -> dict[ChunkId, frozenset[int]]:
+    """Slots noted as missing."""
+    slots: dict[ChunkId, set[int]] = defaultdict(set)
+    for portion in batched(list(dict.fromkeys(wanted))):
+        query = select(missing.c.chunk, missing.c.slot).where(
+            missing.c.account == account.number, missing.c.chunk.in_([bytes(chunk) for chunk in portion])
+        )
+        for row in connection.execute(query):
+            slots[ChunkId(row.chunk)].add(row.slot)
+    return {chunk: frozenset(found) for chunk, found in slots.items()}
+
+
+def claim(
+    connection: Connection,
+    account: AccountRow,
+    upload: UploadRow,
+    wanted: Sequence[ChunkId],
+    groups: Mapping[int, Group],
+) -> tuple[list[StoredChunk | None], list[SendChunk | None]]:
+    """What is stored already, and what is to be sent.
+
+    "Stored" needs k shards not known to be missing; it pins the row to the account's present
+    sweep generation and revives it from the trash.
+    """
+    rows = _rows(connection, account, wanted)
+    stored: list[StoredChunk | None] = []
+    send: list[SendChunk | None] = []
+    pinned: list[ChunkId] = []
+    for chunk in wanted:
+        row = rows.get(chunk)
+        profile = groups[row.group].profile if row is not None else None
+        if row is None or profile is None:
+            stored.append(None)
+            send.append(SendChunk(b""))
+        elif row.state == "erasing" or profile.n - len(row.missing) < profile.k:
+            stored.append(None)
+            send.append(SendChunk(row.generation))
+        else:
+            stored.append(StoredChunk(row.generation, profile.k, profile.m, row.stripe))
+            send.append(None)
+            if row.pin != account.sweep_generation or row.state != "live":
+                pinned.append(chunk)
+    for portion in batched(pinned):
+        connection.execute(
+            update(chunks)
+            .where(chunks.c.account == account.number, chunks.c.id.in_([bytes(chunk) for chunk in portion]))
+            .values(pin=account.sweep_generation, state="live")
+        )
+    return stored, send
+
+
+def commit(
+    connection: Connection,
+    account: AccountRow,
+    upload: UploadRow,
+    stripes: Sequence[DurableStripe],
+    groups: Mapping[int, Group],
+) -> list[CommittedChunk]:
+    """Insert rows for stripes at their write quorum; note slots without a receipt as missing.
+
+    A row that is there stays unless claim told to replace its very generation. Committing the
+    same stripe again with more receipts clears its missing slots.
+
+    Raises:
+        GroupMoved: a group changed since the stripes were judged.
+        QuotaExceeded: the account's quota does not hold them.
+    """
+    rows = _rows(connection, account, [stripe.chunk for stripe in stripes])
+    answers: list[CommittedChunk] = []
+    fresh: list[DurableStripe] = []
+    replaced: list[ChunkId] = []
+    added = 0
+    for stripe in stripes:
+        if groups.get(stripe.group.id) != stripe.group:
+            raise GroupMoved(f"group {stripe.group.id} has moved on", group=stripe.group.id)
+        row = rows.get(stripe.chunk)
+        if row is not None and row.generation == upload.id:
+            if row.stripe == stripe.stripe and row.group == stripe.group.id:
+                left = row.missing - stripe.durable
+                if left != row.missing:
+                    _clear(connection, account, stripe.chunk, row.missing & stripe.durable)
+                answers.append(CommittedChunk(row.generation, len(left)))
+            else:
+                answers.append(CommittedChunk(row.generation, len(row.missing)))
+            continue
+        if row is not None and row.generation != stripe.replaces:
+            answers.append(CommittedChunk(row.generation, len(row.missing)))
+            continue
+        if row is not None:
+            replaced.append(stripe.chunk)
+            added -= row.sealed_bytes
+        added += stripe.sealed_bytes
+        fresh.append(stripe)
+        answers.append(CommittedChunk(upload.id, len(stripe.missing)))
+    _take_quota(connection, account, upload, added)
+    _remove(connection, account, replaced)
+    _insert(connection, account, upload, fresh)
+    return answers
+
+
+def _take_quota(connection: Connection, account: AccountRow, upload: UploadRow, added: int) -> None:
+    if account.quota_bytes and account.used_bytes + added > account.quota_bytes:
+        raise QuotaExceeded(
+            f"the account's quota of {account.quota_bytes:,} bytes is used up",
+            do="Ask the operator for more room, or back up less.",
+            quota_bytes=account.quota_bytes,
+            used_bytes=account.used_bytes,
+        )
+    if added:
+        connection.execute(
+            update(accounts)
+            .where(accounts.c.number == account.number)
+            .values(used_bytes=accounts.c.used_bytes + added)
+        )
+
+
+def _clear(connection: Connection, account: AccountRow, chunk: ChunkId, slots: frozenset[int]) -> None:
+    connection.execute(
+        delete(missing).where(
+            missing.c.account == account.number, missing.c.chunk == bytes(chunk), missing.c.slot.in_(sorted(slots))
+        )
+    )
+
+
+def _remove(connection: Connection, account: AccountRow, gone: Sequence[ChunkId]) -> None:
+    for portion in batched(gone):
+        ids = [bytes(chunk) for chunk in portion]
+        connection.execute(delete(chunks).where(chunks.c.account == account.number, chunks.c.id.in_(ids)))
+        connection.execute(delete(missing).where(missing.c.account == account.number, missing.c.chunk.in_(ids)))
+
+
+def _insert(
+    connection: Connection, account: AccountRow, upload: UploadRow, stripes: Sequence[DurableStripe]
+) -> None:
+    if not stripes:
+        return
+    connection.execute(
+        insert(chunks),
+        [
+            {
+                "account": account.number,
+                "id": bytes(stripe.chunk),
+                "generation": bytes(upload.id),
+                "group_id": stripe.group.id,
+                "group_version": stripe.group.version,
+                "sealed_bytes": stripe.sealed_bytes,
+                "stripe": bytes(stripe.stripe),
+                "pin": account.sweep_generation,
+                "state": "live",
+            }
+            for stripe in stripes
+        ],
+    )
+    gone = [
+        {
+            "account": account.number,
+            "chunk": bytes(stripe.chunk),
+            "group_id": stripe.group.id,
+            "slot": slot,
+            "why": "unwritten",
+        }
+        for stripe in stripes
+        for slot in stripe.missing
+    ]
+    if gone:
+        connection.execute(insert(missing), gone)
+
+
+def locate(connection: Connection, account: AccountRow, wanted: Sequence[ChunkId]) -> list[LocatedChunk | None]:
+    """Where chunks lie; trash is served too."""
+    rows = _rows(connection, account, wanted)
+    return [
+        LocatedChunk(row.group, row.generation, row.sealed_bytes, row.stripe, sorted(row.missing))
+        if (row := rows.get(chunk)) is not None
+        else None
+        for chunk in wanted
+    ]
+
+
+def note_reports(
+    connection: Connection, account: AccountRow, entries: Sequence[ReportEntry], groups: Mapping[int, Group]
+) -> int:
+    """Note slots of the reporter's own chunks as missing; gives how many were new.
+
+    Only what the catalogue could have believed counts: the generation must be the row's and the
+    node the slot's present holder.
+    """
+    rows = _rows(connection, account, [entry.chunk for entry in entries])
+    noted: set[tuple[ChunkId, int]] = set()
+    for entry in entries:
+        row = rows.get(entry.chunk)
+        if row is None or row.generation != entry.generation or entry.slot in row.missing:
+            continue
+        group = groups[row.group]
+        if not 0 <= entry.slot < group.profile.n or group.members[entry.slot] != NodeId(entry.node):
+            continue
+        if (entry.chunk, entry.slot) not in noted:
+            noted.add((entry.chunk, entry.slot))
+            connection.execute(
+                insert(missing).values(
+                    account=account.number, chunk=bytes(entry.chunk), group_id=row.group, slot=entry.slot, why="reported"
+                )
+            )
+    return len(noted)
+
+
+def group_counts(
+    connection: Connection, number: int | None = None
+) -> tuple[dict[int, int], Counter[tuple[int, frozenset[int]]]]:
+    """Chunks by group; and stripes with missing slots, by (group, those slots). Of one account or all."""
+    totals = select(chunks.c.group_id, func.count()).group_by(chunks.c.group_id)
+    gaps = select(missing.c.account, missing.c.chunk, missing.c.group_id, missing.c.slot)
+    if number is not None:
+        totals = totals.where(chunks.c.account == number)
+        gaps = gaps.where(missing.c.account == number)
+    by_group = {int(group): int(count) for group, count in connection.execute(totals)}
+    slots: dict[tuple[int, bytes, int], set[int]] = defaultdict(set)
+    for row in connection.execute(gaps):
+        slots[(row.account, row.chunk, row.group_id)].add(row.slot)
+    return by_group, Counter((group, frozenset(found)) for (_, _, group), found in slots.items())

@@ -1,0 +1,142 @@
+"""Opening the catalogue, and running commands on it: one transaction each, retried whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import QueuePool
+
+from holdfast.coordinator.limits import (
+    BUSY_TIMEOUT_MS,
+    READ_CONNECTIONS,
+    SQL_VALUES_MAX,
+    TRANSACTION_TRIES_MAX,
+)
+from holdfast.protocol.errors import HoldfastError, NoRoom, WrongDirectory
+
+__all__ = ["Catalogue", "batched"]
+
+T = TypeVar("T")
+E = TypeVar("E")
+Command = Callable[[Connection], T]
+
+SCHEMA_VERSION: Final = "0001"
+_RETRIED_SQLSTATES: Final = {"40001", "40P01"}
+
+
+def batched(values: Sequence[E], size: int = SQL_VALUES_MAX) -> Iterator[list[E]]:
+    """Portions for IN lists."""
+    iterator = iter(values)
+    while portion := list(islice(iterator, size)):
+        yield portion
+
+
+def _prepare_sqlite(engine: Engine, begin: str) -> None:
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, not guessed by the driver
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+class Catalogue:
+    """The coordinator's durable state.
+
+    Args:
+        url: an SQLAlchemy URL, e.g. ``sqlite:////var/lib/holdfast/catalogue.sqlite``.
+
+    Raises:
+        WrongDirectory: the catalogue was made by a newer program.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._writing = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0)
+        self._reading = create_engine(url, poolclass=QueuePool, pool_size=READ_CONNECTIONS, max_overflow=0)
+        if self._writing.dialect.name == "sqlite":
+            _prepare_sqlite(self._writing, "BEGIN IMMEDIATE")
+            _prepare_sqlite(self._reading, "BEGIN")
+        else:
+            self._writing = self._writing.execution_options(isolation_level="SERIALIZABLE")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalogue-write")
+        self._readers = ThreadPoolExecutor(READ_CONNECTIONS, thread_name_prefix="catalogue-read")
+        self._migrate()
+
+    def _migrate(self) -> None:
+        with self._writing.connect() as connection:
+            found = None
+            if inspect(connection).has_table("alembic_version"):
+                found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        if found == SCHEMA_VERSION:
+            return
+        if found is not None and found > SCHEMA_VERSION:
+            raise WrongDirectory(
+                f"the catalogue is of version {found}, and this program knows {SCHEMA_VERSION}",
+                do="Run the newer program that made it.",
+            )
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "holdfast.coordinator.catalogue:migrations")
+        config.set_main_option("path_separator", "os")
+        with self._writing.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, SCHEMA_VERSION)
+
+    def write_now(self, command: Command[T]) -> T:
+        """Run a command in one serializable transaction, in this thread.
+
+        Raises:
+            HoldfastError: what the command refuses (and then nothing of it counts).
+            NoRoom: the database's disk is full.
+        """
+        for attempt in range(1, TRANSACTION_TRIES_MAX + 1):
+            try:
+                with self._writing.begin() as connection:
+                    return command(connection)
+            except DBAPIError as error:
+                if "disk is full" in str(error.orig):
+                    raise NoRoom("the coordinator's disk is full", do="Free some room; reads go on.") from error
+                if attempt == TRANSACTION_TRIES_MAX or not _retried(error):
+                    raise HoldfastError("the catalogue's database failed", why=str(error.orig)) from error
+        raise AssertionError("the loop returns or raises")
+
+    def read_now(self, command: Command[T]) -> T:
+        """Run a reading command on one consistent view, in this thread."""
+        with self._reading.begin() as connection:
+            return command(connection)
+
+    async def write(self, command: Command[T]) -> T:
+        """:meth:`write_now` in the writer thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self.write_now, command)
+
+    async def read(self, command: Command[T]) -> T:
+        """:meth:`read_now` in a reader thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, command)
+
+    def close(self) -> None:
+        """Finish what runs, then close all connections."""
+        self._writer.shutdown()
+        self._readers.shutdown()
+        self._writing.dispose()
+        self._reading.dispose()
+
+
+def _retried(error: DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    busy = isinstance(error, OperationalError) and "locked" in str(error.orig)
+    return busy or state in _RETRIED_SQLSTATES

@@ -1,0 +1,158 @@
+"""Heads, snapshot lists and snapshot records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blake3 import blake3
+from sqlalchemy import Connection, insert, select, update
+
+from holdfast.coordinator.catalogue.accounts import AccountRow
+from holdfast.coordinator.catalogue.engine import batched
+from holdfast.coordinator.catalogue.schema import accounts, heads, snapshot_records
+from holdfast.coordinator.catalogue.uploads import require_open
+from holdfast.protocol.accounts import (
+    NO_DIGEST,
+    DeviceList,
+    open_head,
+    open_snapshot_list,
+    signed_digest,
+)
+from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.errors import BadRequest, Conflict, HeadMoved
+from holdfast.protocol.ids import ClusterId, SnapshotId
+from holdfast.protocol.limits import (
+    HEAD_LINKS_MAX,
+    HEAD_NEW_RECORDS_MAX,
+    MESSAGE_BYTES_MAX,
+    RECORDS_FETCH_MAX,
+    SNAPSHOT_RECORD_BYTES_MAX,
+)
+from holdfast.protocol.messages.heads import HeadState, PostHead
+from holdfast.protocol.signing import Signed
+
+__all__ = ["head_state", "post_head", "records"]
+
+
+def _newest(connection: Connection, account: AccountRow) -> tuple[int, Signed, bytes, int] | None:
+    """(seq, head, snapshot list, device-list seq) of the newest head."""
+    row = connection.execute(
+        select(heads).where(heads.c.account == account.number).order_by(heads.c.seq.desc()).limit(1)
+    ).one_or_none()
+    return (row.seq, decode(row.signed, Signed), row.snapshot_list, row.device_list_seq) if row else None
+
+
+def post_head(
+    connection: Connection,
+    cluster: ClusterId,
+    account: AccountRow,
+    devices: DeviceList,
+    posted: PostHead,
+    now_ms: int,
+) -> None:
+    """Compare-and-swap on (seq, previous hash). Posting the current head again succeeds.
+
+    Raises:
+        HeadMoved: another head is there; details: seq.
+        UploadEnded: its upload has ended. Conflict: it started before the last sweep.
+        Refused, Rollback, ForkDetected, BadRequest: see protocol.accounts.open_head.
+    """
+    newest = _newest(connection, account)
+    if newest is not None and newest[1] == posted.head:
+        return
+    head = open_head(
+        posted.head,
+        cluster,
+        devices,
+        signed_digest(account.device_list),
+        oldest_list_seq=newest[3] if newest else 0,
+    )
+    if head.witnesses:
+        raise BadRequest("this coordinator does not keep witnesses yet")
+    expected = (newest[0] + 1, signed_digest(newest[1])) if newest else (1, NO_DIGEST)
+    if (head.seq, head.previous) != expected:
+        raise HeadMoved(
+            f"the account's head is at number {expected[0] - 1} now",
+            why="another device posted first",
+            seq=expected[0] - 1,
+        )
+    upload = require_open(connection, account, posted.upload)
+    if upload.sweep_generation != account.sweep_generation:
+        raise Conflict(
+            "unused chunks were swept since this upload opened",
+            do="Claim everything the snapshot reaches, then post again.",
+        )
+    listed = open_snapshot_list(posted.snapshot_list, head)
+    if len(posted.records) > HEAD_NEW_RECORDS_MAX:
+        raise BadRequest(f"a head brings at most {HEAD_NEW_RECORDS_MAX} new records")
+    new = {SnapshotId(blake3(sealed).digest()): sealed for sealed in posted.records}
+    if any(len(sealed) > SNAPSHOT_RECORD_BYTES_MAX for sealed in posted.records):
+        raise BadRequest(f"a snapshot record has at most {SNAPSHOT_RECORD_BYTES_MAX} bytes")
+    if not set(new) <= set(listed.snapshots):
+        raise BadRequest("a head brings a record that its list does not name")
+    known = _known(connection, account, listed.snapshots)
+    if unknown := [snapshot for snapshot in listed.snapshots if snapshot not in known and snapshot not in new]:
+        raise BadRequest(f"the snapshot list names {unknown[0].short}, whose record is not here")
+    for snapshot, sealed in new.items():
+        if snapshot not in known:
+            connection.execute(
+                insert(snapshot_records).values(account=account.number, id=bytes(snapshot), sealed=sealed)
+            )
+    connection.execute(
+        insert(heads).values(
+            account=account.number,
+            seq=head.seq,
+            signed=encode(posted.head),
+            digest=bytes(signed_digest(posted.head)),
+            snapshot_list=posted.snapshot_list,
+            device_list_seq=head.device_list_seq,
+            posted_ms=now_ms,
+        )
+    )
+    connection.execute(
+        update(accounts).where(accounts.c.number == account.number).values(head_seq=head.seq)
+    )
+
+
+def _known(connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]) -> set[SnapshotId]:
+    found: set[SnapshotId] = set()
+    for portion in batched(list(wanted)):
+        query = select(snapshot_records.c.id).where(
+            snapshot_records.c.account == account.number,
+            snapshot_records.c.id.in_([bytes(snapshot) for snapshot in portion]),
+        )
+        found.update(SnapshotId(row.id) for row in connection.execute(query))
+    return found
+
+
+def head_state(connection: Connection, account: AccountRow, since: int) -> HeadState:
+    """The newest head with its list, and the heads after ``since`` (at most HEAD_LINKS_MAX, oldest first)."""
+    newest = _newest(connection, account)
+    if newest is None:
+        return HeadState(head=None, snapshot_list=b"", links=[])
+    query = (
+        select(heads.c.signed)
+        .where(heads.c.account == account.number, heads.c.seq > since)
+        .order_by(heads.c.seq)
+        .limit(HEAD_LINKS_MAX)
+    )
+    links = [decode(row.signed, Signed) for row in connection.execute(query)]
+    return HeadState(head=newest[1], snapshot_list=newest[2], links=links)
+
+
+def records(connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]) -> list[bytes | None]:
+    """Sealed records, in order; stops early when the answer grows too long."""
+    if len(wanted) > RECORDS_FETCH_MAX:
+        raise BadRequest(f"at most {RECORDS_FETCH_MAX} records are fetched at once")
+    found: list[bytes | None] = []
+    size = 0
+    for snapshot in wanted:
+        query = select(snapshot_records.c.sealed).where(
+            snapshot_records.c.account == account.number, snapshot_records.c.id == bytes(snapshot)
+        )
+        sealed = connection.execute(query).scalar()
+        size += len(sealed or b"")
+        if found and size > MESSAGE_BYTES_MAX // 2:
+            break
+        found.append(sealed)
+    return found

@@ -1,0 +1,1 @@
+"""Numbered migrations, run by alembic when the catalogue is not at the newest one."""

@@ -1,0 +1,159 @@
+"""Nodes, groups, tokens and the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from holdfast.coordinator.catalogue.schema import group_slots, groups, meta, nodes, tokens
+from holdfast.coordinator.placement import Group
+from holdfast.protocol.errors import Refused
+from holdfast.protocol.ids import Digest, NodeId, PublicKey, StoreId
+from holdfast.protocol.profiles import Profile
+
+__all__ = [
+    "NodeRow",
+    "TokenKind",
+    "add_groups",
+    "add_token",
+    "all_groups",
+    "all_nodes",
+    "epoch",
+    "join_node",
+    "update_node",
+    "use_token",
+]
+
+TokenKind = Literal["invite", "node"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node as the catalogue knows it."""
+
+    id: NodeId
+    key: PublicKey
+    url: str
+    zone: str
+    capacity_bytes: int
+    store: StoreId
+
+
+def epoch(connection: Connection) -> int:
+    """The version of nodes and groups."""
+    return int(connection.execute(select(meta.c.number).where(meta.c.name == "epoch")).scalar() or 0)
+
+
+def _raise_epoch(connection: Connection) -> None:
+    now = epoch(connection)
+    connection.execute(delete(meta).where(meta.c.name == "epoch"))
+    connection.execute(insert(meta).values(name="epoch", number=now + 1))
+
+
+def add_token(connection: Connection, digest: Digest, kind: TokenKind, expires_ms: int, quota_bytes: int) -> None:
+    """Remember a token by the hash of its secret."""
+    connection.execute(
+        insert(tokens).values(digest=bytes(digest), kind=kind, expires_ms=expires_ms, quota_bytes=quota_bytes)
+    )
+
+
+def use_token(connection: Connection, digest: Digest, kind: TokenKind, user: bytes, now_ms: int) -> int:
+    """Use a one-time token; gives the quota that came with it. The same user may use it again.
+
+    Raises:
+        Refused: unknown, expired, or used by somebody else. All sound the same.
+    """
+    row = connection.execute(
+        select(tokens.c.expires_ms, tokens.c.quota_bytes, tokens.c.used_by).where(
+            tokens.c.digest == bytes(digest), tokens.c.kind == kind
+        )
+    ).one_or_none()
+    known = row is not None and (row.used_by == user or (row.used_by is None and now_ms < row.expires_ms))
+    if row is None or not known:
+        raise Refused(
+            "this token is not known, was used, or has expired",
+            do=f"Ask the operator for a new one: 'holdfast admin {'invite' if kind == 'invite' else 'node-token'}'.",
+        )
+    connection.execute(update(tokens).where(tokens.c.digest == bytes(digest)).values(used_by=user))
+    return int(row.quota_bytes)
+
+
+def all_nodes(connection: Connection) -> dict[NodeId, NodeRow]:
+    """Every node that joined."""
+    rows = connection.execute(select(nodes).where(nodes.c.state == "joined")).all()
+    return {
+        NodeId(row.id): NodeRow(
+            NodeId(row.id), PublicKey(row.public_key), row.url, row.zone, row.capacity_bytes, StoreId(row.store)
+        )
+        for row in rows
+    }
+
+
+def join_node(connection: Connection, token: Digest, row: NodeRow, now_ms: int) -> None:
+    """Let a node in with a token; joining again with the same key and token is the same as once.
+
+    Raises:
+        Refused: the token is not good for it.
+    """
+    use_token(connection, token, "node", row.id, now_ms)
+    known = connection.execute(select(nodes.c.id).where(nodes.c.id == bytes(row.id))).one_or_none()
+    if known is None:
+        connection.execute(
+            insert(nodes).values(
+                id=bytes(row.id),
+                public_key=bytes(row.key),
+                url=row.url,
+                zone=row.zone,
+                capacity_bytes=row.capacity_bytes,
+                store=bytes(row.store),
+                store_counter=0,
+                state="joined",
+                joined_ms=now_ms,
+            )
+        )
+        _raise_epoch(connection)
+    else:
+        update_node(connection, row)
+
+
+def update_node(connection: Connection, row: NodeRow) -> None:
+    """Take over what a node says of itself."""
+    connection.execute(
+        update(nodes)
+        .where(nodes.c.id == bytes(row.id))
+        .values(url=row.url, zone=row.zone, capacity_bytes=row.capacity_bytes)
+    )
+    _raise_epoch(connection)
+
+
+def all_groups(connection: Connection) -> dict[int, Group]:
+    """Every group with its members in slot order."""
+    members: dict[int, list[NodeId]] = {}
+    slots = select(group_slots.c.group_id, group_slots.c.node).order_by(group_slots.c.group_id, group_slots.c.slot)
+    for slot in connection.execute(slots):
+        members.setdefault(slot.group_id, []).append(NodeId(slot.node))
+    return {
+        row.id: Group(row.id, row.version, Profile(row.k, row.m), row.kind, tuple(members[row.id]))
+        for row in connection.execute(select(groups))
+    }
+
+
+def add_groups(
+    connection: Connection, profile: Profile, kind: str, made: Sequence[tuple[NodeId, ...]]
+) -> None:
+    """Make groups that are not there yet (another request may have been first)."""
+    known = {group.members for group in all_groups(connection).values() if group.profile == profile}
+    fresh = [members for members in made if members not in known]
+    for members in fresh:
+        values = {"version": 1, "k": profile.k, "m": profile.m, "kind": kind}
+        primary = connection.execute(insert(groups).values(**values)).inserted_primary_key
+        assert primary is not None
+        connection.execute(
+            insert(group_slots),
+            [{"group_id": primary[0], "slot": slot, "node": bytes(node)} for slot, node in enumerate(members)],
+        )
+    if fresh:
+        _raise_epoch(connection)

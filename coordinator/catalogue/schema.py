@@ -1,0 +1,165 @@
+"""The tables as they are now. How they came to be is in migrations/; a test holds both together.
+
+Rows per chunk are few and small: accounts have a short number for joins, a
+stripe's digests are kept as one digest, only missing slots have rows.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+__all__ = [
+    "accounts",
+    "chunks",
+    "group_slots",
+    "groups",
+    "heads",
+    "meta",
+    "metadata",
+    "missing",
+    "nodes",
+    "snapshot_records",
+    "tokens",
+    "uploads",
+]
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", LargeBinary(16), primary_key=True),
+    Column("public_key", LargeBinary(32), nullable=False),
+    Column("url", String(2048), nullable=False),
+    Column("zone", String(256), nullable=False),
+    Column("capacity_bytes", BigInteger, nullable=False),
+    Column("store", LargeBinary(16), nullable=False),
+    Column("store_counter", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("joined_ms", BigInteger, nullable=False),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("k", Integer, nullable=False),
+    Column("m", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+)
+
+group_slots = Table(
+    "group_slots",
+    metadata,
+    Column("group_id", Integer, ForeignKey("groups.id"), primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("node", LargeBinary(16), ForeignKey("nodes.id"), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("quota_bytes", BigInteger, nullable=False),
+    Column("used_by", LargeBinary(32)),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("id", LargeBinary(32), nullable=False, unique=True),
+    Column("device_list", LargeBinary, nullable=False),
+    Column("device_list_seq", Integer, nullable=False),
+    Column("quota_bytes", BigInteger, nullable=False),
+    Column("used_bytes", BigInteger, nullable=False),
+    Column("sweep_generation", Integer, nullable=False),
+    Column("head_seq", Integer, nullable=False),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", LargeBinary(16), primary_key=True),
+    Column("account", Integer, ForeignKey("accounts.number"), nullable=False),
+    Column("device", LargeBinary(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("opened_ms", BigInteger, nullable=False),
+    Column("renewed_ms", BigInteger, nullable=False),
+    Column("reserved_bytes", BigInteger, nullable=False),
+    Column("sweep_generation", Integer, nullable=False),
+    Column("head_seq", Integer, nullable=False),
+    Index("uploads_open", "state", "renewed_ms"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("account", Integer, ForeignKey("accounts.number"), primary_key=True),
+    Column("id", LargeBinary(32), primary_key=True),
+    Column("generation", LargeBinary(16), nullable=False),
+    Column("group_id", Integer, ForeignKey("groups.id"), nullable=False),
+    Column("group_version", Integer, nullable=False),
+    Column("sealed_bytes", Integer, nullable=False),
+    Column("stripe", LargeBinary(32), nullable=False),
+    Column("pin", Integer, nullable=False),
+    Column("state", String(8), nullable=False),
+    Index("chunks_group", "group_id"),
+    sqlite_with_rowid=False,
+)
+
+missing = Table(
+    "missing",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("account", Integer, nullable=False),
+    Column("chunk", LargeBinary(32), nullable=False),
+    Column("group_id", Integer, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("why", String(16), nullable=False),
+    Index("missing_slot", "account", "chunk", "slot", unique=True),
+    Index("missing_group", "group_id"),
+    sqlite_autoincrement=True,
+)
+
+heads = Table(
+    "heads",
+    metadata,
+    Column("account", Integer, ForeignKey("accounts.number"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("signed", LargeBinary, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("snapshot_list", LargeBinary, nullable=False),
+    Column("device_list_seq", Integer, nullable=False),
+    Column("posted_ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+snapshot_records = Table(
+    "snapshot_records",
+    metadata,
+    Column("account", Integer, ForeignKey("accounts.number"), primary_key=True),
+    Column("id", LargeBinary(32), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)

@@ -1,0 +1,135 @@
+"""Uploads: opened, kept alive, ended, or abandoned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from holdfast.coordinator.catalogue.accounts import AccountRow
+from holdfast.coordinator.catalogue.schema import uploads
+from holdfast.protocol.errors import Conflict, QuotaExceeded, UploadEnded
+from holdfast.protocol.ids import DeviceId, UploadId
+from holdfast.protocol.limits import UPLOAD_SILENCE_MS
+
+__all__ = ["UploadRow", "count_open", "end_upload", "expire_uploads", "open_upload", "renew_upload", "require_open"]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRow:
+    """An upload; ``head_seq`` and ``sweep_generation`` as they were when it opened."""
+
+    id: UploadId
+    account: int
+    device: DeviceId
+    state: str
+    reserved_bytes: int
+    sweep_generation: int
+    head_seq: int
+
+
+def _find(connection: Connection, upload: UploadId) -> UploadRow | None:
+    row = connection.execute(select(uploads).where(uploads.c.id == bytes(upload))).one_or_none()
+    if row is None:
+        return None
+    return UploadRow(
+        UploadId(row.id),
+        row.account,
+        DeviceId(row.device),
+        row.state,
+        row.reserved_bytes,
+        row.sweep_generation,
+        row.head_seq,
+    )
+
+
+def _check_quota(connection: Connection, account: AccountRow, wanted: int) -> None:
+    if not account.quota_bytes:
+        return
+    reserved = select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
+        uploads.c.account == account.number, uploads.c.state == "open"
+    )
+    taken = account.used_bytes + int(connection.execute(reserved).scalar() or 0)
+    if taken + wanted > account.quota_bytes:
+        raise QuotaExceeded(
+            f"the account's quota of {account.quota_bytes:,} bytes does not hold this backup",
+            why=f"{taken:,} are used or reserved and {wanted:,} more are wanted",
+            do="Ask the operator for more room, or back up less.",
+            quota_bytes=account.quota_bytes,
+            used_bytes=account.used_bytes,
+        )
+
+
+def open_upload(
+    connection: Connection, account: AccountRow, upload: UploadId, device: DeviceId, expected_bytes: int, now_ms: int
+) -> UploadRow:
+    """Open an upload under the client's own random id; asking again is fine while it is open.
+
+    Raises:
+        QuotaExceeded: the expected bytes do not fit.
+        Conflict: the id is another account's or device's.
+        UploadEnded: it has ended already.
+    """
+    known = _find(connection, upload)
+    if known is not None:
+        if known.account != account.number or known.device != device:
+            raise Conflict("this upload id is taken", do="Draw another one.")
+        return require_open(connection, account, upload)
+    _check_quota(connection, account, expected_bytes)
+    connection.execute(
+        insert(uploads).values(
+            id=bytes(upload),
+            account=account.number,
+            device=bytes(device),
+            state="open",
+            opened_ms=now_ms,
+            renewed_ms=now_ms,
+            reserved_bytes=expected_bytes,
+            sweep_generation=account.sweep_generation,
+            head_seq=account.head_seq,
+        )
+    )
+    return require_open(connection, account, upload)
+
+
+def require_open(connection: Connection, account: AccountRow, upload: UploadId) -> UploadRow:
+    """The open upload of this account; raises UploadEnded."""
+    found = _find(connection, upload)
+    if found is None or found.account != account.number or found.state != "open":
+        raise UploadEnded(
+            f"upload {upload.short} has ended",
+            do="Run the backup again: what it stored is not sent twice.",
+        )
+    return found
+
+
+def renew_upload(connection: Connection, account: AccountRow, upload: UploadId, now_ms: int) -> UploadRow:
+    """A sign of life; raises UploadEnded."""
+    require_open(connection, account, upload)
+    connection.execute(update(uploads).where(uploads.c.id == bytes(upload)).values(renewed_ms=now_ms))
+    return require_open(connection, account, upload)
+
+
+def end_upload(connection: Connection, account: AccountRow, upload: UploadId) -> None:
+    """End it; ending twice, or what was never opened, is fine."""
+    connection.execute(
+        update(uploads)
+        .where(uploads.c.id == bytes(upload), uploads.c.account == account.number)
+        .values(state="ended", reserved_bytes=0)
+    )
+
+
+def expire_uploads(connection: Connection, now_ms: int) -> int:
+    """End uploads that have been silent for UPLOAD_SILENCE_MS; gives how many."""
+    done = connection.execute(
+        update(uploads)
+        .where(uploads.c.state == "open", uploads.c.renewed_ms < now_ms - UPLOAD_SILENCE_MS)
+        .values(state="ended", reserved_bytes=0)
+    )
+    return done.rowcount
+
+
+def count_open(connection: Connection) -> int:
+    """How many uploads are open."""
+    query = select(func.count()).select_from(uploads).where(uploads.c.state == "open")
+    return int(connection.execute(query).scalar() or 0)

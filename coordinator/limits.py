@@ -1,0 +1,24 @@
+"""The coordinator's own bounds, their unit last in the name; relations asserted at import."""
+
+from __future__ import annotations
+
+from holdfast.protocol.limits import TICKET_LIFETIME_MS
+
+SQL_VALUES_MAX = 500
+"""Values in one IN list; SQLite takes 999 variables in its oldest builds."""
+TRANSACTION_TRIES_MAX = 8
+BUSY_TIMEOUT_MS = 10_000
+READ_CONNECTIONS = 2
+WRITE_BUDGET_BYTES = 1 << 40
+"""Raw shard bytes a write ticket allows one node to take before it must be renewed."""
+READ_BUDGET_BYTES = 1 << 40
+READ_TICKET_REUSED_MS = TICKET_LIFETIME_MS // 2
+"""A read ticket is handed out again while at least this much of its life is left."""
+READ_TICKETS_REMEMBERED_MAX = 4096
+ENROLMENT_NONCE_MS = 300_000
+ENROLMENT_NONCES_MAX = 10_000
+DEVICE_LISTS_REMEMBERED_MAX = 10_000
+SWEEP_UPLOADS_EVERY_S = 30.0
+CLOCK_JITTER_MS = 1000
+
+assert READ_TICKET_REUSED_MS < TICKET_LIFETIME_MS

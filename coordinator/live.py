@@ -1,0 +1,117 @@
+"""What the coordinator holds in memory: heartbeats, groups, caches. All of it can be made again.
+
+Only the event loop touches it. Nodes and groups are read anew from the catalogue
+whenever a command changed them; heartbeats fill themselves within seconds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from holdfast.coordinator.catalogue.engine import Catalogue
+from holdfast.coordinator.catalogue.nodes import NodeRow, all_groups, all_nodes, epoch
+from holdfast.coordinator.health import HealthSettings, NodeState, state_of
+from holdfast.coordinator.limits import (
+    DEVICE_LISTS_REMEMBERED_MAX,
+    ENROLMENT_NONCE_MS,
+    ENROLMENT_NONCES_MAX,
+    READ_TICKETS_REMEMBERED_MAX,
+)
+from holdfast.coordinator.placement import Candidate, Group
+from holdfast.protocol.accounts import DeviceList
+from holdfast.protocol.clock import Source
+from holdfast.protocol.errors import Refused
+from holdfast.protocol.ids import AccountId, NodeId
+from holdfast.protocol.limits import NONCE_BYTES
+from holdfast.protocol.messages.nodes import Heartbeat
+from holdfast.protocol.profiles import Profile, default_profile
+
+__all__ = ["Beat", "Live"]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A node's last report, when it came on the steady clock and on the wall."""
+
+    report: Heartbeat
+    steady_s: float
+    wall_ms: int
+
+
+@dataclass(slots=True)
+class Live:
+    """The coordinator's memory."""
+
+    source: Source
+    health: HealthSettings
+    profile: Profile | None
+    started_s: float
+    nodes: dict[NodeId, NodeRow] = field(default_factory=dict)
+    groups: dict[int, Group] = field(default_factory=dict)
+    epoch: int = 0
+    beats: dict[NodeId, Beat] = field(default_factory=dict)
+    device_lists: OrderedDict[AccountId, DeviceList] = field(default_factory=OrderedDict)
+    read_tickets: OrderedDict[tuple[bytes, int, int], tuple[bytes, int]] = field(default_factory=OrderedDict)
+    nonces: OrderedDict[bytes, tuple[AccountId, int]] = field(default_factory=OrderedDict)
+
+    async def refresh(self, catalogue: Catalogue) -> None:
+        """Read nodes and groups anew."""
+        nodes, groups, number = await catalogue.read(lambda c: (all_nodes(c), all_groups(c), epoch(c)))
+        self.nodes, self.groups, self.epoch = nodes, groups, number
+
+    def state(self, node: NodeId) -> NodeState:
+        """Up, suspect, down or stopping, now."""
+        beat = self.beats.get(node)
+        return state_of(
+            last_seen_s=beat.steady_s if beat else None,
+            started_s=self.started_s,
+            now_s=self.source.monotonic(),
+            told=beat.report.state if beat else "",
+            settings=self.health,
+        )
+
+    def down(self) -> list[NodeId]:
+        """Nodes that are not worth asking first."""
+        return [node for node in self.nodes if self.state(node) in ("down", "stopping")]
+
+    def writable(self, excluded: frozenset[NodeId]) -> list[Candidate]:
+        """Nodes that may take shards: up, with room, not excluded."""
+        found = []
+        for node, row in self.nodes.items():
+            beat = self.beats.get(node)
+            if node in excluded or beat is None or beat.report.state != "ok" or self.state(node) != "up":
+                continue
+            found.append(Candidate(node, row.zone, beat.report.free_bytes))
+        return found
+
+    def usual_profile(self) -> Profile | None:
+        """The profile the cluster should have: as set, or by the number of nodes."""
+        return self.profile or default_profile(len(self.nodes))
+
+    def remember_devices(self, listed: DeviceList) -> None:
+        """Keep an account's current device list at hand."""
+        self.device_lists[listed.account] = listed
+        self.device_lists.move_to_end(listed.account)
+        while len(self.device_lists) > DEVICE_LISTS_REMEMBERED_MAX:
+            self.device_lists.popitem(last=False)
+
+    def remember_ticket(self, key: tuple[bytes, int, int], ticket: bytes, expires_ms: int) -> None:
+        """Keep a read ticket to hand out again."""
+        self.read_tickets[key] = (ticket, expires_ms)
+        while len(self.read_tickets) > READ_TICKETS_REMEMBERED_MAX:
+            self.read_tickets.popitem(last=False)
+
+    def new_nonce(self, account: AccountId) -> tuple[bytes, int]:
+        """A nonce for an enrolment: (nonce, when it expires)."""
+        nonce, expires = self.source.random_bytes(NONCE_BYTES), self.source.now_ms() + ENROLMENT_NONCE_MS
+        self.nonces[nonce] = (account, expires)
+        while len(self.nonces) > ENROLMENT_NONCES_MAX:
+            self.nonces.popitem(last=False)
+        return nonce, expires
+
+    def use_nonce(self, nonce: bytes, account: AccountId) -> None:
+        """Use it up; raises Refused."""
+        found = self.nonces.pop(nonce, None)
+        if found is None or found[0] != account or found[1] < self.source.now_ms():
+            raise Refused("this enrolment's nonce is not known or has expired", do="Run 'holdfast recover' again.")

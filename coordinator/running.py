@@ -1,0 +1,154 @@
+"""One coordinator process from start to clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from holdfast.coordinator.catalogue.engine import Catalogue
+from holdfast.coordinator.catalogue.uploads import expire_uploads
+from holdfast.coordinator.health import HealthSettings
+from holdfast.coordinator.identity import load_or_make, operator_key_text
+from holdfast.coordinator.limits import SWEEP_UPLOADS_EVERY_S
+from holdfast.coordinator.live import Live
+from holdfast.coordinator.service.accounts import AccountHandlers
+from holdfast.coordinator.service.admin import AdminHandlers
+from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.heads import HeadHandlers
+from holdfast.coordinator.service.nodes import NodeHandlers
+from holdfast.coordinator.service.uploads import UploadHandlers
+from holdfast.protocol.address import Address
+from holdfast.protocol.clock import Source
+from holdfast.protocol.directory import (
+    Lock,
+    make_private,
+    read_json,
+    read_private,
+    remove_file,
+    write_file,
+    write_json,
+)
+from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.limits import MESSAGE_BYTES_MAX
+from holdfast.protocol.profiles import Profile
+from holdfast.protocol.serving import ListenAddress, Server, errors_middleware, until_stopped
+
+__all__ = ["CoordinatorSettings", "make_app", "run_coordinator"]
+
+_VERSION = 1
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorSettings:
+    """What the command line gives a coordinator."""
+
+    folder: Path
+    listen: ListenAddress | None
+    profile: Profile | None
+    health: HealthSettings
+    program: str
+
+
+def make_app(desk: Desk) -> web.Application:
+    """All routes over one desk."""
+    app = web.Application(middlewares=[errors_middleware], client_max_size=MESSAGE_BYTES_MAX)
+    for handlers in (
+        AccountHandlers(desk),
+        UploadHandlers(desk),
+        HeadHandlers(desk),
+        NodeHandlers(desk),
+        AdminHandlers(desk),
+    ):
+        handlers.routes(app.router)
+    return app
+
+
+async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        HoldfastError: it cannot start; the error says what to do.
+    """
+    folder = settings.folder
+    make_private(folder)
+    with Lock(folder, "a coordinator"):
+        remove_file(folder / "ready.json")
+        kept = read_json(folder / "coordinator.json", _VERSION)
+        identity, fresh = load_or_make(folder, source)
+        catalogue = Catalogue(f"sqlite:///{folder / 'catalogue.sqlite'}")
+        try:
+            live = Live(source, settings.health, settings.profile, source.monotonic())
+            await live.refresh(catalogue)
+            desk = Desk(identity, catalogue, live, source, settings.program)
+            await _serve(settings, desk, _listen_at(settings, kept), fresh or kept is None)
+        finally:
+            catalogue.close()
+
+
+def _listen_at(settings: CoordinatorSettings, kept: dict[str, object] | None) -> ListenAddress:
+    if settings.listen is not None:
+        return settings.listen
+    return ListenAddress.parse(str(kept["listen"])) if kept else ListenAddress("127.0.0.1", 0)
+
+
+async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddress, first: bool) -> None:
+    folder, identity = settings.folder, desk.identity
+    server = Server(make_app(desk), listen)
+    bound = await server.start()
+    address = Address(f"http://{bound}", identity.cluster)
+    tending = asyncio.create_task(_tend(desk))
+    try:
+        write_json(
+            folder / "coordinator.json",
+            {"version": _VERSION, "cluster": identity.cluster.hex(), "term": identity.term, "listen": str(bound)},
+        )
+        _write_operator_key(folder, address)
+        if first:
+            _log.warning(
+                "a new cluster: move the cluster kit off this machine and keep it offline",
+                kit=str(folder / "cluster-kit.pem"),
+                operator_key=str(folder / "operator.key"),
+            )
+        write_json(
+            folder / "ready.json",
+            {"version": 1, "url": address.url, "address": str(address), "pid": os.getpid()},
+        )
+        _log.info("serving", address=str(address), term=identity.term)
+        await until_stopped()
+    finally:
+        tending.cancel()
+        await asyncio.gather(tending, return_exceptions=True)
+        remove_file(folder / "ready.json")
+        await server.stop()
+        _log.info("stopped")
+
+
+def _write_operator_key(folder: Path, address: Address) -> None:
+    """operator.key carries the address too; written again when that changed."""
+    seed = read_private(folder / "operator.seed")
+    if seed is None:
+        return  # the operator took the key away: their copy counts
+    text = operator_key_text(address, seed)
+    if read_private(folder / "operator.key") != text:
+        write_file(folder / "operator.key", text)
+
+
+async def _tend(desk: Desk) -> None:
+    """End uploads that nobody renews."""
+    while True:
+        await asyncio.sleep(SWEEP_UPLOADS_EVERY_S)
+        try:
+            now_ms = desk.source.now_ms()
+            ended = await desk.catalogue.write(lambda c: expire_uploads(c, now_ms))  # noqa: B023
+            if ended:
+                _log.info("abandoned uploads ended", count=ended)
+        except HoldfastError as error:
+            _log.warning("tending uploads failed", why=str(error))
+
+

@@ -1,0 +1,127 @@
+"""What operators ask."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from holdfast.coordinator.catalogue.accounts import chunk_totals, count_accounts
+from holdfast.coordinator.catalogue.chunks import group_counts
+from holdfast.coordinator.catalogue.nodes import TokenKind, add_token
+from holdfast.coordinator.catalogue.uploads import count_open
+from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.stripes import account_verdict
+from holdfast.protocol.codec import decode
+from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.ids import NodeId
+from holdfast.protocol.limits import TOKEN_LIFETIME_S_MAX, TOKEN_SECRET_BYTES
+from holdfast.protocol.messages.admin import (
+    ClusterStatus,
+    GroupStatus,
+    MakeInvite,
+    MakeNodeToken,
+    NodeStatus,
+    TokenMade,
+)
+from holdfast.protocol.serving import msgpack_answer
+from holdfast.protocol.stripes import digest_of
+
+__all__ = ["AdminHandlers"]
+
+
+class AdminHandlers:
+    """See protocol.messages.admin."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self, router: web.UrlDispatcher) -> None:
+        """Add the paths."""
+        router.add_post("/v1/admin/invites", self.invite)
+        router.add_post("/v1/admin/node-tokens", self.node_token)
+        router.add_get("/v1/admin/status", self.status)
+        router.add_get("/metrics", self.metrics)
+
+    async def _token(self, kind: TokenKind, quota_bytes: int, lifetime_s: int) -> web.Response:
+        if not 1 <= lifetime_s <= TOKEN_LIFETIME_S_MAX or quota_bytes < 0:
+            raise BadRequest(f"a token lives 1 to {TOKEN_LIFETIME_S_MAX} seconds, and a quota is not negative")
+        secret = self._desk.source.random_bytes(TOKEN_SECRET_BYTES)
+        expires_ms = self._desk.source.now_ms() + 1000 * lifetime_s
+        digest = digest_of(secret)
+        await self._desk.catalogue.write(lambda c: add_token(c, digest, kind, expires_ms, quota_bytes))
+        return msgpack_answer(TokenMade(secret=secret, expires_ms=expires_ms))
+
+    async def invite(self, request: web.Request) -> web.Response:
+        """A one-time token for one account."""
+        told = decode(await self._desk.operator(request), MakeInvite)
+        return await self._token("invite", told.quota_bytes, told.lifetime_s)
+
+    async def node_token(self, request: web.Request) -> web.Response:
+        """A one-time token for one node."""
+        told = decode(await self._desk.operator(request), MakeNodeToken)
+        return await self._token("node", 0, told.lifetime_s)
+
+    def _node(self, node: NodeId) -> NodeStatus:
+        live = self._desk.live
+        row, beat = live.nodes[node], live.beats.get(node)
+        return NodeStatus(
+            id=node,
+            url=row.url,
+            zone=row.zone,
+            state=live.state(node),
+            store_state=beat.report.state if beat else "unknown",
+            last_seen_ms=beat.wall_ms if beat else 0,
+            capacity_bytes=beat.report.capacity_bytes if beat else row.capacity_bytes,
+            used_bytes=beat.report.used_bytes if beat else 0,
+            free_bytes=beat.report.free_bytes if beat else 0,
+            shards=beat.report.shards if beat else 0,
+        )
+
+    async def status(self, request: web.Request) -> web.Response:
+        """The whole cluster at a glance."""
+        await self._desk.operator(request)
+        desk, live = self._desk, self._desk.live
+        verdict = await account_verdict(desk, None)
+        accounts, totals, uploads, counts = await desk.catalogue.read(
+            lambda c: (count_accounts(c), chunk_totals(c), count_open(c), group_counts(c))
+        )
+        return msgpack_answer(
+            ClusterStatus(
+                verdict=verdict.word,
+                sentence=verdict.sentence,
+                term=desk.identity.term,
+                epoch=live.epoch,
+                accounts=accounts,
+                chunks=totals[0],
+                stored_bytes=totals[1],
+                open_uploads=uploads,
+                stripes=verdict.stripes,
+                nodes=[self._node(node) for node in sorted(live.nodes)],
+                groups=[
+                    GroupStatus(
+                        id=group.id,
+                        version=group.version,
+                        k=group.profile.k,
+                        m=group.profile.m,
+                        members=list(group.members),
+                        up=sum(live.state(node) == "up" for node in group.members),
+                        chunks=counts[0].get(group.id, 0),
+                    )
+                    for group in live.groups.values()
+                ],
+            )
+        )
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """GET /metrics: what Prometheus scrapes. Counts only, no names."""
+        from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+        verdict = await account_verdict(self._desk, None)
+        registry = CollectorRegistry()
+        states = Gauge("holdfast_nodes", "Nodes by state", ["state"], registry=registry)
+        for state in ("up", "suspect", "down", "stopping"):
+            count = sum(self._desk.live.state(node) == state for node in self._desk.live.nodes)
+            states.labels(state).set(count)
+        stripes = Gauge("holdfast_stripes", "Stripes by spare shards", ["spare"], registry=registry)
+        for number, stripe_count in verdict.stripes.by_spare.items():
+            stripes.labels(number).set(stripe_count)
+        return web.Response(body=generate_latest(registry), content_type="text/plain")

@@ -1,0 +1,228 @@
+"""What every handler needs: who is asking, signed tickets, leases, the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import web
+
+from holdfast.coordinator.catalogue.accounts import AccountRow, account_row
+from holdfast.coordinator.catalogue.engine import Catalogue
+from holdfast.coordinator.catalogue.nodes import add_groups
+from holdfast.coordinator.identity import CoordinatorIdentity
+from holdfast.coordinator.limits import READ_BUDGET_BYTES, READ_TICKET_REUSED_MS, WRITE_BUDGET_BYTES
+from holdfast.coordinator.live import Live
+from holdfast.coordinator.placement import Group, plan_lease
+from holdfast.protocol.accounts import Device, DeviceList, open_device_list
+from holdfast.protocol.clock import Source
+from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.errors import BadRequest, NoAccount, NoQuorum, Refused
+from holdfast.protocol.ids import AccountId, DeviceId, NodeId, PublicKey, UploadId
+from holdfast.protocol.limits import GROUPS_LEASED_MAX, MESSAGE_BYTES_MAX, TICKET_LIFETIME_MS
+from holdfast.protocol.messages.uploads import Lease
+from holdfast.protocol.requests import AUTH_HEADER, Auth, Gate, parse_auth
+from holdfast.protocol.serving import read_body
+from holdfast.protocol.signing import Signed, key_id, sign
+from holdfast.protocol.tickets import NO_UPLOAD, Ticket, Verb, encode_ticket
+from holdfast.protocol.transport import body_digest
+
+__all__ = ["Asked", "Desk", "Handler"]
+
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A verified request of a device: its account, its device, the raw body."""
+
+    account: AccountId
+    device: Device
+    devices: DeviceList
+    body: bytes
+
+
+class Desk:
+    """Shared by all handlers."""
+
+    def __init__(
+        self, identity: CoordinatorIdentity, catalogue: Catalogue, live: Live, source: Source, program: str
+    ) -> None:
+        self.identity = identity
+        self.catalogue = catalogue
+        self.live = live
+        self.source = source
+        self.program = program
+        self._gate = Gate(identity.public, identity.cluster, source.now_ms())
+
+    # Who is asking
+
+    async def _auth(self, request: web.Request, role: str) -> tuple[Auth, bytes]:
+        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        if auth.role != role:
+            raise Refused(f"this is for a {role}, and the request is signed by a {auth.role}")
+        return auth, await read_body(request, MESSAGE_BYTES_MAX)
+
+    def _pass(self, request: web.Request, auth: Auth, key: PublicKey, body: bytes) -> None:
+        self._gate.check(
+            auth, key, request.method, request.raw_path, body_digest(body), now_ms=self.source.now_ms()
+        )
+
+    async def devices_of(self, account: AccountId) -> DeviceList:
+        """The account's current device list; raises NoAccount."""
+        known = self.live.device_lists.get(account)
+        if known is None:
+            row = await self.catalogue.read(lambda c: account_row(c, account))
+            known = open_device_list(row.device_list, self.identity.cluster)
+            self.live.remember_devices(known)
+        return known
+
+    async def device(self, request: web.Request) -> Asked:
+        """A request signed by a listed device.
+
+        Raises:
+            Refused: not listed, or the signature does not hold. NoAccount: no such account.
+        """
+        auth, body = await self._auth(request, "device")
+        if len(auth.account) != AccountId.SIZE or len(auth.signer) != DeviceId.SIZE:
+            raise BadRequest("the signer's ids have the wrong length")
+        devices = await self.devices_of(AccountId(auth.account))
+        device = devices.device(DeviceId(auth.signer))
+        if device is None:
+            raise Refused(
+                "this device is not on the account's device list (any more)",
+                do="Set it up again with 'holdfast recover'.",
+            )
+        self._pass(request, auth, device.sign_key, body)
+        return Asked(devices.account, device, devices, body)
+
+    async def new_device(self, request: web.Request, listed_in: Callable[[bytes], Signed]) -> tuple[DeviceList, Signed]:
+        """A request that brings the very device list which lists its signer."""
+        auth, body = await self._auth(request, "device")
+        signed = listed_in(body)
+        listed = open_device_list(signed, self.identity.cluster)
+        device = listed.device(DeviceId(auth.signer)) if len(auth.signer) == DeviceId.SIZE else None
+        if device is None or auth.account != listed.account:
+            raise Refused("a device list must list the device that brings it")
+        self._pass(request, auth, device.sign_key, body)
+        return listed, signed
+
+    async def node(self, request: web.Request, key_in: Callable[[bytes], PublicKey] | None = None) -> tuple[NodeId, bytes]:
+        """A request signed by a node that joined (or, to join, by the key in its body)."""
+        auth, body = await self._auth(request, "node")
+        if key_in is not None:
+            key = key_in(body)
+        else:
+            row = self.live.nodes.get(NodeId(auth.signer)) if len(auth.signer) == NodeId.SIZE else None
+            if row is None:
+                raise Refused("this node is not in the cluster", do="Join it with a token.")
+            key = row.key
+        self._pass(request, auth, key, body)
+        return NodeId(auth.signer), body
+
+    async def operator(self, request: web.Request) -> bytes:
+        """A request signed with the operator key; gives the body."""
+        auth, body = await self._auth(request, "operator")
+        if auth.signer != key_id(self.identity.operator):
+            raise Refused("this operator key is not this cluster's")
+        self._pass(request, auth, self.identity.operator, body)
+        return body
+
+    async def account(self, asked: Asked) -> AccountRow:
+        """The asking device's account row."""
+        return await self.catalogue.read(lambda c: account_row(c, asked.account))
+
+    # Permissions
+
+    def ticket(
+        self, account: AccountId, device: PublicKey, verb: Verb, group: Group, upload: UploadId
+    ) -> tuple[bytes, int]:
+        """(a signed ticket, when it expires). Read tickets are handed out again while they are young."""
+        now_ms = self.source.now_ms()
+        cached = (device, group.id, group.version)
+        if verb == "read":
+            ready = self.live.read_tickets.get(cached)
+            if ready is not None and ready[1] - now_ms > READ_TICKET_REUSED_MS:
+                return ready
+        expires_ms = now_ms + TICKET_LIFETIME_MS
+        payload = encode_ticket(
+            Ticket(
+                1,
+                account,
+                device,
+                verb,
+                group.id,
+                group.version,
+                group.profile.k,
+                group.profile.m,
+                list(group.members),
+                upload,
+                WRITE_BUDGET_BYTES if verb == "write" else READ_BUDGET_BYTES,
+                expires_ms,
+                self.identity.term,
+                key_id(self.identity.public),
+            )
+        )
+        signed = encode(Signed(payload, sign(self.identity.key, "ticket", self.identity.cluster, payload)))
+        if verb == "read":
+            self.live.remember_ticket(cached, signed, expires_ms)
+        return signed, expires_ms
+
+    def read_ticket(self, asked: Asked, group: Group) -> tuple[bytes, int]:
+        """A read ticket for the asking device."""
+        return self.ticket(asked.account, asked.device.sign_key, "read", group, NO_UPLOAD)
+
+    async def leases(self, asked: Asked, upload: UploadId, exclude: frozenset[NodeId]) -> list[Lease]:
+        """Groups this upload may write to now, made where there are none.
+
+        Raises:
+            NoQuorum: too few nodes are up and have room.
+        """
+        usual = self.live.usual_profile()
+        # A plan may ask for groups to be made, and then needs another look; never more than a few.
+        for _ in range(3):
+            writable = self.live.writable(exclude)
+            if usual is None:
+                break
+            plan = plan_lease(list(self.live.groups.values()), writable, usual, most=GROUPS_LEASED_MAX)
+            if plan.lease:
+                able = {node.id for node in writable}
+                return [self._lease(asked, upload, group, able) for group in plan.lease]
+            if not plan.make or plan.profile is None:
+                break
+            profile, kind, make = plan.profile, plan.kind, plan.make
+            await self.catalogue.write(lambda c: add_groups(c, profile, kind, make))  # noqa: B023
+            await self.live.refresh(self.catalogue)
+        up = len(self.live.writable(frozenset()))
+        raise NoQuorum(
+            f"too few nodes can take shards: {up} of {len(self.live.nodes)} are up and have room",
+            why="a backup on fewer than two nodes would not be one",
+            do="Start more nodes ('holdfast cluster status' or 'holdfast admin status' shows them), then try again.",
+        )
+
+    def _lease(self, asked: Asked, upload: UploadId, group: Group, able: set[NodeId]) -> Lease:
+        ticket, expires_ms = self.ticket(asked.account, asked.device.sign_key, "write", group, upload)
+        return Lease(
+            group=group.id,
+            version=group.version,
+            k=group.profile.k,
+            m=group.profile.m,
+            members=list(group.members),
+            up=[node in able for node in group.members],
+            ticket=ticket,
+            expires_ms=expires_ms,
+        )
+
+
+def opened(body: bytes, kind: type[T]) -> T:
+    """The message in a body."""
+    return decode(body, kind)
+
+
+def known(account: AccountRow | None, asked: AccountId) -> AccountRow:
+    """The account; raises NoAccount."""
+    if account is None:
+        raise NoAccount(f"account {asked.short} is not known to this cluster")
+    return account

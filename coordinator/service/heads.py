@@ -1,0 +1,62 @@
+"""Heads, snapshot lists, snapshot records."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from holdfast.coordinator.catalogue.accounts import account_row
+from holdfast.coordinator.catalogue.heads import head_state, post_head, records
+from holdfast.coordinator.service.desk import Desk
+from holdfast.protocol.codec import decode
+from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.messages.heads import FetchRecords, PostHead, Records
+from holdfast.protocol.serving import msgpack_answer
+
+__all__ = ["HeadHandlers"]
+
+
+class HeadHandlers:
+    """See protocol.messages.heads."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self, router: web.UrlDispatcher) -> None:
+        """Add the paths."""
+        router.add_post("/v1/heads", self.post)
+        router.add_get("/v1/heads", self.get)
+        router.add_post("/v1/records", self.records)
+
+    async def post(self, request: web.Request) -> web.Response:
+        """The next head: compare-and-swap."""
+        desk = self._desk
+        asked = await desk.device(request)
+        posted = decode(asked.body, PostHead)
+        cluster, now_ms = desk.identity.cluster, desk.source.now_ms()
+        state = await desk.catalogue.write(
+            lambda c: (
+                post_head(c, cluster, account_row(c, asked.account), asked.devices, posted, now_ms),
+                head_state(c, (row := account_row(c, asked.account)), row.head_seq - 1),
+            )[1]
+        )
+        return msgpack_answer(state)
+
+    async def get(self, request: web.Request) -> web.Response:
+        """The newest head and the links since one that is known."""
+        asked = await self._desk.device(request)
+        since = request.query.get("since", "0")
+        if not since.isdecimal():
+            raise BadRequest("'since' is the number of a head")
+        state = await self._desk.catalogue.read(
+            lambda c: head_state(c, account_row(c, asked.account), int(since))
+        )
+        return msgpack_answer(state)
+
+    async def records(self, request: web.Request) -> web.Response:
+        """Sealed snapshot records."""
+        asked = await self._desk.device(request)
+        told = decode(asked.body, FetchRecords)
+        found = await self._desk.catalogue.read(
+            lambda c: records(c, account_row(c, asked.account), told.snapshots)
+        )
+        return msgpack_answer(Records(records=found))

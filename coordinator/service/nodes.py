@@ -1,0 +1,119 @@
+"""Nodes: joining and heartbeats; the public face and the cluster map."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from holdfast.coordinator.catalogue.nodes import NodeRow, join_node, update_node
+from holdfast.coordinator.live import Beat
+from holdfast.coordinator.service.desk import Desk
+from holdfast.protocol.address import parse_url
+from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.errors import BadRequest, Conflict
+from holdfast.protocol.ids import NodeId
+from holdfast.protocol.limits import LABEL_BYTES_MAX, NODES_MAX
+from holdfast.protocol.messages.cluster import ClusterInfo, ClusterMap, MapGroup, MapNode
+from holdfast.protocol.messages.nodes import Heartbeat, HeartbeatAnswer, Join, Joined
+from holdfast.protocol.serving import msgpack_answer
+from holdfast.protocol.signing import Signed, check_public_key, node_id, sign
+from holdfast.protocol.stripes import digest_of
+
+__all__ = ["NodeHandlers"]
+
+
+class NodeHandlers:
+    """See protocol.messages.nodes and protocol.messages.cluster."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._map: tuple[int, Signed] | None = None
+
+    def routes(self, router: web.UrlDispatcher) -> None:
+        """Add the paths."""
+        router.add_get("/v1/cluster", self.cluster)
+        router.add_get("/v1/map", self.map)
+        router.add_post("/v1/nodes/join", self.join)
+        router.add_post("/v1/nodes/heartbeat", self.heartbeat)
+
+    async def cluster(self, request: web.Request) -> web.Response:
+        """Enough to prove which cluster answers."""
+        identity = self._desk.identity
+        return msgpack_answer(
+            ClusterInfo(
+                cluster=identity.cluster,
+                root_key=identity.root,
+                charter=identity.charter,
+                time_ms=self._desk.source.now_ms(),
+                program=self._desk.program,
+            )
+        )
+
+    async def map(self, request: web.Request) -> web.Response:
+        """The signed cluster map; signed once per epoch."""
+        desk = self._desk
+        if self._map is None or self._map[0] != desk.live.epoch:
+            payload = encode(
+                ClusterMap(
+                    1,
+                    desk.identity.term,
+                    desk.live.epoch,
+                    [MapNode(row.id, row.key, row.url, row.zone) for row in desk.live.nodes.values()],
+                    [
+                        MapGroup(g.id, g.version, g.profile.k, g.profile.m, list(g.members))
+                        for g in desk.live.groups.values()
+                    ],
+                )
+            )
+            signature = sign(desk.identity.key, "map", desk.identity.cluster, payload)
+            self._map = (desk.live.epoch, Signed(payload, signature))
+        return msgpack_answer(self._map[1])
+
+    async def join(self, request: web.Request) -> web.Response:
+        """A new node with a token."""
+        desk = self._desk
+        node, body = await desk.node(request, lambda raw: decode(raw, Join).key)
+        told = decode(body, Join)
+        check_public_key(told.key)
+        if node != node_id(told.key):
+            raise BadRequest("a node's id is not its key's")
+        if len(told.zone.encode()) > LABEL_BYTES_MAX or len(desk.live.nodes) >= NODES_MAX:
+            raise BadRequest("a node's zone name is too long, or the cluster has too many nodes")
+        known = desk.live.nodes.get(node)
+        if known is not None and known.store != told.store:
+            raise Conflict(
+                f"node {node.short} is in the cluster with another store",
+                do="A node with a new, empty store joins under a new identity: give it an empty folder.",
+            )
+        row = NodeRow(node, told.key, parse_url(told.url), told.zone, told.capacity_bytes, told.store)
+        digest, now_ms = digest_of(told.token), desk.source.now_ms()
+        await desk.catalogue.write(lambda c: join_node(c, digest, row, now_ms))
+        await desk.live.refresh(desk.catalogue)
+        return msgpack_answer(
+            Joined(node=node, term=desk.identity.term, heartbeat_ms=desk.live.health.heartbeat_ms)
+        )
+
+    async def heartbeat(self, request: web.Request) -> web.Response:
+        """A node's report: it is up, and this is how full it is."""
+        desk = self._desk
+        node, body = await desk.node(request)
+        report = decode(body, Heartbeat)
+        row = desk.live.nodes[NodeId(node)]
+        if report.store != row.store:
+            raise Conflict(
+                f"node {node.short} reports another store than it joined with",
+                do="Put the right disk back, or join as a new node from an empty folder.",
+            )
+        desk.live.beats[node] = Beat(report, desk.source.monotonic(), desk.source.now_ms())
+        url = parse_url(report.url)
+        if (url, report.zone) != (row.url, row.zone):
+            changed = NodeRow(node, row.key, url, report.zone, report.capacity_bytes, row.store)
+            await desk.catalogue.write(lambda c: update_node(c, changed))
+            await desk.live.refresh(desk.catalogue)
+        return msgpack_answer(
+            HeartbeatAnswer(
+                term=desk.identity.term,
+                epoch=desk.live.epoch,
+                heartbeat_ms=desk.live.health.heartbeat_ms,
+                time_ms=desk.source.now_ms(),
+            )
+        )

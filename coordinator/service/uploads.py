@@ -1,0 +1,215 @@
+"""The write path, and where stripes are."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from holdfast.coordinator.catalogue import chunks as chunk_rows
+from holdfast.coordinator.catalogue import uploads as upload_rows
+from holdfast.coordinator.catalogue.accounts import account_row
+from holdfast.coordinator.quorum import durable_stripes, open_receipts
+from holdfast.coordinator.service.desk import Asked, Desk
+from holdfast.protocol.codec import decode
+from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.ids import NodeId, UploadId
+from holdfast.protocol.limits import (
+    CLAIM_CHUNKS_MAX,
+    COMMIT_CHUNKS_MAX,
+    COMMIT_RECEIPTS_MAX,
+    LOCATE_CHUNKS_MAX,
+    NODES_MAX,
+    REPORTS_MAX,
+    UPLOAD_SILENCE_MS,
+)
+from holdfast.protocol.messages.uploads import (
+    Claim,
+    Claimed,
+    Commit,
+    Committed,
+    Done,
+    EndUpload,
+    Locate,
+    Located,
+    LocatedGroup,
+    OpenUpload,
+    RenewUpload,
+    Report,
+    UploadOpened,
+)
+from holdfast.protocol.serving import msgpack_answer
+
+__all__ = ["UploadHandlers"]
+
+
+def _bounded(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise BadRequest(f"{count} {what} are too many at once", why=f"the bound is {most}")
+
+
+def _upload(request: web.Request) -> UploadId:
+    try:
+        return UploadId.from_hex(request.match_info["upload"])
+    except ValueError as error:
+        raise BadRequest("the path names no upload", why=str(error)) from None
+
+
+class UploadHandlers:
+    """See protocol.messages.uploads."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self, router: web.UrlDispatcher) -> None:
+        """Add the paths."""
+        router.add_post("/v1/uploads", self.open)
+        router.add_post("/v1/uploads/{upload}/renew", self.renew)
+        router.add_post("/v1/uploads/{upload}/claim", self.claim)
+        router.add_post("/v1/uploads/{upload}/commit", self.commit)
+        router.add_post("/v1/uploads/{upload}/end", self.end)
+        router.add_post("/v1/locate", self.locate)
+        router.add_post("/v1/reports", self.report)
+
+    async def _opened(
+        self, asked: Asked, row: upload_rows.UploadRow, exclude: list[NodeId]
+    ) -> web.Response:
+        leases = await self._desk.leases(asked, row.id, frozenset(exclude))
+        return msgpack_answer(
+            UploadOpened(
+                upload=row.id,
+                leases=leases,
+                epoch=self._desk.live.epoch,
+                head_seq=row.head_seq,
+                sweep_generation=row.sweep_generation,
+                silence_ms=UPLOAD_SILENCE_MS,
+            )
+        )
+
+    async def open(self, request: web.Request) -> web.Response:
+        """Open an upload; the quota is reserved, groups are leased."""
+        desk = self._desk
+        asked = await desk.device(request)
+        told = decode(asked.body, OpenUpload)
+        _bounded(len(told.exclude), NODES_MAX, "excluded nodes")
+        if told.expected_bytes < 0:
+            raise BadRequest("a backup cannot be expected to have fewer than 0 bytes")
+        now_ms = desk.source.now_ms()
+        row = await desk.catalogue.write(
+            lambda c: upload_rows.open_upload(
+                c, account_row(c, asked.account), told.upload, asked.device.id, told.expected_bytes, now_ms
+            )
+        )
+        return await self._opened(asked, row, told.exclude)
+
+    async def renew(self, request: web.Request) -> web.Response:
+        """A sign of life; fresh leases and tickets."""
+        desk = self._desk
+        asked = await desk.device(request)
+        told = decode(asked.body, RenewUpload)
+        _bounded(len(told.exclude), NODES_MAX, "excluded nodes")
+        upload, now_ms = _upload(request), desk.source.now_ms()
+        row = await desk.catalogue.write(
+            lambda c: upload_rows.renew_upload(c, account_row(c, asked.account), upload, now_ms)
+        )
+        return await self._opened(asked, row, told.exclude)
+
+    async def claim(self, request: web.Request) -> web.Response:
+        """What is stored already."""
+        desk = self._desk
+        asked = await desk.device(request)
+        told = decode(asked.body, Claim)
+        _bounded(len(told.chunks), CLAIM_CHUNKS_MAX, "chunks")
+        upload, groups = _upload(request), desk.live.groups
+
+        stored, send = await desk.catalogue.write(
+            lambda c: chunk_rows.claim(
+                c,
+                (account := account_row(c, asked.account)),
+                upload_rows.require_open(c, account, upload),
+                told.chunks,
+                groups,
+            )
+        )
+        return msgpack_answer(Claimed(stored=stored, send=send))
+
+    async def commit(self, request: web.Request) -> web.Response:
+        """Stripes at their write quorum become rows."""
+        desk = self._desk
+        asked = await desk.device(request)
+        told = decode(asked.body, Commit)
+        _bounded(len(told.chunks), COMMIT_CHUNKS_MAX, "chunks")
+        _bounded(len(told.receipts), COMMIT_RECEIPTS_MAX, "receipts")
+        if len({chunk.chunk for chunk in told.chunks}) != len(told.chunks):
+            raise BadRequest("a commit names each chunk once")
+        upload = _upload(request)
+        receipts = open_receipts(
+            told.receipts,
+            {node: row.key for node, row in desk.live.nodes.items()},
+            cluster=desk.identity.cluster,
+            account=asked.account,
+            upload=upload,
+            term=desk.identity.term,
+        )
+        stripes = durable_stripes(told.chunks, receipts, desk.live.groups, upload)
+        groups = desk.live.groups
+
+        answers = await desk.catalogue.write(
+            lambda c: chunk_rows.commit(
+                c,
+                (account := account_row(c, asked.account)),
+                upload_rows.require_open(c, account, upload),
+                stripes,
+                groups,
+            )
+        )
+        return msgpack_answer(Committed(chunks=answers))
+
+    async def end(self, request: web.Request) -> web.Response:
+        """The upload is over."""
+        desk = self._desk
+        asked = await desk.device(request)
+        decode(asked.body, EndUpload)
+        upload = _upload(request)
+        await desk.catalogue.write(
+            lambda c: upload_rows.end_upload(c, account_row(c, asked.account), upload)
+        )
+        return msgpack_answer(Done())
+
+    async def locate(self, request: web.Request) -> web.Response:
+        """Where chunks lie, with read tickets for their groups."""
+        desk = self._desk
+        asked = await desk.device(request)
+        told = decode(asked.body, Locate)
+        _bounded(len(told.chunks), LOCATE_CHUNKS_MAX, "chunks")
+        found = await desk.catalogue.read(
+            lambda c: chunk_rows.locate(c, account_row(c, asked.account), told.chunks)
+        )
+        answers = []
+        for number in sorted({row.group for row in found if row is not None}):
+            group = desk.live.groups[number]
+            ticket, expires_ms = desk.read_ticket(asked, group)
+            answers.append(
+                LocatedGroup(
+                    group=group.id,
+                    version=group.version,
+                    k=group.profile.k,
+                    m=group.profile.m,
+                    holders=[[node] for node in group.members],
+                    ticket=ticket,
+                    expires_ms=expires_ms,
+                )
+            )
+        return msgpack_answer(
+            Located(chunks=found, groups=answers, down=desk.live.down(), epoch=desk.live.epoch)
+        )
+
+    async def report(self, request: web.Request) -> web.Response:
+        """Shards that a client found wrong or gone."""
+        desk = self._desk
+        asked = await desk.device(request)
+        told = decode(asked.body, Report)
+        _bounded(len(told.entries), REPORTS_MAX, "reports")
+        groups = desk.live.groups
+        await desk.catalogue.write(
+            lambda c: chunk_rows.note_reports(c, account_row(c, asked.account), told.entries, groups)
+        )
+        return msgpack_answer(Done())
