@@ -112,28 +112,42 @@ class ShardRecord:
         return body + blake3(body).digest(length=8)
 
     @classmethod
-    def unpack(cls, record: bytes | memoryview) -> tuple[ShardRecord, memoryview]:
-        """Split a stored record into its header and the shard's bytes (not yet verified).
+    def unpack_header(cls, header: bytes | memoryview) -> ShardRecord:
+        """The record in exactly the bytes that :meth:`pack` gives.
 
         Raises:
-            IntegrityFailure: magic, version, length or header checksum do not hold.
+            IntegrityFailure: magic, version, length, header checksum or a bound does not hold.
         """
-        view = memoryview(record)
+        view = memoryview(header)
         if len(view) < _RECORD.size or bytes(view[:4]) != _MAGIC:
             raise IntegrityFailure("a stored shard record does not begin like one")
         _, version, account, chunk, generation, group, slot, k, m, sealed = _RECORD.unpack_from(view)
         if version != _VERSION:
             raise IntegrityFailure(f"a stored shard record has version {version}, known is {_VERSION}")
         end = _RECORD.size + 32 * (k + m)
-        if len(view) < end + 8 or blake3(view[:end]).digest(length=8) != bytes(view[end : end + 8]):
+        if len(view) != end + 8 or blake3(view[:end]).digest(length=8) != bytes(view[end:]):
             raise IntegrityFailure("a stored shard record's header is damaged", chunk=bytes(chunk).hex())
         try:
             stripe = StripeHeader(Profile(k, m), sealed, bytes(view[_RECORD.size : end]))
-            made = cls(AccountId(account), ChunkId(chunk), UploadId(generation), group, slot, stripe)
+            return cls(AccountId(account), ChunkId(chunk), UploadId(generation), group, slot, stripe)
         except BadRequest as error:
             raise IntegrityFailure("a stored shard record is out of bounds", why=error.what) from error
-        shard = view[end + 8 :]
-        if len(shard) != stripe.shard_bytes:
+
+    @classmethod
+    def unpack(cls, record: bytes | memoryview) -> tuple[ShardRecord, memoryview]:
+        """Split a stored record into its header and the shard's bytes (not yet verified).
+
+        Raises:
+            IntegrityFailure: the header does not hold, or the shard has the wrong length.
+        """
+        view = memoryview(record)
+        if len(view) < _RECORD.size:
+            raise IntegrityFailure("a stored shard record does not begin like one")
+        k, m = view[_RECORD.size - 6], view[_RECORD.size - 5]
+        end = _RECORD.size + 32 * (k + m) + 8
+        made = cls.unpack_header(view[:end])
+        shard = view[end:]
+        if len(shard) != made.stripe.shard_bytes:
             raise IntegrityFailure("a stored shard has the wrong length", chunk=made.chunk.hex())
         return made, shard
 

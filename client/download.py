@@ -1,0 +1,260 @@
+"""The downloader: chunks come back from any k of their n shards, verified at every step.
+
+Chunks are located in batches, asked for in rounds: first k slots per stripe, data
+slots first; what fails or lags is asked of other slots. Each shard must be the
+one the catalogue's stripe digest names before it enters the decoder, and the
+decoded chunk must hash to its id. Never wrong bytes, never a silent hole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+import structlog
+
+from holdfast.client.limits import (
+    FETCH_SEALED_BYTES,
+    FETCHES_IN_FLIGHT_MAX,
+    NODE_REST_S,
+    READ_TIMEOUT_S,
+)
+from holdfast.client.link import Link
+from holdfast.client.node_calls import HttpNodeCalls, NodeCalls
+from holdfast.client.stripe_reading import Reading, Sealed, finish, take_answer
+from holdfast.protocol.clock import SYSTEM, Source
+from holdfast.protocol.errors import HoldfastError, NotFound, TooFewShards, Unreachable
+from holdfast.protocol.ids import ChunkId, NodeId
+from holdfast.protocol.limits import REPORTS_MAX, SHARD_BATCH_ENTRIES_MAX
+from holdfast.protocol.messages.cluster import MapNode
+from holdfast.protocol.messages.nodes import ReadEntry, ReadHeader
+from holdfast.protocol.messages.uploads import Located, LocatedGroup, ReportEntry
+
+__all__ = ["Downloader"]
+
+_log = structlog.get_logger()
+_LOCATE_CHUNKS = 1024
+_LAG_S = 2.0
+"""A read that takes longer is asked of other slots while it may still answer."""
+
+
+class Downloader:
+    """A ChunkSource over one link. Remembers which nodes failed, for a little while."""
+
+    def __init__(self, link: Link, *, source: Source = SYSTEM, calls: NodeCalls | None = None) -> None:
+        self._link = link
+        self._source = source
+        self._calls: NodeCalls = calls or HttpNodeCalls(link.transport, link.signer)
+        self._resting: dict[NodeId, float] = {}
+        self._reports: list[ReportEntry] = []
+
+    async def fetch(self, wanted: Sequence[ChunkId]) -> AsyncIterator[tuple[ChunkId, Sealed | HoldfastError]]:
+        """See ChunkSource.fetch."""
+        ids = list(dict.fromkeys(wanted))
+        done: asyncio.Queue[tuple[ChunkId, Sealed | HoldfastError] | BaseException | None] = asyncio.Queue()
+        slots = asyncio.Semaphore(FETCHES_IN_FLIGHT_MAX)
+        feeder = asyncio.create_task(self._feed(ids, done, slots))
+        try:
+            while (found := await done.get()) is not None:
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
+        finally:
+            feeder.cancel()
+            await asyncio.gather(feeder, return_exceptions=True)
+        await self._send_reports()
+
+    async def _feed(
+        self,
+        ids: list[ChunkId],
+        done: asyncio.Queue[tuple[ChunkId, Sealed | HoldfastError] | BaseException | None],
+        slots: asyncio.Semaphore,
+    ) -> None:
+        """Locate, and run read batches, a few at a time; ends the queue with None or an error."""
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def run(batch: list[Reading], group: LocatedGroup, nodes: dict[NodeId, MapNode]) -> None:
+            try:
+                for found in await self._read_batch(batch, group, nodes):
+                    done.put_nowait(found)
+            except Exception as error:
+                done.put_nowait(error)
+            finally:
+                slots.release()
+
+        try:
+            for start in range(0, len(ids), _LOCATE_CHUNKS):
+                portion = ids[start : start + _LOCATE_CHUNKS]
+                located = await self._link.locate(portion)
+                groups = {group.group: group for group in located.groups}
+                members = sorted({node for g in located.groups for holders in g.holders for node in holders})
+                nodes = await self._link.nodes(members, located.epoch)
+                self._note_down(located)
+                for chunk, row in zip(portion, located.chunks, strict=True):
+                    if row is None:
+                        done.put_nowait((chunk, _not_stored(chunk)))
+                for batch in _batches(portion, located):
+                    await slots.acquire()
+                    task = asyncio.create_task(run(batch, groups[batch[0].group], nodes))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+            if tasks:
+                await asyncio.wait(set(tasks))
+            done.put_nowait(None)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        except Exception as error:
+            done.put_nowait(error)
+
+    def _note_down(self, located: Located) -> None:
+        for node in located.down:
+            self._rest(node)
+
+    def _rest(self, node: NodeId) -> None:
+        self._resting[node] = self._source.monotonic() + NODE_REST_S
+
+    def _is_resting(self, node: NodeId) -> bool:
+        return self._resting.get(node, 0.0) > self._source.monotonic()
+
+    # One batch
+
+    async def _read_batch(
+        self, batch: list[Reading], group: LocatedGroup, nodes: dict[NodeId, MapNode]
+    ) -> list[tuple[ChunkId, Sealed | HoldfastError]]:
+        """Rounds of reads until every chunk has k good shards or no slot is left."""
+        unreachable: dict[NodeId, HoldfastError] = {}
+        pending: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                asked = self._plan_round(batch, group, nodes)
+                for (node, slot), readings in asked.items():
+                    pending.add(
+                        asyncio.create_task(self._ask(nodes[node], slot, readings, group, unreachable))
+                    )
+                if not pending:
+                    break
+                _, pending = await asyncio.wait(pending, timeout=_LAG_S)
+                if all(reading.has_enough for reading in batch):
+                    break
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        results = await asyncio.to_thread(finish, batch)
+        return [
+            (reading.chunk, self._too_few(reading, group, nodes, unreachable) if sealed is None else sealed)
+            for reading, sealed in zip(batch, results, strict=True)
+        ]
+
+    def _plan_round(
+        self, batch: list[Reading], group: LocatedGroup, nodes: dict[NodeId, MapNode]
+    ) -> dict[tuple[NodeId, int], list[Reading]]:
+        """Who to ask for what: for each chunk as many untried slots as it still lacks."""
+        asked: dict[tuple[NodeId, int], list[Reading]] = {}
+        for reading in batch:
+            lacking = reading.profile.k - reading.good_count
+            if lacking <= 0:
+                continue
+            sources = [
+                (self._is_resting(node), slot, node)
+                for slot, holders in enumerate(group.holders)
+                for node in holders
+                if node in nodes and not reading.tried_source(slot, node) and slot not in reading.missing
+                and not reading.has_slot(slot)
+            ]
+            for _, slot, node in sorted(sources)[:lacking]:
+                reading.tried.add((slot, node))
+                asked.setdefault((node, slot), []).append(reading)
+        return asked
+
+    async def _ask(
+        self,
+        node: MapNode,
+        slot: int,
+        readings: list[Reading],
+        group: LocatedGroup,
+        unreachable: dict[NodeId, HoldfastError],
+    ) -> None:
+        """One slot's shards of a batch from one node; answers may come in several parts."""
+        left = list(readings)
+        while left:
+            header = ReadHeader(
+                entries=[
+                    ReadEntry(reading.chunk, reading.generation, slot)
+                    for reading in left[:SHARD_BATCH_ENTRIES_MAX]
+                ]
+            )
+            try:
+                answer, shards = await self._calls.read(node, group.ticket, header, READ_TIMEOUT_S)
+            except HoldfastError as error:
+                if not self._is_resting(node.id):
+                    _log.debug("a node does not give its shards", node=node.id.short, why=error.what)
+                unreachable[node.id] = error
+                self._rest(node.id)
+                return
+            covered = len(answer.results)
+            self._reports.extend(
+                await asyncio.to_thread(take_answer, left[:covered], slot, node.id, answer.results, shards)
+            )
+            left = left[covered:]
+
+    def _too_few(
+        self,
+        reading: Reading,
+        group: LocatedGroup,
+        nodes: dict[NodeId, MapNode],
+        unreachable: dict[NodeId, HoldfastError],
+    ) -> HoldfastError:
+        """Why a chunk cannot be had now, and whom to bring back."""
+        if reading.integrity is not None:
+            return reading.integrity
+        absent = [node for holders in group.holders for node in holders if node in unreachable or node not in nodes]
+        named = ", ".join(nodes[node].url if node in nodes else node.short for node in absent)
+        return TooFewShards(
+            f"chunk {reading.chunk.short} has {reading.good_count} good shards within reach and needs "
+            f"{reading.profile.k}",
+            why=f"these nodes do not answer: {named}" if absent else "its other shards are gone or damaged",
+            chunk=reading.chunk.hex(),
+            nodes=[str(node) for node in absent],
+            urls=[nodes[node].url for node in absent if node in nodes],
+        )
+
+    async def _send_reports(self) -> None:
+        reports, self._reports = self._reports[:REPORTS_MAX], []
+        if reports:
+            with suppress(HoldfastError):  # telling is a courtesy; the read itself has succeeded or failed already
+                await self._link.report(reports)
+
+
+def _not_stored(chunk: ChunkId) -> NotFound:
+    return NotFound(
+        f"chunk {chunk.short} is not stored in this cluster",
+        do="Run 'holdfast backup' again: it sends what is not there.",
+        chunk=chunk.hex(),
+    )
+
+
+def _batches(ids: Sequence[ChunkId], located: Located) -> list[list[Reading]]:
+    """Chunks of one group together, up to FETCH_SEALED_BYTES, in the order asked."""
+    groups = {group.group: group for group in located.groups}
+    open_: dict[int, list[Reading]] = {}
+    sizes: dict[int, int] = {}
+    made: list[list[Reading]] = []
+    for chunk, row in zip(ids, located.chunks, strict=True):
+        if row is None:
+            continue
+        if row.group not in groups:
+            raise Unreachable(f"the coordinator does not say who holds group {row.group}")
+        if row.group in open_ and (
+            sizes[row.group] + row.sealed_bytes > FETCH_SEALED_BYTES
+            or len(open_[row.group]) >= SHARD_BATCH_ENTRIES_MAX
+        ):
+            made.append(open_.pop(row.group))
+        open_.setdefault(row.group, []).append(Reading.of(chunk, row, groups[row.group].profile))
+        sizes[row.group] = sum(reading.sealed_bytes for reading in open_[row.group])
+    made.extend(open_.values())
+    return made
