@@ -55,8 +55,10 @@ NODE_REST_S = 5.0
 """A node that failed a read is asked last for so long."""
 DECODE_TRIES_MAX = 64
 """k-subsets tried when shards verify but the chunk does not."""
-RESTORE_WINDOW_BYTES = 48 * MIB
-"""Plaintext of chunks fetched ahead while restoring."""
+RESTORE_WINDOW_BYTES = 24 * MIB
+"""Plaintext of the chunks of one restore window; up to three windows are in memory."""
+RESTORE_WINDOW_ACTIONS_MAX = 2048
+RESTORE_WINDOWS_AHEAD_MAX = 2
 
 # This device's folder
 CACHE_BYTES_MAX = 512 * MIB

@@ -1,0 +1,88 @@
+"""What a manifest says of one file, folder or link.
+
+In memory an entry's extents name their chunks directly; in a page they index
+the page's own chunk table (client/manifest.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from holdfast.client.limits import NAME_BYTES_MAX, PATH_BYTES_MAX
+from holdfast.client.snapshot_record import ChunkRef
+from holdfast.protocol.errors import IntegrityFailure
+
+__all__ = ["KINDS", "Entry", "Extent", "Kind", "check_path"]
+
+Kind = Literal["file", "dir", "symlink", "fifo", "more"]
+KINDS: Final = ("file", "dir", "symlink", "fifo", "more")
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """``length`` bytes at ``offset`` of a chunk's plaintext."""
+
+    ref: ChunkRef
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry. ``path`` is the absolute source path without the leading '/'.
+
+    Attributes:
+        linked: other names lead to the same (device, inode): they are restored as hard links.
+        digest: BLAKE3-keyed(K_file, content) of small files, else empty.
+        holes: (offset, length) of ranges that hold nothing; extents follow one another around them.
+        trusted: the next backup may take equal size, times and inode as "unchanged".
+
+    An entry of kind "more" goes on with the extents of the file before it (same path).
+    """
+
+    kind: Kind
+    path: bytes
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    user: str = ""
+    group: str = ""
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
+    device: int = 0
+    size: int = 0
+    target: bytes = b""
+    linked: bool = False
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    digest: bytes = b""
+    holes: tuple[tuple[int, int], ...] = ()
+    trusted: bool = False
+    extents: tuple[Extent, ...] = field(default=())
+
+    def with_extents(self, extents: tuple[Extent, ...]) -> Entry:
+        """The same entry with other extents."""
+        return replace(self, extents=extents)
+
+
+def check_path(path: bytes) -> None:
+    """Refuse whatever could lead outside a restore's target.
+
+    Raises:
+        IntegrityFailure: empty, absolute, too long, or with a component that is empty, '.', '..',
+            longer than a name may be, or holds NUL.
+    """
+    parts = path.split(b"/")
+    wrong = (
+        not path
+        or len(path) > PATH_BYTES_MAX
+        or b"\0" in path
+        or any(part in (b"", b".", b"..") or len(part) > NAME_BYTES_MAX for part in parts)
+    )
+    if wrong:
+        raise IntegrityFailure(
+            "the manifest names a path that no backup can have made",
+            why=f"{path[:80]!r} is not a plain relative path",
+            do="Nothing was written for it. Treat this snapshot as hostile.",
+        )

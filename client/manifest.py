@@ -1,0 +1,279 @@
+"""The manifest: self-contained pages of entries, each sealed and stored like any chunk.
+
+    page    = canonical msgpack [version, chunks: [[pid, chunk id, plain bytes, epoch]...], entries: [...]]
+    entry   = [kind, path, mode, uid, gid, user, group, mtime_ns, ctime_ns, inode, device, size, target,
+               linked, xattrs, digest, holes, trusted, extents: [[chunk index, offset, length]...]]
+
+Entries are sorted by path components over all pages. A page ends after an entry
+whose keyed path hash hits (so that consecutive snapshots share most pages), or
+when it is full. A lost page loses its path range only, and its neighbours tell
+which (docs/FORMAT.md, "Manifest").
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from blake3 import blake3
+
+from holdfast.client.entries import Entry, Extent, check_path
+from holdfast.client.identity import AccountKeys
+from holdfast.client.limits import (
+    PAGE_BOUNDARY_ONE_IN,
+    PAGE_BYTES_MAX,
+    PAGE_BYTES_MIN,
+    PAGE_EXTENTS_MAX,
+)
+from holdfast.client.sealing import SealedChunk, SealingKeys, open_chunk, seal
+from holdfast.client.snapshot_record import ChunkRef
+from holdfast.client.walk import components
+from holdfast.protocol.codec import Record, decode, encode
+from holdfast.protocol.errors import BadRequest, HoldfastError, IntegrityFailure
+
+__all__ = ["ManifestWriter", "PageLoader", "UnreadablePage", "open_page", "read_manifest"]
+
+PageLoader = Callable[[Sequence[ChunkRef]], Awaitable[list[bytes | HoldfastError]]]
+"""Plaintexts of pages, one per reference, or why one cannot be had."""
+
+_PAGES_AT_ONCE = 8
+_ENTRY_BYTES = 120
+
+
+class _PageEntry(Record):
+    kind: Literal["file", "dir", "symlink", "fifo", "more"]
+    path: bytes
+    mode: int
+    uid: int
+    gid: int
+    user: str
+    group: str
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+    size: int
+    target: bytes
+    linked: bool
+    xattrs: list[tuple[bytes, bytes]]
+    digest: bytes
+    holes: list[tuple[int, int]]
+    trusted: bool
+    extents: list[tuple[int, int, int]]
+
+
+class _Page(Record):
+    version: Literal[1]
+    chunks: list[ChunkRef]
+    entries: list[_PageEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadablePage:
+    """A page that cannot be read now: everything between two paths is unknown.
+
+    ``after`` and ``before`` are the last path known before it and the first behind it (empty: none).
+    """
+
+    error: HoldfastError
+    after: bytes
+    before: bytes
+
+
+class ManifestWriter:
+    """Collects entries in order and seals pages.
+
+    Args:
+        keys: the account's present keys.
+        emit: takes each sealed page, in order.
+    """
+
+    def __init__(self, keys: AccountKeys, emit: Callable[[SealedChunk], None]) -> None:
+        self._keys = keys
+        self._emit = emit
+        self._entries: list[_PageEntry] = []
+        self._table: dict[ChunkRef, int] = {}
+        self._size = 0
+        self._extents = 0
+        self.pages: list[ChunkRef] = []
+        self.entries = 0
+
+    def add(self, entry: Entry) -> None:
+        """The next entry in order of path components."""
+        extents = entry.extents
+        self._put(entry, extents[:PAGE_EXTENTS_MAX])
+        for start in range(PAGE_EXTENTS_MAX, len(extents), PAGE_EXTENTS_MAX):
+            self._flush()
+            self._put(Entry("more", entry.path), extents[start : start + PAGE_EXTENTS_MAX])
+        full = self._size >= PAGE_BYTES_MAX or self._extents >= PAGE_EXTENTS_MAX
+        if full or (self._size >= PAGE_BYTES_MIN and self._is_boundary(entry.path)):
+            self._flush()
+        self.entries += 1
+
+    def _is_boundary(self, path: bytes) -> bool:
+        mark = blake3(path, key=self._keys.page_key).digest(length=8)
+        return int.from_bytes(mark, "big") % PAGE_BOUNDARY_ONE_IN == 0
+
+    def _put(self, entry: Entry, extents: Sequence[Extent]) -> None:
+        indexed = []
+        for extent in extents:
+            index = self._table.setdefault(extent.ref, len(self._table))
+            indexed.append((index, extent.offset, extent.length))
+        self._entries.append(
+            _PageEntry(
+                entry.kind,
+                entry.path,
+                entry.mode,
+                entry.uid,
+                entry.gid,
+                entry.user,
+                entry.group,
+                entry.mtime_ns,
+                entry.ctime_ns,
+                entry.inode,
+                entry.device,
+                entry.size,
+                entry.target,
+                entry.linked,
+                list(entry.xattrs),
+                entry.digest,
+                list(entry.holes),
+                entry.trusted,
+                indexed,
+            )
+        )
+        self._size += _ENTRY_BYTES + len(entry.path) + len(entry.target) + 12 * len(indexed)
+        self._size += sum(len(name) + len(value) for name, value in entry.xattrs)
+        self._extents += len(indexed)
+
+    def _flush(self) -> None:
+        if not self._entries:
+            return
+        chunk = seal(self._keys.sealing, encode(_Page(1, list(self._table), self._entries)))
+        self._emit(chunk)
+        self.pages.append(ChunkRef(chunk.pid, chunk.chunk_id, chunk.plain_bytes, chunk.epoch))
+        self._entries, self._table, self._size, self._extents = [], {}, 0, 0
+
+    def finish(self) -> list[ChunkRef]:
+        """Seal what is left; all pages in order."""
+        self._flush()
+        return self.pages
+
+
+def open_page(keys: Mapping[int, SealingKeys], ref: ChunkRef, sealed: bytes | bytearray) -> bytes:
+    """A page's plaintext; raises IntegrityFailure (see open_chunk)."""
+    if ref.epoch not in keys:
+        raise IntegrityFailure(f"there is no key for epoch {ref.epoch}")
+    return open_chunk(
+        keys[ref.epoch], sealed, chunk_id=ref.chunk, pid=ref.pid, plain_bytes=ref.plain_bytes
+    )
+
+
+def page_entries(plain: bytes, after: bytes = b"") -> Iterator[Entry]:
+    """The entries of one page, every bound and the order checked.
+
+    Args:
+        after: the last path of the page before.
+
+    Raises:
+        IntegrityFailure: the page breaks a rule; no entry behind the first break is given.
+    """
+    try:
+        page = decode(plain, _Page)
+    except BadRequest as error:
+        raise IntegrityFailure("a manifest page is malformed", why=error.why) from error
+    last = components(after)
+    for raw in page.entries:
+        check_path(raw.path)
+        here = components(raw.path)
+        if raw.kind == "more" and here != last:
+            raise IntegrityFailure("a manifest page goes on with a file that was not begun")
+        if raw.kind != "more" and not here > last:
+            raise IntegrityFailure("a manifest's entries are not in order", why=f"at {raw.path[:80]!r}")
+        last = here
+        yield Entry(
+            raw.kind,
+            raw.path,
+            raw.mode,
+            raw.uid,
+            raw.gid,
+            raw.user,
+            raw.group,
+            raw.mtime_ns,
+            raw.ctime_ns,
+            raw.inode,
+            raw.device,
+            raw.size,
+            raw.target,
+            raw.linked,
+            tuple((name, value) for name, value in raw.xattrs),
+            raw.digest,
+            _holes(raw),
+            raw.trusted,
+            tuple(_extent(page, raw, *extent) for extent in raw.extents),
+        )
+
+
+def _holes(raw: _PageEntry) -> tuple[tuple[int, int], ...]:
+    end = 0
+    for offset, length in raw.holes:
+        if offset < end or length < 1 or offset + length > raw.size:
+            raise IntegrityFailure(f"the holes of {raw.path[:80]!r} do not fit its size")
+        end = offset + length
+    return tuple((offset, length) for offset, length in raw.holes)
+
+
+def _extent(page: _Page, raw: _PageEntry, index: int, offset: int, length: int) -> Extent:
+    if not 0 <= index < len(page.chunks) or offset < 0 or length < 1:
+        raise IntegrityFailure(f"an extent of {raw.path[:80]!r} is out of range")
+    ref = page.chunks[index]
+    if offset + length > ref.plain_bytes:
+        raise IntegrityFailure(f"an extent of {raw.path[:80]!r} reaches beyond its chunk")
+    return Extent(ref, offset, length)
+
+
+async def read_manifest(
+    pages: Sequence[ChunkRef], load: PageLoader, *, skip_unreadable: bool = False
+) -> AsyncIterator[Entry | UnreadablePage]:
+    """All entries in order, a few pages in memory at a time.
+
+    Args:
+        skip_unreadable: give an UnreadablePage where a page cannot be had, instead of raising.
+
+    Raises:
+        HoldfastError: a page cannot be had or breaks a rule.
+    """
+    after = b""
+    broken: HoldfastError | None = None
+    for start in range(0, len(pages), _PAGES_AT_ONCE):
+        for plain in await load(pages[start : start + _PAGES_AT_ONCE]):
+            entries: list[Entry] = []
+            try:
+                if isinstance(plain, HoldfastError):
+                    raise plain
+                # A page behind a gap may go on with a file that began in the gap.
+                entries = list(page_entries(plain, _before_first(plain) if broken else after))
+            except HoldfastError as error:
+                if not skip_unreadable:
+                    raise
+                broken = broken or error
+                continue
+            if broken is not None:
+                yield UnreadablePage(broken, after, entries[0].path if entries else b"")
+                broken = None
+            for entry in entries:
+                yield entry
+            if entries:
+                after = entries[-1].path
+    if broken is not None:
+        yield UnreadablePage(broken, after, b"")
+
+
+def _before_first(plain: bytes) -> bytes:
+    """What a page behind a gap may follow: itself, when it begins by going on with a file."""
+    page = decode(plain, _Page)
+    first = page.entries[0] if page.entries else None
+    return first.path if first is not None and first.kind == "more" else b""
+
+

@@ -1,0 +1,304 @@
+"""Putting files into a target folder, and nowhere else, whatever the manifest says.
+
+Every component below the target is opened with O_NOFOLLOW relative to its parent
+(openat): no '..', no absolute path, no symbolic link below the target is ever
+followed. Files get a temporary name, their content is made durable, then they are
+renamed into place: a file is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from holdfast.client.entries import Entry
+from holdfast.protocol.errors import Conflict, HoldfastError, Locked, NoRoom
+
+__all__ = ["Overwrite", "Placed", "Target", "no_room_or", "temporary_prefix"]
+
+Overwrite = Literal["never", "always", "if-changed", "if-newer"]
+
+temporary_prefix: Final = b".holdfast-restore-"
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDERS_OPEN_MAX: Final = 64
+_PRIVILEGED_XATTRS: Final = (b"security.", b"trusted.", b"system.")
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class Placed:
+    """Counts of what could not be set as a user who is not root."""
+
+    owners_skipped: int = 0
+    modes_reduced: int = 0
+    xattrs_skipped: int = 0
+
+
+class Target:
+    """A folder to restore into; one restore at a time.
+
+    Raises:
+        Locked: another restore runs in it.
+        HoldfastError: it cannot be made or opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], overwrite: Overwrite) -> None:
+        self.path = os.fspath(path)
+        self._overwrite = overwrite
+        self._is_root = os.geteuid() == 0
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HoldfastError(
+                f"cannot restore into {self.path}",
+                why=error.strerror or str(error),
+                do="Choose another --target.",
+            ) from error
+        try:
+            fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._root)
+            raise Locked(f"another restore is running in {self.path}", do="Wait for it, or choose another.") from None
+        self._folders: OrderedDict[tuple[bytes, ...], int] = OrderedDict()
+        self._made: set[tuple[bytes, ...]] = set()
+        self._number = 0
+        self._own = temporary_prefix + b"%d-" % os.getpid()
+        self.placed = Placed()
+
+    def close(self) -> None:
+        """Let go of all folders."""
+        for fd in self._folders.values():
+            os.close(fd)
+        self._folders.clear()
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    # Folders
+
+    def folder(self, parts: tuple[bytes, ...]) -> int:
+        """An open descriptor of a folder below the target, made where it is missing (0700).
+
+        Raises:
+            Conflict: something that is no folder is in the way.
+        """
+        if not parts:
+            return self._root
+        known = self._folders.get(parts)
+        if known is not None:
+            self._folders.move_to_end(parts)
+            return known
+        above, name = self.folder(parts[:-1]), parts[-1]
+        try:
+            fd = os.open(name, _FOLDER, dir_fd=above)
+            self._clean(fd)
+        except FileNotFoundError:
+            os.mkdir(name, 0o700, dir_fd=above)
+            self._made.add(parts)
+            fd = os.open(name, _FOLDER, dir_fd=above)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise Conflict(f"something that is not a folder is in the way at {_shown(parts)}") from error
+            raise
+        self._folders[parts] = fd
+        # Close the longest unused, but never one above the folder at hand.
+        while len(self._folders) > _FOLDERS_OPEN_MAX:
+            oldest = next((key for key in self._folders if parts[: len(key)] != key), None)
+            if oldest is None:
+                break
+            os.close(self._folders.pop(oldest))
+        return fd
+
+    def _clean(self, fd: int) -> None:
+        """Remove what an interrupted restore left in a folder that was there before."""
+        with os.scandir(fd) as listing:
+            names = [os.fsencode(entry.name) for entry in listing]
+        for name in names:
+            # Our own wait for their rename: a folder may be closed and opened again meanwhile.
+            if name.startswith(temporary_prefix) and not name.startswith(self._own):
+                os.unlink(name, dir_fd=fd)
+
+    def made_folder(self, parts: tuple[bytes, ...]) -> bool:
+        """Did this restore make it (or may it change what was there)?"""
+        return parts in self._made or self._overwrite == "always"
+
+    def finish_folder(self, parts: tuple[bytes, ...], entry: Entry) -> None:
+        """Owner, mode, attributes and times of a folder, when everything in it is there."""
+        if self.made_folder(parts):
+            fd = self.folder(parts)
+            self._set_metadata(fd, entry)
+        self._made.discard(parts)
+
+    # Files
+
+    def wants(self, parts: tuple[bytes, ...], entry: Entry) -> bool:
+        """Should this entry be written, by what is there and --overwrite?
+
+        Raises:
+            Conflict: a folder is in the way of a file.
+        """
+        found = self._existing(parts)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            raise Conflict(f"a folder is in the way at {_shown(parts)}")
+        return found is None or replaces(found, entry, self._overwrite)
+
+    def looks_wanted(self, parts: tuple[bytes, ...], entry: Entry) -> bool:
+        """A quick look by path, to spare fetching what is there; :meth:`wants` decides when writing."""
+        try:
+            found = os.lstat(os.path.join(os.fsencode(self.path), *parts))
+        except OSError:
+            return True
+        return stat.S_ISDIR(found.st_mode) or replaces(found, entry, self._overwrite)
+
+    def _existing(self, parts: tuple[bytes, ...]) -> os.stat_result | None:
+        try:
+            return os.stat(parts[-1], dir_fd=self.folder(parts[:-1]), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def temporary(self, parts: tuple[bytes, ...]) -> tuple[int, bytes]:
+        """A new file beside its place: (descriptor, name)."""
+        self._number += 1
+        name = self._own + b"%d" % self._number
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, 0o600, dir_fd=self.folder(parts[:-1])), name
+
+    def discard(self, parts: tuple[bytes, ...], name: bytes) -> None:
+        """Remove a temporary file."""
+        try:
+            os.unlink(name, dir_fd=self.folder(parts[:-1]))
+        except FileNotFoundError:
+            pass
+
+    def describe(self, fd: int, entry: Entry) -> None:
+        """Owner, mode, attributes and times of a file that is written."""
+        self._set_metadata(fd, entry)
+
+    def rename(self, parts: tuple[bytes, ...], name: bytes) -> None:
+        """Put a finished file into its place."""
+        folder = self.folder(parts[:-1])
+        os.rename(name, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+
+    def sync_all(self) -> None:
+        """Make everything written to the target's filesystem durable (syncfs(2))."""
+        if _libc.syncfs(self._root) != 0:
+            number = ctypes.get_errno()
+            raise no_room_or(OSError(number, os.strerror(number)), self.path)
+
+    # Links and others
+
+    def hard_link(self, parts: tuple[bytes, ...], first: tuple[bytes, ...]) -> None:
+        """Another name for a file that this restore has placed."""
+        # A descriptor of our own: opening the other folder may close the longest unused one.
+        source = os.dup(self.folder(first[:-1]))
+        try:
+            self._replacing(
+                parts,
+                lambda name, folder: os.link(
+                    first[-1], name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False
+                ),
+            )
+        finally:
+            os.close(source)
+
+    def symlink(self, parts: tuple[bytes, ...], entry: Entry) -> None:
+        """A symbolic link; what it leads to is nobody's business here."""
+
+        def make(name: bytes, folder: int) -> None:
+            os.symlink(entry.target, name, dir_fd=folder)
+            if self._is_root:
+                os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
+            elif (entry.uid, entry.gid) != (os.geteuid(), os.getegid()):
+                self.placed.owners_skipped += 1
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+        self._replacing(parts, make)
+
+    def fifo(self, parts: tuple[bytes, ...], entry: Entry) -> None:
+        """A named pipe."""
+
+        def make(name: bytes, folder: int) -> None:
+            os.mkfifo(name, 0o600, dir_fd=folder)
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                path = f"/proc/self/fd/{fd}"
+                if self._is_root:
+                    os.chown(path, entry.uid, entry.gid)
+                os.chmod(path, entry.mode & 0o777)
+                os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+            finally:
+                os.close(fd)
+
+        self._replacing(parts, make)
+
+    def _replacing(self, parts: tuple[bytes, ...], make: Callable[[bytes, int], None]) -> None:
+        """Make something under a temporary name, then rename it into place."""
+        self._number += 1
+        name = self._own + b"%d" % self._number
+        folder = self.folder(parts[:-1])
+        try:
+            make(name, folder)
+            os.rename(name, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+            # Renaming onto another name of the same file does nothing and leaves the temporary one.
+            self.discard(parts, name)
+        except BaseException:
+            self.discard(parts, name)
+            raise
+
+    def _set_metadata(self, fd: int, entry: Entry) -> None:
+        mode = entry.mode
+        if self._is_root:
+            os.fchown(fd, entry.uid, entry.gid)
+        else:
+            if (entry.uid, entry.gid) != (os.geteuid(), os.getegid()):
+                self.placed.owners_skipped += 1
+            if mode & (stat.S_ISUID | stat.S_ISGID):
+                # Without its owner such a bit would give somebody else's rights.
+                self.placed.modes_reduced += 1
+                mode &= ~(stat.S_ISUID | stat.S_ISGID)
+        for name, value in entry.xattrs:
+            self._set_xattr(fd, name, value)
+        os.fchmod(fd, mode)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _set_xattr(self, fd: int, name: bytes, value: bytes) -> None:
+        if name.startswith(_PRIVILEGED_XATTRS) and not self._is_root:
+            self.placed.xattrs_skipped += 1
+            return
+        try:
+            os.setxattr(fd, name, value)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.placed.xattrs_skipped += 1
+
+
+def replaces(found: os.stat_result, entry: Entry, overwrite: Overwrite) -> bool:
+    """May this entry take the place of what was found there?"""
+    if overwrite == "if-changed":
+        return (found.st_size, found.st_mtime_ns) != (entry.size, entry.mtime_ns)
+    if overwrite == "if-newer":
+        return entry.mtime_ns > found.st_mtime_ns
+    return overwrite == "always"
+
+
+def no_room_or(error: OSError, path: str) -> HoldfastError:
+    """NoRoom for a full disk, a plain error for any other trouble of the target's filesystem."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(
+            f"the disk of {path} is full",
+            do="Free some room and run the restore again: what is there is whole and is skipped.",
+        )
+    return HoldfastError(f"writing below {path} failed", why=error.strerror or str(error))
+
+
+def _shown(parts: tuple[bytes, ...]) -> str:
+    return os.fsdecode(b"/".join(parts))

@@ -1,0 +1,212 @@
+"""Reading files for a backup: metadata, content, holes; never through a link, never fatal."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+from holdfast.client.entries import Entry, Kind
+from holdfast.client.limits import READ_BYTES, XATTR_BYTES_MAX
+from holdfast.client.walk import Found
+
+__all__ = ["FileReader", "SkippedFile", "describe", "holes_of", "unchanged", "untrusted"]
+
+_UNTRUSTED_NS = 2_000_000_000
+"""A file touched this shortly before it was read is not taken as unchanged next time."""
+
+
+class SkippedFile(Exception):
+    """This one cannot be backed up; the reason is for people."""
+
+
+@lru_cache(maxsize=4096)
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
+@lru_cache(maxsize=4096)
+def _group_name(gid: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return ""
+
+
+def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Extended attributes, sorted; those that cannot be read, or are too many, are left out."""
+    try:
+        names = sorted(os.listxattr(path, follow_symlinks=False))
+    except OSError:
+        return ()
+    found, size = [], 0
+    for name in names:
+        try:
+            value = os.getxattr(path, name, follow_symlinks=False)
+        except OSError:
+            continue
+        size += len(name) + len(value)
+        if size > XATTR_BYTES_MAX:
+            break
+        found.append((os.fsencode(name), value))
+    return tuple(found)
+
+
+def describe(found: Found, now_ns: int) -> Entry:
+    """The entry of something found, without content.
+
+    Raises:
+        SkippedFile: a socket or device, or it vanished.
+    """
+    mode, kind = found.stat.st_mode, _kind(found.stat.st_mode)
+    if kind is None:
+        what = "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise SkippedFile(f"it is {what}")
+    target = b""
+    if kind == "symlink":
+        try:
+            target = os.readlink(found.path)
+        except OSError as error:
+            raise SkippedFile(error.strerror or str(error)) from error
+    newest = max(found.stat.st_mtime_ns, found.stat.st_ctime_ns)
+    return Entry(
+        kind=kind,
+        path=found.path.lstrip(b"/"),
+        mode=stat.S_IMODE(mode),
+        uid=found.stat.st_uid,
+        gid=found.stat.st_gid,
+        user=_user_name(found.stat.st_uid),
+        group=_group_name(found.stat.st_gid),
+        mtime_ns=found.stat.st_mtime_ns,
+        ctime_ns=found.stat.st_ctime_ns if kind == "file" else 0,
+        inode=found.stat.st_ino if kind == "file" else 0,
+        device=found.stat.st_dev if kind == "file" and found.stat.st_nlink > 1 else 0,
+        size=found.stat.st_size if kind == "file" else 0,
+        target=target,
+        linked=kind == "file" and found.stat.st_nlink > 1,
+        xattrs=_xattrs(found.path),
+        trusted=kind == "file" and now_ns - newest > _UNTRUSTED_NS,
+    )
+
+
+def _kind(mode: int) -> Kind | None:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "dir"
+    if stat.S_ISLNK(mode):
+        return "symlink"
+    return "fifo" if stat.S_ISFIFO(mode) else None
+
+
+def unchanged(now: Entry, before: Entry) -> bool:
+    """Is the content of the file what it was at the last backup? Then it is not read again."""
+    return (
+        before.kind == "file"
+        and before.trusted
+        and (now.size, now.mtime_ns, now.ctime_ns, now.inode)
+        == (before.size, before.mtime_ns, before.ctime_ns, before.inode)
+    )
+
+
+class FileReader:
+    """One open file. Reading gives what is there at most up to the size it had when opened.
+
+    Raises:
+        SkippedFile: it cannot be opened, or is something else by now.
+    """
+
+    def __init__(self, path: bytes) -> None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            try:
+                self._fd = os.open(path, flags | os.O_NOATIME)
+            except PermissionError:
+                self._fd = os.open(path, flags)  # NOATIME is for the owner and root only
+        except OSError as error:
+            why = "it vanished" if error.errno == errno.ENOENT else error.strerror or str(error)
+            raise SkippedFile(why) from error
+        self.stat = os.fstat(self._fd)
+        if not stat.S_ISREG(self.stat.st_mode):
+            os.close(self._fd)
+            raise SkippedFile("it is something else by now")
+
+    def __enter__(self) -> FileReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """(offset, length) of what is not a hole; the whole file where holes are not told."""
+        size = self.stat.st_size
+        if size == 0:
+            return []
+        if self.stat.st_blocks * 512 >= size:
+            return [(0, size)]
+        found, at = [], 0
+        try:
+            while at < size:
+                start = os.lseek(self._fd, at, os.SEEK_DATA)
+                at = os.lseek(self._fd, start, os.SEEK_HOLE)
+                found.append((start, min(at, size) - start))
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: nothing but a hole from here on
+                return [(0, size)]
+        return [run for run in found if run[1] > 0]
+
+    def whole(self) -> bytes:
+        """All of a small file, in one read where possible.
+
+        Raises:
+            SkippedFile: it cannot be read.
+        """
+        return b"".join(self.portions(0, self.stat.st_size))
+
+    def portions(self, offset: int, length: int) -> Iterator[bytes]:
+        """The bytes of a run, READ_BYTES at a time; ends early where the file has been cut off.
+
+        Raises:
+            SkippedFile: it cannot be read.
+        """
+        while length > 0:
+            try:
+                portion = os.pread(self._fd, min(length, READ_BYTES), offset)
+            except OSError as error:
+                raise SkippedFile(error.strerror or str(error)) from error
+            if not portion:
+                return
+            yield portion
+            offset += len(portion)
+            length -= len(portion)
+
+    def changed_since(self, entry: Entry) -> bool:
+        """Was it changed between being looked at and now?"""
+        now = os.fstat(self._fd)
+        return (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (entry.size, entry.mtime_ns, entry.ctime_ns)
+
+
+def holes_of(size: int, runs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The ranges between runs, up to ``size``."""
+    found, at = [], 0
+    for start, length in runs:
+        if start > at:
+            found.append((at, start - at))
+        at = start + length
+    if at < size:
+        found.append((at, size - at))
+    return tuple(found)
+
+
+def untrusted(entry: Entry, size: int) -> Entry:
+    """The entry of a file that changed while it was read: as long as what was read, read again next time."""
+    return replace(entry, size=size, trusted=False)

@@ -1,0 +1,140 @@
+"""Small files run together: one stream in path order, cut like any other.
+
+Chunks then stay near a mebibyte whatever the file sizes; a file gets its extents
+when the chunks that hold it are cut. Files wait in a queue until then, and their
+entries go to the manifest in order.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+
+from holdfast.client.cutting import StreamCutter
+from holdfast.client.entries import Entry, Extent
+from holdfast.client.limits import CUT_BYTES_MAX, DIGESTS_REMEMBERED_MAX, PENDING_ENTRIES_MAX
+from holdfast.client.snapshot_record import ChunkRef
+
+__all__ = ["DigestMemory", "EntryQueue", "SmallFileStream", "Waiting"]
+
+
+class Waiting:
+    """An entry on its way to the manifest: ready when its extents are known."""
+
+    __slots__ = ("_extents", "_like", "entry", "ready")
+
+    def __init__(self, entry: Entry, *, ready: bool = True, like: Waiting | None = None) -> None:
+        self.entry = entry
+        self.ready = ready
+        self._like = like
+        self._extents: list[Extent] = list(entry.extents)
+
+    def add(self, extent: Extent) -> None:
+        """The next extent."""
+        self._extents.append(extent)
+
+    @property
+    def is_ready(self) -> bool:
+        """Are all extents known?"""
+        return self._like.is_ready if self._like is not None else self.ready
+
+    def extents(self) -> tuple[Extent, ...]:
+        """Its extents (or those of the equal file it shares them with)."""
+        return self._like.extents() if self._like is not None else tuple(self._extents)
+
+
+class EntryQueue:
+    """Hands entries on in the order they came, as soon as the first is ready."""
+
+    def __init__(self, emit: Callable[[Entry], None]) -> None:
+        self._emit = emit
+        self._queue: deque[Waiting] = deque()
+
+    def add(self, waiting: Waiting) -> None:
+        """The next entry in path order."""
+        self._queue.append(waiting)
+        self.drain()
+
+    def drain(self) -> None:
+        """Hand on what is ready."""
+        while self._queue and self._queue[0].is_ready:
+            first = self._queue.popleft()
+            self._emit(first.entry.with_extents(first.extents()))
+
+    @property
+    def is_long(self) -> bool:
+        """Too many wait: the stream should be cut early."""
+        return len(self._queue) >= PENDING_ENTRIES_MAX
+
+
+class SmallFileStream:
+    """The concatenation of small files, cut as it grows.
+
+    Args:
+        seed: the cutter's seed.
+        store: seals a chunk and gives its reference.
+    """
+
+    def __init__(self, seed: int, store: Callable[[memoryview], ChunkRef]) -> None:
+        self._cutter = StreamCutter(seed)
+        self._store = store
+        self._portions: list[bytes] = []
+        self._portion_bytes = 0
+        self._cut_to = 0
+        self._end = 0
+        self._files: deque[tuple[Waiting, int, int]] = deque()
+
+    def add(self, waiting: Waiting, content: bytes) -> None:
+        """The next file; ``waiting`` becomes ready when its last chunk is cut."""
+        self._files.append((waiting, self._end, self._end + len(content)))
+        self._end += len(content)
+        self._portions.append(content)
+        self._portion_bytes += len(content)
+        if self._portion_bytes >= CUT_BYTES_MAX:
+            self._cut(self._cutter.feed(self._take()))
+
+    def _take(self) -> bytes:
+        joined = b"".join(self._portions)
+        self._portions, self._portion_bytes = [], 0
+        return joined
+
+    def flush(self) -> None:
+        """Cut everything that is there: all files are ready afterwards."""
+        self._cut(self._cutter.feed(self._take()))
+        self._cut(self._cutter.finish())
+
+    def _cut(self, chunks: Iterable[memoryview]) -> None:
+        for chunk in chunks:
+            ref = self._store(chunk)
+            start, end = self._cut_to, self._cut_to + len(chunk)
+            self._cut_to = end
+            while self._files:
+                waiting, first, last = self._files[0]
+                if first >= end:
+                    break
+                begin = max(first, start)
+                waiting.add(Extent(ref, begin - start, min(last, end) - begin))
+                if last > end:
+                    break
+                waiting.ready = True
+                self._files.popleft()
+
+
+class DigestMemory:
+    """Which content was seen where: equal small files share extents. Bounded, oldest forgotten."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, Waiting] = OrderedDict()
+
+    def find(self, digest: bytes) -> Waiting | None:
+        """A file with this content, if one is remembered."""
+        found = self._known.get(digest)
+        if found is not None:
+            self._known.move_to_end(digest)
+        return found
+
+    def remember(self, digest: bytes, waiting: Waiting) -> None:
+        """This file has this content."""
+        self._known[digest] = waiting
+        if len(self._known) > DIGESTS_REMEMBERED_MAX:
+            self._known.popitem(last=False)
