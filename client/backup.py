@@ -109,14 +109,16 @@ class _Producer:
         hand_over: Callable[[list[SealedChunk]], None],
         source: Source,
         on_progress: OnProgress | None,
+        on_page: Callable[[SealedChunk], None] | None = None,
     ) -> None:
+        self._on_page = on_page
         self._keys = keys
         self._source = source
         self._on_progress = on_progress
         self._told = source.monotonic()
         self._seed = cut_seed(keys.cut_key)
         self._batcher = _Batcher(hand_over)
-        self._manifest = ManifestWriter(keys, self._batcher.add)
+        self._manifest = ManifestWriter(keys, self._page)
         self._queue = EntryQueue(self._manifest.add)
         self._small = SmallFileStream(self._seed, self._store)
         self._digests = DigestMemory()
@@ -127,6 +129,11 @@ class _Producer:
         """A small file of the parent snapshot: the same content under another name need not be sent."""
         if entry.digest and entry.extents:
             self._digests.remember(entry.digest, Waiting(entry))
+
+    def _page(self, chunk: SealedChunk) -> None:
+        if self._on_page is not None:
+            self._on_page(chunk)
+        self._batcher.add(chunk)
 
     def _store(self, plain: memoryview) -> ChunkRef:
         chunk = seal(self._keys.sealing, plain)
@@ -360,12 +367,14 @@ async def run_backup(
     parent_pages: Sequence[ChunkRef] = (),
     load: PageLoader | None = None,
     on_progress: OnProgress | None = None,
+    on_page: Callable[[SealedChunk], None] | None = None,
     source: Source = SYSTEM,
 ) -> BackupResult:
     """Store everything a plan names; returns when all of it is durable.
 
     Args:
         parent_pages, load: the manifest of the snapshot to compare with, and how to get its pages.
+        on_progress, on_page: told while it runs, in the worker thread; pages may be kept for next time.
 
     Raises:
         HoldfastError: the sink's error; nothing becomes visible.
@@ -376,7 +385,7 @@ async def run_backup(
         asyncio.run_coroutine_threadsafe(sink.put(batch), loop).result()
 
     def work() -> BackupResult:
-        producer = _Producer(keys, hand_over, source, on_progress)
+        producer = _Producer(keys, hand_over, source, on_progress, on_page)
         if load is None or not parent_pages:
             return producer.run(plan, iter(()))
         if not plan.dry_run:

@@ -1,0 +1,420 @@
+"""The client's verbs on the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from holdfast.protocol.terminal import Output, guarded, json_option, option, run
+
+if TYPE_CHECKING:
+    from holdfast.client.sdk import AsyncClient
+
+__all__ = ["backup", "check", "init", "ls", "recover", "restore", "snapshots", "status", "version"]
+
+
+def _client(coordinator: str | None) -> AsyncClient:
+    from holdfast.client.sdk import AsyncClient
+    from holdfast.protocol.terminal import configure_logging
+
+    configure_logging(False, "warning")
+    return AsyncClient(coordinator=coordinator)
+
+
+def _coordinator(function: Any) -> Any:
+    return option("--coordinator", metavar="URL#ID", help="The cluster's address. Default: the one remembered.")(
+        function
+    )
+
+
+def _quietly(function: Any) -> Any:
+    return click.option("--quiet", "-q", is_flag=True, envvar="HOLDFAST_QUIET", help="No progress, no notes.")(
+        function
+    )
+
+
+def _clock() -> float:
+    from holdfast.protocol.clock import SYSTEM
+
+    return SYSTEM.monotonic()
+
+
+# The account
+
+
+@click.command()
+@option("--invite-file", type=click.Path(path_type=Path), help="A file with the invite. Default: HOLDFAST_INVITE, or ask.")
+@option("--recovery-file", type=click.Path(path_type=Path), help="Write the recovery code to this file (0600).")
+@option("--device-name", help="How this device is listed. Default: the host's name.")
+@json_option
+@guarded
+def init(invite_file: Path | None, recovery_file: Path | None, device_name: str | None, as_json: bool) -> None:
+    """Create an account and print its recovery code.
+
+    The code is the only way back when all devices are lost: keep it on paper, away from the computer.
+    """
+    from holdfast.protocol.directory import write_file
+    from holdfast.protocol.errors import Conflict
+
+    output = Output(as_json)
+    if recovery_file is not None and recovery_file.exists():
+        raise Conflict(f"{recovery_file} is there already", do="Name a file that does not exist yet.")
+    invite = _invite(invite_file)
+
+    def show_code(code: str, text: str) -> None:
+        if recovery_file is not None:
+            write_file(recovery_file, text.encode())
+        else:
+            _print_code(output, code)
+
+    async def work() -> Any:
+        async with _client(None) as client:
+            return await client.init(invite, device_name=device_name, show_code=show_code)
+
+    made = run(work)
+    if made.resumed:
+        output.note("Finished an init that was interrupted: the recovery code it showed then is the valid one.")
+    elif recovery_file is not None:
+        output.say(f"The recovery code is in {recovery_file}. Put it on paper and take it off this computer.")
+    output.say(f"Account {made.account.short} is ready. Next: holdfast backup PATH")
+    output.summary(
+        account=made.account.hex(),
+        coordinator=str(made.address),
+        resumed=made.resumed,
+        **({"recovery_file": str(recovery_file)} if recovery_file else {"recovery_code": made.recovery_code}),
+    )
+
+
+def _invite(invite_file: Path | None) -> str | None:
+    from holdfast.protocol.errors import BadRequest
+
+    if invite_file is not None:
+        try:
+            return invite_file.read_text().strip()
+        except OSError as error:
+            raise BadRequest(f"cannot read the invite in {invite_file}", why=error.strerror or "") from error
+    if not os.environ.get("HOLDFAST_INVITE") and sys.stdin.isatty():
+        return str(click.prompt("Invite", hide_input=True, err=True))
+    return None
+
+
+def _print_code(output: Output, code: str) -> None:
+    groups = code.split("-")
+    output.say("Your recovery code:")
+    output.say()
+    for start in range(0, len(groups), 3):
+        output.say("    " + "  ".join(groups[start : start + 3]))
+    output.say()
+    output.say("Write it down now and keep it safe. With it, everything returns on any device;")
+    output.say("without it and without this device, nobody can ever read your backups.")
+    output.say()
+    if not output.json and sys.stdout.isatty():
+        import segno
+
+        segno.make(code, error="m").terminal(compact=True)
+        output.say()
+
+
+@click.command()
+@_coordinator
+@option("--recovery-file", type=click.Path(path_type=Path), help="The recovery file. Default: ask for the code.")
+@option("--device-name", help="How this device is listed. Default: the host's name.")
+@json_option
+@guarded
+def recover(coordinator: str | None, recovery_file: Path | None, device_name: str | None, as_json: bool) -> None:
+    """Set this device up from the recovery code."""
+    from holdfast.protocol.errors import BadRequest
+
+    output = Output(as_json)
+    code = text = None
+    if recovery_file is not None:
+        try:
+            text = recovery_file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadRequest(f"cannot read the recovery file {recovery_file}", why=str(error)) from error
+    else:
+        if coordinator is None and sys.stdin.isatty():
+            coordinator = click.prompt("Cluster's address (URL#id)", err=True)
+        code = _typed_code()
+
+    def confirm(address: Any) -> bool:
+        output.note(f"The cluster at {address.url} has the id\n  {address.cluster}")
+        return sys.stdin.isatty() and click.confirm("Is that your cluster?", err=True)
+
+    async def work() -> Any:
+        async with _client(coordinator) as client:
+            return await client.recover(
+                code, recovery_file=text, device_name=device_name, confirm_cluster=confirm
+            )
+
+    found = run(work)
+    if found.corrected:
+        output.note(f"{found.corrected} characters of the code were wrong or unreadable and have been put right.")
+    output.say(f"This device belongs to account {found.account.short} now.")
+    if found.snapshot is None:
+        output.say("It has no snapshot yet.")
+    else:
+        when = found.snapshot.time.astimezone().strftime("%Y-%m-%d %H:%M")
+        output.say(
+            f"Newest snapshot: {found.snapshot.id.short} of {when} from {found.snapshot.device_name} "
+            f"(head {found.head_seq})."
+        )
+        output.say("Next: holdfast restore latest --target DIR")
+    output.summary(
+        account=found.account.hex(),
+        coordinator=str(found.address),
+        corrected=found.corrected,
+        head_seq=found.head_seq,
+        snapshot=found.snapshot.id.hex() if found.snapshot else None,
+    )
+
+
+def _typed_code() -> str:
+    """From a terminal until nine groups are there, from a pipe everything."""
+    if not sys.stdin.isatty():
+        return sys.stdin.read()
+    click.echo("Recovery code (nine groups of eight; '?' for a character you cannot read):", err=True)
+    typed = ""
+    while len(typed.replace("-", "").replace(" ", "")) < 72:
+        line = click.prompt("", prompt_suffix="> ", default="", show_default=False, err=True)
+        if not line:
+            break
+        typed += line
+    return typed
+
+
+# Backing up and looking
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@_coordinator
+@option("--tag", "tags", multiple=True, envvar="HOLDFAST_TAG", help="A word to find the snapshot by; may be repeated.")
+@option("--exclude", multiple=True, metavar="PATTERN", help="Leave out what matches (as in .gitignore).")
+@option("--exclude-file", type=click.Path(path_type=Path), help="Patterns from a file, one a line.")
+@option("--one-file-system", is_flag=True, help="Do not look into mounted filesystems.")
+@option("--dry-run", is_flag=True, help="Count what would be done; send nothing.")
+@_quietly
+@json_option
+@guarded
+def backup(
+    paths: tuple[str, ...],
+    coordinator: str | None,
+    tags: tuple[str, ...],
+    exclude: tuple[str, ...],
+    exclude_file: Path | None,
+    one_file_system: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Back up files and folders."""
+    from holdfast.client.bars import count_ahead, progress_bar
+    from holdfast.client.exclude import Excluder, read_exclude_file
+    from holdfast.client.show import show_backup
+    from holdfast.client.walk import normal_roots
+
+    output = Output(as_json, quiet)
+    patterns = [*exclude, *(read_exclude_file(exclude_file) if exclude_file else ())]
+    roots = normal_roots(paths)
+    started = _clock()
+
+    async def work(moved: Any) -> Any:
+        async with _client(coordinator) as client:
+            return await client.backup(
+                *roots,
+                tags=tags,
+                exclude=patterns,
+                one_file_system=one_file_system,
+                dry_run=dry_run,
+                on_progress=moved,
+            )
+
+    with progress_bar(output, "Backing up") as bar, count_ahead(roots, Excluder(patterns), bar) as moved:
+        snapshot = run(lambda: work(moved))
+    show_backup(output, snapshot, _clock() - started, dry_run=dry_run)
+
+
+@click.command()
+@_coordinator
+@json_option
+@guarded
+def snapshots(coordinator: str | None, as_json: bool) -> None:
+    """List the account's snapshots, oldest first."""
+    from holdfast.client.show import show_snapshots
+
+    async def work() -> Any:
+        async with _client(coordinator) as client:
+            return await client.snapshots()
+
+    show_snapshots(Output(as_json), run(work))
+
+
+def _narrowed(function: Any) -> Any:
+    function = option("--device", help="'latest' of this device (name, or beginning of its id).")(function)
+    return option("--path", "of_path", envvar="HOLDFAST_PATH", help="'latest' that backed up this path.")(function)
+
+
+@click.command()
+@click.argument("reference", metavar="SNAP[:PATH]", default="latest")
+@_coordinator
+@_narrowed
+@json_option
+@guarded
+def ls(reference: str, coordinator: str | None, device: str | None, of_path: str | None, as_json: bool) -> None:
+    """List what a snapshot holds."""
+    from holdfast.client.show import entry_fields, entry_line
+    from holdfast.client.snapshots import split_reference
+    from holdfast.protocol.errors import NotFound
+
+    output = Output(as_json)
+    wanted, prefix = split_reference(reference)
+
+    async def work() -> int:
+        count = 0
+        async with _client(coordinator) as client:
+            chosen = await client.find(wanted, device=device, path=of_path)
+            async for entry in client.entries(chosen, prefix):
+                count += 1
+                output.say(entry_line(entry))
+                if output.json:
+                    output.status(**entry_fields(entry))
+        return count
+
+    count = run(work)
+    if not count and prefix:
+        raise NotFound(f"there is nothing at {prefix} in that snapshot")
+    output.summary(entries=count)
+
+
+@click.command()
+@click.argument("reference", metavar="SNAP[:PATH]")
+@option("--target", required=True, type=click.Path(), help="The folder to restore into.")
+@_coordinator
+@_narrowed
+@option("--include", multiple=True, metavar="PATTERN", help="Only what matches; may be repeated.")
+@option("--verify", is_flag=True, help="Read every file again from disk and compare.")
+@option("--overwrite", type=click.Choice(["always", "if-changed", "if-newer", "never"]), default="never",
+        show_default=True, help="What to do with files that are there.")
+@_quietly
+@json_option
+@guarded
+def restore(
+    reference: str,
+    target: str,
+    coordinator: str | None,
+    device: str | None,
+    of_path: str | None,
+    include: tuple[str, ...],
+    verify: bool,
+    overwrite: Any,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Put files of a snapshot back.
+
+    SNAP is 'latest' or the beginning of an id; SNAP:PATH restores what lies in PATH directly below the target.
+    """
+    from holdfast.client.bars import progress_bar
+    from holdfast.client.show import show_restore
+    from holdfast.client.snapshots import split_reference
+
+    output = Output(as_json, quiet)
+    wanted, prefix = split_reference(reference)
+    started = _clock()
+
+    async def work(moved: Any) -> Any:
+        from dataclasses import replace
+
+        async with _client(coordinator) as client:
+            chosen = await client.find(wanted, device=device, path=of_path)
+
+            def with_total(progress: Any) -> None:
+                moved(replace(progress, total_bytes=0 if prefix or include else chosen.bytes))
+
+            return await client.restore(
+                chosen,
+                target,
+                path=prefix,
+                include=include,
+                verify=verify,
+                overwrite=overwrite,
+                on_progress=with_total if moved else None,
+            )
+
+    with progress_bar(output, "Restoring") as bar:
+        report = run(lambda: work(bar))
+    show_restore(output, report, _clock() - started, target)
+
+
+@click.command()
+@click.argument("reference", metavar="SNAP", default="latest")
+@_coordinator
+@_narrowed
+@option("--read-data", is_flag=True, help="Fetch, decode and open every chunk.")
+@option("--sample", type=click.FloatRange(0, 100), default=0.0, metavar="PERCENT", help="Do so with this many percent.")
+@_quietly
+@json_option
+@guarded
+def check(
+    reference: str,
+    coordinator: str | None,
+    device: str | None,
+    of_path: str | None,
+    read_data: bool,
+    sample: float,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Verify that a snapshot can be restored."""
+    from holdfast.client.bars import progress_bar
+    from holdfast.client.show import show_check
+
+    output = Output(as_json, quiet)
+    started = _clock()
+
+    async def work(moved: Any) -> Any:
+        async with _client(coordinator) as client:
+            chosen = await client.find(reference, device=device, path=of_path)
+            return await client.check(chosen, read_data=read_data, sample=sample, on_progress=moved)
+
+    with progress_bar(output, "Checking") as bar:
+        report = run(lambda: work(bar))
+    show_check(output, report, _clock() - started)
+
+
+@click.command()
+@_coordinator
+@option("--strict", is_flag=True, help="Exit with 21 unless everything is safe.")
+@json_option
+@guarded
+def status(coordinator: str | None, strict: bool, as_json: bool) -> None:
+    """Show the account and whether its backups are safe."""
+    from holdfast.client.show import show_status
+
+    async def work() -> Any:
+        async with _client(coordinator) as client:
+            return await client.status()
+
+    show_status(Output(as_json), run(work), strict=strict)
+
+
+@click.command()
+@json_option
+@guarded
+def version(as_json: bool) -> None:
+    """Show versions and the erasure kernel in use."""
+    import platform
+
+    from holdfast.protocol.erasure import kernel_name
+    from holdfast.protocol.program import program_version
+
+    output = Output(as_json)
+    kernel = kernel_name()
+    output.say(f"holdfast {program_version()}, formats v1, Python {platform.python_version()}")
+    output.say(f"erasure kernel: {kernel}")
+    output.summary(version=program_version(), format=1, python=platform.python_version(), kernel=kernel)

@@ -1,0 +1,197 @@
+"""Reading and posting heads: what this device must have seen, and must never see.
+
+A device remembers the newest head it saw and checks every link since. A lower
+number is a rollback, another head under a known number or a broken link a fork;
+neither is ever accepted (docs/FORMAT.md, "Head").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from holdfast.client.home import KnownAccount
+from holdfast.client.limits import HEAD_POST_TRIES_MAX
+from holdfast.client.link import Link
+from holdfast.protocol.accounts import (
+    NO_DIGEST,
+    DeviceList,
+    Head,
+    SnapshotList,
+    list_digest,
+    open_device_list,
+    open_head,
+    open_snapshot_list,
+    signed_digest,
+)
+from holdfast.protocol.codec import encode
+from holdfast.protocol.errors import Conflict, ForkDetected, HeadMoved, Rollback
+from holdfast.protocol.ids import ClusterId, DeviceId, Digest, SnapshotId, UploadId
+from holdfast.protocol.messages.accounts import AccountState
+from holdfast.protocol.messages.heads import HeadState, PostHead
+from holdfast.protocol.signing import Signed, sign
+
+__all__ = ["HeadView", "accept_devices", "accept_heads", "append_snapshot", "read_head"]
+
+_HINT = "Do not trust this coordinator with new backups; ask its operator what was restored or rebuilt."
+
+
+@dataclass(frozen=True, slots=True)
+class HeadView:
+    """The newest head, verified. ``seq`` 0: the account has no snapshot yet."""
+
+    devices: DeviceList
+    devices_signed: Signed
+    seq: int
+    digest: Digest
+    head: Head | None
+    snapshots: tuple[SnapshotId, ...]
+
+
+def accept_devices(known: KnownAccount, state: AccountState, cluster: ClusterId) -> DeviceList:
+    """The account's device list, if it is not older than one this device has seen.
+
+    Raises:
+        Rollback, ForkDetected: it is, or it is another one under the same number.
+        Refused, BadRequest: it does not verify.
+    """
+    listed = open_device_list(state.device_list, cluster)
+    if listed.account != known.account:
+        raise ForkDetected("the coordinator shows another account's device list", do=_HINT)
+    if listed.seq < known.device_list_seq:
+        raise Rollback(
+            f"the coordinator shows device list {listed.seq}, and this device has seen {known.device_list_seq}",
+            do=_HINT,
+        )
+    digest = signed_digest(state.device_list)
+    if listed.seq == known.device_list_seq and digest != known.device_list_digest:
+        raise ForkDetected(f"there are two device lists under number {listed.seq}", do=_HINT)
+    return listed
+
+
+def accept_heads(
+    known: KnownAccount, devices: DeviceList, devices_signed: Signed, state: HeadState, cluster: ClusterId
+) -> HeadView:
+    """The newest head, if an unbroken chain leads to it from the newest one this device has seen.
+
+    Raises:
+        Rollback: it is older. ForkDetected: the chain does not hold.
+        Refused, BadRequest: a head does not verify.
+    """
+    devices_digest = signed_digest(devices_signed)
+    if state.head is None:
+        if known.head_seq:
+            raise Rollback(f"the coordinator shows no head, and this device has seen {known.head_seq}", do=_HINT)
+        return HeadView(devices, devices_signed, 0, NO_DIGEST, None, ())
+    newest = open_head(state.head, cluster, devices, devices_digest)
+    newest_digest = signed_digest(state.head)
+    if newest.seq < known.head_seq:
+        raise Rollback(
+            f"the coordinator shows head {newest.seq}, and this device has seen {known.head_seq}", do=_HINT
+        )
+    if newest.seq == known.head_seq and newest_digest != known.head_digest:
+        raise ForkDetected(f"there are two heads under number {newest.seq}", do=_HINT)
+    seq, digest = known.head_seq, known.head_digest
+    for link in state.links:
+        head = open_head(link, cluster, devices, devices_digest)
+        if head.seq != seq + 1 or head.previous != digest:
+            raise ForkDetected(f"head {head.seq} does not follow head {seq} that this device has seen", do=_HINT)
+        seq, digest = head.seq, signed_digest(link)
+    if (seq, digest) != (newest.seq, newest_digest):
+        raise ForkDetected(f"no unbroken chain of heads leads from {known.head_seq} to {newest.seq}", do=_HINT)
+    listed = open_snapshot_list(state.snapshot_list, newest)
+    return HeadView(devices, devices_signed, newest.seq, newest_digest, newest, tuple(listed.snapshots))
+
+
+async def read_head(link: Link, known: KnownAccount, remember: Callable[[KnownAccount], None]) -> HeadView:
+    """Fetch and verify the newest head; what was seen is remembered before it is used.
+
+    A new device has seen nothing: it starts the chain at its first link.
+    """
+    account = await link.account_state()
+    devices = accept_devices(known, account, link.cluster)
+    state = await link.heads(known.head_seq)
+    links = list(state.links)
+    while links and state.head is not None and links[-1] != state.head:
+        # More links than one answer holds.
+        more = await link.heads(known.head_seq + len(links))
+        if not more.links:
+            break
+        links.extend(more.links)
+        state = more
+    state = HeadState(head=state.head, snapshot_list=state.snapshot_list, links=links)
+    view = accept_heads(known, devices, account.device_list, state, link.cluster)
+    seen = replace(
+        known,
+        device_list_seq=devices.seq,
+        device_list_digest=signed_digest(account.device_list),
+        head_seq=view.seq,
+        head_digest=view.digest,
+    )
+    if seen != known:
+        remember(seen)
+    return view
+
+
+def next_head(
+    view: HeadView, device: DeviceId, key: Ed25519PrivateKey, cluster: ClusterId, snapshots: Sequence[SnapshotId], time_ns: int
+) -> tuple[Signed, bytes]:
+    """The head that follows a view, signed, and its exact snapshot list."""
+    exact = encode(SnapshotList(1, list(snapshots)))
+    head = Head(
+        1,
+        view.devices.account,
+        device,
+        view.seq + 1,
+        view.digest,
+        view.devices.seq,
+        signed_digest(view.devices_signed),
+        [],
+        time_ns,
+        list_digest(exact),
+    )
+    payload = encode(head)
+    return Signed(payload, sign(key, "head", cluster, payload)), exact
+
+
+async def append_snapshot(
+    link: Link,
+    view: HeadView,
+    reread: Callable[[], Awaitable[HeadView]],
+    *,
+    device: DeviceId,
+    key: Ed25519PrivateKey,
+    snapshot: SnapshotId,
+    sealed_record: bytes,
+    upload: UploadId,
+    time_ns: int,
+    parent_kept: Callable[[HeadView], Awaitable[None]],
+) -> HeadView:
+    """Post a head whose list ends with a new snapshot; reads again and retries when another was first.
+
+    Args:
+        reread: awaitable factory that gives the newest verified view.
+        parent_kept: awaitable factory called with the newer view before trying again: makes sure that
+            chunks taken over from the parent are still held.
+
+    Raises:
+        Conflict: other devices were faster again and again.
+    """
+    for _ in range(HEAD_POST_TRIES_MAX):
+        signed, exact = next_head(view, device, key, link.cluster, [*view.snapshots, snapshot], time_ns)
+        message = PostHead(head=signed, snapshot_list=exact, records=[sealed_record], upload=upload)
+        try:
+            await link.post_head(message)
+        except HeadMoved:
+            view = await reread()
+            if snapshot in view.snapshots:
+                return view  # it was ours: an earlier answer was lost
+            await parent_kept(view)
+            continue
+        return await reread()
+    raise Conflict(
+        "other devices of this account kept posting snapshots at the same time",
+        do="Run the backup again: nothing is sent twice.",
+    )

@@ -1,0 +1,523 @@
+"""The SDK, asynchronous: :class:`AsyncClient`. ``holdfast.client.sync.Client`` has the same names.
+
+    async with AsyncClient.from_env() as client:
+        snapshot = await client.backup("/home/me/Documents", tags=["daily"])
+        report = await client.restore(snapshot, "/tmp/back")
+
+Errors are those of ``holdfast.protocol.errors`` and mirror the command line's
+exit codes. A client may be used by several tasks at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from holdfast.client.backup import BackupPlan, BackupResult, run_backup, run_stream_backup
+from holdfast.client.check import CheckReport, run_check
+from holdfast.client.entries import Entry, check_path
+from holdfast.client.exclude import Excluder
+from holdfast.client.heads import HeadView, append_snapshot
+from holdfast.client.home import Home
+from holdfast.client.joining import Joined, init_account, recover_account
+from holdfast.client.link import Link
+from holdfast.client.manifest import UnreadablePage, read_manifest
+from holdfast.client.placing import Overwrite
+from holdfast.client.progress import OnProgress
+from holdfast.client.recovery_code import (
+    RecoveredCode,
+    decode_recovery_code,
+    parse_recovery_file,
+    render_recovery_file,
+)
+from holdfast.client.restore import RestorePlan, RestoreReport, open_refs, run_restore
+from holdfast.client.sealing import SealedChunk
+from holdfast.client.session import Session
+from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
+from holdfast.client.snapshots import Snapshot, choose, parent_of
+from holdfast.client.upload import Uploader
+from holdfast.client.walk import components, normal_roots
+from holdfast.protocol.address import Address, Token
+from holdfast.protocol.clock import SYSTEM, Source
+from holdfast.protocol.errors import BadRequest, Conflict, HoldfastError, NotFound
+from holdfast.protocol.ids import AccountId, SnapshotId
+from holdfast.protocol.limits import LABEL_BYTES_MAX, SNAPSHOTS_MAX
+from holdfast.protocol.messages.accounts import AccountStatus
+from holdfast.protocol.program import program_version
+from holdfast.protocol.transport import Transport
+
+__all__ = ["AsyncClient", "Initialised", "Recovered"]
+
+NO_SNAPSHOT = SnapshotId(bytes(32))
+"""The id of what a dry run returns."""
+
+PathLike = str | bytes | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """A new account. ``recovery_code`` is told this once; empty when an earlier init was finished."""
+
+    account: AccountId
+    address: Address
+    recovery_code: str
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """This device belongs to the account again.
+
+    Attributes:
+        corrected: how many characters of the code were put right.
+        snapshot: the newest snapshot, if there is any; ``head_seq`` its head's number.
+    """
+
+    account: AccountId
+    address: Address
+    corrected: int
+    head_seq: int
+    snapshot: Snapshot | None
+
+
+class AsyncClient:
+    """One device's access to one account. Use it as an async context manager.
+
+    Args:
+        home: the device's folder; default HOLDFAST_HOME or the platform's place.
+        coordinator: the cluster's address (URL or URL#<cluster id>); default: the one remembered.
+        source: time and randomness.
+    """
+
+    def __init__(
+        self, home: Path | str | None = None, *, coordinator: str | None = None, source: Source = SYSTEM
+    ) -> None:
+        self._home = Home(Path(home)) if home is not None else Home.default()
+        self._coordinator = Address.parse(coordinator) if coordinator else None
+        self._source = source
+        self._transport = Transport(source=source)
+        self._session: Session | None = None
+        self._opening = asyncio.Lock()
+
+    @classmethod
+    def from_env(cls, *, source: Source = SYSTEM) -> Self:
+        """From HOLDFAST_HOME and HOLDFAST_COORDINATOR."""
+        return cls(coordinator=os.environ.get("HOLDFAST_COORDINATOR") or None, source=source)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._transport.close()
+
+    async def _opened(self) -> Session:
+        async with self._opening:
+            if self._session is None:
+                self._session = await Session.open(
+                    self._home, transport=self._transport, source=self._source, coordinator=self._coordinator
+                )
+            return self._session
+
+    # The account
+
+    async def init(
+        self,
+        invite: str | None = None,
+        *,
+        device_name: str | None = None,
+        show_code: Callable[[str, str], None] | None = None,
+    ) -> Initialised:
+        """Make a new account.
+
+        Args:
+            invite: the invite's text; default HOLDFAST_INVITE.
+            show_code: told (recovery code, recovery file text) before anything is registered, so that
+                it can be kept first.
+
+        Raises:
+            BadRequest: no invite. Refused: it is not good (any more).
+            Conflict: this device is set up already. Unreachable: no coordinator.
+        """
+        text = invite or os.environ.get("HOLDFAST_INVITE")
+        if not text:
+            raise BadRequest(
+                "a new account needs an invite",
+                do="Ask the operator ('holdfast admin invite'), and put it into HOLDFAST_INVITE.",
+            )
+        codes: list[str] = []
+
+        def keep(code: str, address: Address, account: AccountId) -> None:
+            codes.append(code)
+            if show_code is not None:
+                made = datetime.fromtimestamp(self._source.now_ms() / 1000, UTC).date().isoformat()
+                show_code(code, render_recovery_file(code, str(address), account.short, made))
+
+        joined = await init_account(
+            self._home,
+            Token.parse(text),
+            device_name=device_name or socket.gethostname(),
+            show_code=keep,
+            transport=self._transport,
+            source=self._source,
+        )
+        return Initialised(joined.account, joined.address, codes[0] if codes else "", joined.resumed)
+
+    async def recover(
+        self,
+        code: str | None = None,
+        *,
+        recovery_file: str | None = None,
+        device_name: str | None = None,
+        confirm_cluster: Callable[[Address], bool] | None = None,
+    ) -> Recovered:
+        """Set this device up with the recovery code alone.
+
+        Args:
+            code: the 72 characters; or ``recovery_file``: the text of a recovery file.
+            confirm_cluster: asked when the address has no cluster id; without it, that is refused.
+
+        Raises:
+            WrongKey: the code does not fit. NoAccount: the cluster has no such account.
+            Conflict: this device is set up already. Unreachable, Refused: the coordinator.
+        """
+        address = self._coordinator
+        if recovery_file is not None:
+            parsed = parse_recovery_file(recovery_file)
+            code, address = parsed.code, address or Address.parse(parsed.address)
+        if code is None or address is None:
+            raise BadRequest(
+                "recovering needs the recovery code and the cluster's address",
+                do="Give --recovery-file, or set HOLDFAST_COORDINATOR to URL#<cluster id>.",
+            )
+        decoded: RecoveredCode = decode_recovery_code(code)
+        link = await Link.connect(address, transport=self._transport, source=self._source)
+        if address.cluster is None and not (confirm_cluster is not None and confirm_cluster(link.address)):
+            raise BadRequest(
+                f"the cluster at {address.url} has the id {link.cluster} and was not confirmed",
+                do=f"If that is your cluster, use the address {link.address}.",
+            )
+        name = device_name or socket.gethostname()
+        joined: Joined = await recover_account(self._home, link, decoded, device_name=name, source=self._source)
+        session = await self._opened()
+        head = await session.head()
+        newest = await self._snapshots(session, head, head.snapshots[-1:])
+        return Recovered(
+            joined.account, joined.address, decoded.corrected, head.seq, newest[0] if newest else None
+        )
+
+    async def status(self) -> AccountStatus:
+        """Numbers and the verdict: is everything safe?"""
+        session = await self._opened()
+        await session.head()
+        return await session.link.account_status()
+
+    # Backing up
+
+    async def backup(
+        self,
+        *paths: PathLike,
+        tags: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        one_file_system: bool = False,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Snapshot:
+        """Back up files and folders; returns when the snapshot exists on a write quorum of nodes.
+
+        Files that cannot be read are in ``Snapshot.skipped``. With ``dry_run`` nothing is sent, and the
+        snapshot returned does not exist (its id is all zeros).
+
+        Args:
+            on_progress: called from a worker thread, at most ten times a second.
+
+        Raises:
+            BadRequest: a path or pattern is wrong. NoRoom, NoQuorum, QuotaExceeded: nowhere to store it.
+            Unreachable, OutcomeUnknown: the coordinator went away; running it again is safe.
+        """
+        plan = BackupPlan(normal_roots(paths), Excluder(exclude), one_file_system, dry_run)
+        checked_tags = _checked_tags(tags)
+        session = await self._opened()
+        if dry_run:
+            return await self._dry_run(session, plan, checked_tags, on_progress)
+        async with Uploader(session.link, source=self._source) as uploader:
+            # Read after the upload opened: what the parent in it holds may be reused without a claim.
+            head = await session.head()
+            parent = await self._parent(session, head, plan.roots)
+            result = await run_backup(
+                plan,
+                session.current_keys,
+                uploader,
+                parent_pages=parent.pages if parent else (),
+                load=session.pages,
+                on_progress=on_progress,
+                on_page=lambda chunk: _keep_page(session, chunk),
+                source=self._source,
+            )
+            return await self._post(session, uploader, head, parent, plan.roots, checked_tags, result)
+
+    async def backup_stream(
+        self, name: str | bytes, portions: AsyncIterator[bytes], *, tags: Iterable[str] = ()
+    ) -> Snapshot:
+        """Back up one stream as a snapshot of one file called ``name`` (a relative path).
+
+        Raises:
+            BadRequest: the name is not a plain relative path. Else as :meth:`backup`.
+        """
+        path = os.fsencode(name).lstrip(b"/")
+        try:
+            check_path(path)
+        except HoldfastError as error:
+            raise BadRequest("a stream's name must be a plain relative path", why=error.why) from None
+        session = await self._opened()
+        async with Uploader(session.link, source=self._source) as uploader:
+            head = await session.head()
+            result = await run_stream_backup(
+                path, portions, session.current_keys, uploader, source=self._source
+            )
+            roots = [b"/" + path]
+            return await self._post(session, uploader, head, None, roots, _checked_tags(tags), result)
+
+    async def _dry_run(
+        self, session: Session, plan: BackupPlan, tags: list[str], on_progress: OnProgress | None
+    ) -> Snapshot:
+        from holdfast.client.chunks import MemoryChunks
+
+        head = await session.head()
+        parent = await self._parent(session, head, plan.roots)
+        result = await run_backup(
+            plan,
+            session.current_keys,
+            MemoryChunks(),
+            parent_pages=parent.pages if parent else (),
+            load=session.pages,
+            on_progress=on_progress,
+            source=self._source,
+        )
+        record = self._record(session, parent, plan.roots, tags, result, result.read_bytes)
+        return Snapshot.of(NO_SNAPSHOT, record, result)
+
+    async def _parent(self, session: Session, head: HeadView, roots: Sequence[bytes]) -> Snapshot | None:
+        if not head.snapshots:
+            return None
+        wanted = [os.fsdecode(root) for root in roots]
+        # The newest ones are nearly always enough; older ones are opened only when they are not.
+        for start in range(len(head.snapshots), 0, -64):
+            portion = head.snapshots[max(0, start - 64) : start]
+            found = parent_of(await self._snapshots(session, head, portion), session.device.id, wanted)
+            if found is not None:
+                return found
+        return None
+
+    def _record(
+        self,
+        session: Session,
+        parent: Snapshot | None,
+        roots: Sequence[bytes],
+        tags: list[str],
+        result: BackupResult,
+        new_bytes: int,
+    ) -> SnapshotRecord:
+        return SnapshotRecord(
+            1,
+            self._source.now_ns(),
+            session.device.id,
+            session.known.device_name,
+            list(roots),
+            tags,
+            result.pages,
+            result.files,
+            result.entries,
+            result.total_bytes,
+            new_bytes,
+            len(result.skipped),
+            bytes(parent.id) if parent else b"",
+            program_version(),
+        )
+
+    async def _post(
+        self,
+        session: Session,
+        uploader: Uploader,
+        head: HeadView,
+        parent: Snapshot | None,
+        roots: Sequence[bytes],
+        tags: list[str],
+        result: BackupResult,
+    ) -> Snapshot:
+        if len(head.snapshots) >= SNAPSHOTS_MAX:
+            raise BadRequest(f"an account has at most {SNAPSHOTS_MAX} snapshots", do="Forget some of them.")
+        record = self._record(session, parent, roots, tags, result, uploader.stats.new_bytes)
+        sealed = seal_record(session.current_keys, session.link.cluster, session.known.account, record)
+        snapshot = snapshot_id(sealed)
+
+        async def parent_kept(newer: HeadView) -> None:
+            if parent is None or parent.id in newer.snapshots:
+                return
+            gone = await uploader.reused(result.reused_chunks())
+            if gone:
+                raise Conflict(
+                    "the snapshot this backup built upon was removed meanwhile",
+                    do="Run the backup again: what is stored is not sent twice.",
+                )
+
+        await append_snapshot(
+            session.link,
+            head,
+            session.head,
+            device=session.device.id,
+            key=session.device.sign_key,
+            snapshot=snapshot,
+            sealed_record=sealed,
+            upload=uploader.upload,
+            time_ns=record.time_ns,
+            parent_kept=parent_kept,
+        )
+        return Snapshot.of(snapshot, record, result)
+
+    # Looking
+
+    async def _snapshots(
+        self, session: Session, head: HeadView, wanted: Sequence[object] | None = None
+    ) -> list[Snapshot]:
+        ids = list(head.snapshots) if wanted is None else [i for i in head.snapshots if i in set(wanted)]
+        records = await session.records(ids)
+        return [Snapshot.of(snapshot, record) for snapshot, record in zip(ids, records, strict=True)]
+
+    async def snapshots(self) -> list[Snapshot]:
+        """All snapshots of the account, oldest first.
+
+        Raises:
+            Rollback, ForkDetected: the coordinator shows less than this device has seen.
+        """
+        session = await self._opened()
+        return await self._snapshots(session, await session.head())
+
+    async def find(self, wanted: str = "latest", *, device: str | None = None, path: str | None = None) -> Snapshot:
+        """The snapshot with this id's beginning, or the latest; raises NotFound, BadRequest."""
+        return choose(await self.snapshots(), wanted, device=device, path=path)
+
+    async def _chosen(self, snapshot: Snapshot | str) -> Snapshot:
+        return await self.find(snapshot) if isinstance(snapshot, str) else snapshot
+
+    async def entries(self, snapshot: Snapshot | str = "latest", prefix: str | bytes = b"") -> AsyncIterator[Entry]:
+        """The entries of a snapshot at and below a path, in order.
+
+        Raises:
+            TooFewShards, IntegrityFailure: a manifest page cannot be had.
+        """
+        session = await self._opened()
+        chosen = await self._chosen(snapshot)
+        wanted = components(os.fsencode(prefix))
+        async for entry in read_manifest(chosen.pages, session.pages):
+            if isinstance(entry, UnreadablePage) or entry.kind == "more":
+                continue
+            if components(entry.path)[: len(wanted)] == wanted:
+                yield entry
+
+    # Restoring
+
+    async def restore(
+        self,
+        snapshot: Snapshot | str,
+        target: str | os.PathLike[str],
+        *,
+        path: str | bytes = b"",
+        include: Sequence[str] = (),
+        verify: bool = False,
+        overwrite: Overwrite = "never",
+        on_progress: OnProgress | None = None,
+    ) -> RestoreReport:
+        """Restore a snapshot below ``target``; goes on with the files it can produce.
+
+        Args:
+            path: restore what lies in this path of the snapshot, directly below the target.
+            verify: read every file again from disk and compare.
+
+        Raises:
+            NoRoom: the target's disk is full. NotFound: nothing matches. Locked: another restore runs there.
+        """
+        session = await self._opened()
+        chosen = await self._chosen(snapshot)
+        plan = RestorePlan(os.fspath(target), os.fsencode(path), include, overwrite, verify)
+        return await run_restore(
+            plan,
+            chosen.pages,
+            session.pages,
+            session.downloader,
+            session.sealing_keys,
+            on_progress=on_progress,
+        )
+
+    async def read_stream(self, snapshot: Snapshot | str, name: str | bytes) -> AsyncIterator[bytes]:
+        """The bytes of one file of a snapshot, in order, holes as zeros.
+
+        Raises:
+            NotFound: there is no such file. TooFewShards, IntegrityFailure: it cannot be had (any more).
+        """
+        session = await self._opened()
+        chosen = await self._chosen(snapshot)
+        wanted, found = os.fsencode(name).lstrip(b"/"), False
+        async for entry in read_manifest(chosen.pages, session.pages):
+            if isinstance(entry, UnreadablePage) or entry.path != wanted:
+                continue
+            if entry.holes:
+                raise BadRequest("a sparse file is restored, not streamed", do="Use restore().")
+            found = True
+            for extent in entry.extents:
+                (plain,) = (await open_refs([extent.ref], session.downloader, session.sealing_keys)).values()
+                if isinstance(plain, HoldfastError):
+                    raise plain
+                yield plain[extent.offset : extent.offset + extent.length]
+        if not found:
+            raise NotFound(f"there is no file {os.fsdecode(wanted)} in snapshot {chosen.id.short}")
+
+    async def check(
+        self,
+        snapshot: Snapshot | str = "latest",
+        *,
+        read_data: bool = False,
+        sample: float = 0.0,
+        on_progress: OnProgress | None = None,
+    ) -> CheckReport:
+        """Verify that a snapshot can be restored.
+
+        Args:
+            read_data: fetch and open every chunk; ``sample``: this percentage of them.
+        """
+        if not 0 <= sample <= 100:
+            raise BadRequest("a sample is 0 to 100 percent")
+        session = await self._opened()
+        chosen = await self._chosen(snapshot)
+        return await run_check(
+            chosen.pages,
+            session.pages,
+            session.downloader,
+            session.sealing_keys,
+            session.find_missing,
+            percent=100.0 if read_data else sample,
+            seed=self._source.random_bytes(16),
+            on_progress=on_progress,
+        )
+
+
+def _keep_page(session: Session, chunk: SealedChunk) -> None:
+    session.cache.put(chunk.chunk_id, chunk.sealed)
+
+
+def _checked_tags(tags: Iterable[str]) -> list[str]:
+    made = list(dict.fromkeys(tags))
+    for tag in made:
+        if not tag or len(tag.encode()) > LABEL_BYTES_MAX or "," in tag:
+            raise BadRequest(f"{tag!r} is not a tag", why=f"a tag has 1 to {LABEL_BYTES_MAX} bytes and no comma")
+    return made
+

@@ -1,0 +1,152 @@
+"""One opened account on one cluster: signed link, keys, verified heads, manifest pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from holdfast.client.download import Downloader
+from holdfast.client.heads import HeadView, read_head
+from holdfast.client.home import Home, KnownAccount
+from holdfast.client.identity import AccountKeys, open_account_keys
+from holdfast.client.link import Link
+from holdfast.client.manifest import open_page
+from holdfast.client.sealing import SealingKeys
+from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord, open_record
+from holdfast.protocol.address import Address
+from holdfast.protocol.clock import Source
+from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NotFound, TooFewShards
+from holdfast.protocol.ids import ChunkId, SnapshotId
+from holdfast.protocol.requests import Signer
+from holdfast.protocol.transport import Transport
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Made by :meth:`open`; everything that needs the account goes through it."""
+
+    def __init__(self, home: Home, known: KnownAccount, link: Link, source: Source) -> None:
+        self.home = home
+        self.known = known
+        self.link = link
+        self.source = source
+        self.device = home.device()
+        self.keys: list[AccountKeys] = home.keys()
+        self.cache = home.cache()
+        self.downloader = Downloader(link, source=source)
+
+    @classmethod
+    async def open(
+        cls, home: Home, *, transport: Transport, source: Source, coordinator: Address | None = None
+    ) -> Session:
+        """Open the account of a folder.
+
+        Args:
+            coordinator: where the coordinator is now, if elsewhere than remembered; its cluster
+                must be the account's.
+
+        Raises:
+            NoAccount, WrongDirectory: the folder. Unreachable, Refused: the coordinator.
+        """
+        known = home.account()
+        address = known.address
+        if coordinator is not None and coordinator.cluster in (None, address.cluster):
+            address = Address(coordinator.url, address.cluster)
+        link = await Link.connect(address, transport=transport, source=source)
+        device = home.device()
+        link.signed_by(Signer("device", known.account, device.id, device.sign_key, link.cluster))
+        return cls(home, known, link, source)
+
+    @property
+    def current_keys(self) -> AccountKeys:
+        """The newest epoch's keys: what new chunks are sealed with."""
+        return self.keys[-1]
+
+    @property
+    def sealing_keys(self) -> Mapping[int, SealingKeys]:
+        """Sealing keys by epoch."""
+        return {keys.epoch: keys.sealing for keys in self.keys}
+
+    def _remember(self, known: KnownAccount) -> None:
+        """Never forget a newer head: another process may have seen one meanwhile."""
+        with self.home.lock(wait=True):
+            stored = self.home.account()
+            if stored.head_seq > known.head_seq:
+                known = replace(known, head_seq=stored.head_seq, head_digest=stored.head_digest)
+            self.home.save_account(known)
+        self.known = known
+
+    async def head(self) -> HeadView:
+        """The newest head, verified against everything this device has seen."""
+        self.known = self.home.account()
+        view = await read_head(self.link, self.known, self._remember)
+        if view.devices.epoch > self.current_keys.epoch:
+            self.keys = open_account_keys(view.devices, self.link.cluster, self.device.box_key, self.device.id)
+            self.home.save_keys(self.keys)
+        return view
+
+    async def records(self, wanted: Sequence[SnapshotId]) -> list[SnapshotRecord]:
+        """Snapshot records, opened.
+
+        Raises:
+            IntegrityFailure: one is gone or does not open.
+        """
+        opened = []
+        for snapshot, sealed in zip(wanted, await self.link.records(wanted), strict=True):
+            if sealed is None:
+                raise IntegrityFailure(f"the coordinator does not have the record of snapshot {snapshot.short}")
+            opened.append(open_record(self.keys, self.link.cluster, self.known.account, snapshot, sealed))
+        return opened
+
+    async def pages(self, refs: Sequence[ChunkRef]) -> list[bytes | HoldfastError]:
+        """Plaintexts of manifest pages, from the cache or the nodes (a PageLoader)."""
+        keys = self.sealing_keys
+        found: dict[ChunkRef, bytes | HoldfastError] = {}
+        for ref in refs:
+            sealed = self.cache.get(ref.chunk)
+            if sealed is not None:
+                try:
+                    found[ref] = open_page(keys, ref, sealed)
+                except IntegrityFailure:
+                    self.cache.drop(ref.chunk)
+        lacking: dict[ChunkId, list[ChunkRef]] = {}
+        for ref in refs:
+            if ref not in found:
+                lacking.setdefault(ref.chunk, []).append(ref)
+        async for chunk, got in self.downloader.fetch(list(lacking)):
+            for ref in lacking[chunk]:
+                if isinstance(got, HoldfastError):
+                    found[ref] = got
+                    continue
+                try:
+                    found[ref] = open_page(keys, ref, got)
+                    self.cache.put(chunk, got)
+                except IntegrityFailure as error:
+                    found[ref] = error
+        return [found[ref] for ref in refs]
+
+    async def find_missing(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, HoldfastError]:
+        """Chunks that cannot be had now, by the catalogue and the nodes believed up (a FindMissing)."""
+        located = await self.link.locate(chunks)
+        groups = {group.group: group for group in located.groups}
+        down = set(located.down)
+        wrong: dict[ChunkId, HoldfastError] = {}
+        for chunk, row in zip(chunks, located.chunks, strict=True):
+            if row is None:
+                wrong[chunk] = NotFound(f"chunk {chunk.short} is not stored", chunk=chunk.hex())
+                continue
+            group = groups[row.group]
+            up = [
+                slot
+                for slot, holders in enumerate(group.holders)
+                if slot not in row.missing and any(node not in down for node in holders)
+            ]
+            if len(up) < group.profile.k:
+                away = sorted({node.short for holders in group.holders for node in holders if node in down})
+                wrong[chunk] = TooFewShards(
+                    f"chunk {chunk.short} has {len(up)} shards within reach and needs {group.profile.k}",
+                    why=f"nodes {', '.join(away)} are down" if away else "its other shards are gone",
+                    chunk=chunk.hex(),
+                )
+        return wrong

@@ -1,0 +1,264 @@
+"""How the client's results look to people, and as JSON lines. 80 columns are enough."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast.client.check import CheckReport
+from holdfast.client.entries import Entry
+from holdfast.client.restore import RestoreReport
+from holdfast.client.snapshots import Snapshot
+from holdfast.protocol.errors import Degraded, HoldfastError, IntegrityFailure, Partial, TooFewShards
+from holdfast.protocol.messages.accounts import AccountStatus
+from holdfast.protocol.terminal import Output, human_bytes, human_count
+
+__all__ = [
+    "entry_line",
+    "show_backup",
+    "show_check",
+    "show_restore",
+    "show_snapshots",
+    "show_status",
+    "snapshot_fields",
+    "worst_of",
+]
+
+_NAMED_MAX = 20
+
+
+def shown(path: bytes) -> str:
+    """A path for the terminal: bytes that are no text are escaped, control characters too."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def worst_of(errors: Iterable[HoldfastError], what: str) -> HoldfastError | None:
+    """The error that decides the exit code, where several apply: 23, then 20, then 3."""
+    found = list(errors)
+    for kind in (IntegrityFailure, TooFewShards):
+        for error in found:
+            if isinstance(error, kind):
+                return error
+    return Partial(what, do="The names are listed above.") if found else None
+
+
+def snapshot_fields(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot in JSON."""
+    return {
+        "id": snapshot.id.hex(),
+        "time": snapshot.time.isoformat(),
+        "device": snapshot.device.hex(),
+        "device_name": snapshot.device_name,
+        "paths": list(snapshot.paths),
+        "tags": list(snapshot.tags),
+        "files": snapshot.files,
+        "entries": snapshot.entries,
+        "bytes": snapshot.bytes,
+        "new_bytes": snapshot.new_bytes,
+        "skipped": snapshot.skipped_count,
+    }
+
+
+def show_backup(output: Output, snapshot: Snapshot, seconds: float, *, dry_run: bool) -> None:
+    """What a backup did; raises Partial when files were skipped."""
+    for skipped in snapshot.skipped[:_NAMED_MAX]:
+        output.note(f"skipped {shown(skipped.path)}: {skipped.why}")
+    if len(snapshot.skipped) > _NAMED_MAX:
+        output.note(f"... and {len(snapshot.skipped) - _NAMED_MAX:,} more skipped")
+    for path in snapshot.changed[:_NAMED_MAX]:
+        output.note(f"changed while it was read: {shown(path)}")
+    for skipped in snapshot.skipped:
+        output.status(event="skipped", path=os.fsdecode(skipped.path), why=skipped.why)
+    rate = f", {human_bytes(snapshot.bytes / seconds)}/s" if seconds > 0 else ""
+    size = f"{human_count(snapshot.files, 'file')}, {human_bytes(snapshot.bytes)}"
+    if dry_run:
+        output.say(f"Would back up {size}; {human_bytes(snapshot.new_bytes)} changed and would be read.")
+    else:
+        output.say(
+            f"Snapshot {snapshot.id.short}: {size}; {human_bytes(snapshot.new_bytes)} new in "
+            f"{seconds:.1f} s{rate}."
+        )
+    output.summary(
+        **snapshot_fields(snapshot),
+        seconds=round(seconds, 3),
+        dry_run=dry_run,
+        changed=[os.fsdecode(path) for path in snapshot.changed],
+    )
+    if snapshot.skipped:
+        raise Partial(
+            f"{human_count(len(snapshot.skipped), 'file')} could not be backed up",
+            do="They are named above; everything else is safe.",
+        )
+
+
+def show_snapshots(output: Output, snapshots: list[Snapshot]) -> None:
+    """A line each, oldest first."""
+    if not snapshots:
+        output.say("No snapshots yet. Make one with 'holdfast backup PATH'.")
+    else:
+        output.say(f"{'id':<10}{'time':<18}{'device':<14}{'files':>8}{'size':>11}{'new':>11}  paths")
+    for snapshot in snapshots:
+        when = snapshot.time.astimezone().strftime("%Y-%m-%d %H:%M")
+        tags = f" [{', '.join(snapshot.tags)}]" if snapshot.tags else ""
+        output.say(
+            f"{snapshot.id.short:<10}{when:<18}{snapshot.device_name[:12]:<14}{snapshot.files:>8,}"
+            f"{human_bytes(snapshot.bytes):>11}{human_bytes(snapshot.new_bytes):>11}  "
+            f"{shown(os.fsencode(' '.join(snapshot.paths)))}{tags}"
+        )
+        output.status(**snapshot_fields(snapshot))
+    output.summary(snapshots=len(snapshots))
+
+
+def entry_line(entry: Entry) -> str:
+    """Like ``ls -l``."""
+    kinds = {"dir": stat.S_IFDIR, "symlink": stat.S_IFLNK, "fifo": stat.S_IFIFO, "file": stat.S_IFREG}
+    mode = stat.filemode(kinds[entry.kind] | entry.mode)
+    when = datetime.fromtimestamp(entry.mtime_ns / 1e9, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    owner = entry.user or str(entry.uid)
+    arrow = f" -> {shown(entry.target)}" if entry.kind == "symlink" else ""
+    return f"{mode} {owner[:8]:<8} {entry.size:>12,} {when} {shown(entry.path)}{arrow}"
+
+
+def entry_fields(entry: Entry) -> dict[str, Any]:
+    """An entry in JSON."""
+    return {
+        "type": entry.kind,
+        "path": os.fsdecode(entry.path),
+        "mode": entry.mode,
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "size": entry.size,
+        "mtime_ns": entry.mtime_ns,
+        "target": os.fsdecode(entry.target),
+    }
+
+
+def _name_failures(
+    output: Output,
+    failed: list[tuple[bytes, HoldfastError]],
+    unreadable: list[tuple[bytes, bytes, HoldfastError]],
+    verb: str,
+) -> None:
+    for path, error in failed[:_NAMED_MAX]:
+        output.note(f"{verb} {shown(path)}: {error.what}")
+    if len(failed) > _NAMED_MAX:
+        output.note(f"... and {len(failed) - _NAMED_MAX:,} more (all of them with --json)")
+    for after, before, error in unreadable:
+        output.note(
+            f"unknown: everything after {shown(after) or 'the beginning'} and before "
+            f"{shown(before) or 'the end'}: {error.what}"
+        )
+    for path, error in failed:
+        output.status(event="failed", path=os.fsdecode(path), code=error.code, message=error.what)
+    for after, before, error in unreadable:
+        output.status(
+            event="unreadable", after=os.fsdecode(after), before=os.fsdecode(before), code=error.code
+        )
+
+
+def show_restore(output: Output, report: RestoreReport, seconds: float, target: str) -> None:
+    """What a restore did; raises what decides the exit code when something is lacking."""
+    _name_failures(output, report.failed, report.unreadable, "not restored")
+    rate = f", {human_bytes(report.bytes / seconds)}/s" if seconds > 0 else ""
+    existing = f"; {report.skipped_existing:,} were there already" if report.skipped_existing else ""
+    output.say(
+        f"Restored {human_count(report.files, 'file')}, {human_bytes(report.bytes)} to {target} in "
+        f"{seconds:.1f} s{rate}{existing}."
+    )
+    if report.owners_skipped or report.modes_reduced or report.xattrs_skipped:
+        output.note(
+            f"As this is not root: {report.owners_skipped:,} owners not set, {report.modes_reduced:,} modes "
+            f"reduced, {report.xattrs_skipped:,} attributes left out."
+        )
+    output.summary(
+        files=report.files,
+        bytes=report.bytes,
+        folders=report.folders,
+        links=report.links,
+        skipped_existing=report.skipped_existing,
+        failed=len(report.failed),
+        unreadable_ranges=len(report.unreadable),
+        owners_skipped=report.owners_skipped,
+        modes_reduced=report.modes_reduced,
+        xattrs_skipped=report.xattrs_skipped,
+        verified_bytes=report.verified_bytes,
+        seconds=round(seconds, 3),
+    )
+    if not report.complete:
+        errors = [*(error for _, error in report.failed), *(error for _, _, error in report.unreadable)]
+        worst = worst_of(errors, f"{human_count(len(errors), 'entry', 'entries')} could not be restored")
+        assert worst is not None
+        raise _with_count(worst, len(report.failed), "could not be restored")
+
+
+def _with_count(worst: HoldfastError, count: int, what: str) -> HoldfastError:
+    """The deciding error, told with how many files it concerns."""
+    if isinstance(worst, Partial):
+        return worst
+    return type(worst)(
+        f"{human_count(count, 'file')} {what}; everything else is fine",
+        why=worst.why or worst.what,
+        do=worst.do,
+        files=count,
+        **{k: v for k, v in worst.details.items() if k != "files"},
+    )
+
+
+def show_check(output: Output, report: CheckReport, seconds: float) -> None:
+    """What a check found; raises what decides the exit code when something is wrong."""
+    _name_failures(output, report.damaged, report.unreadable, "cannot be restored now:")
+    read = f", {human_bytes(report.read_bytes)} read and opened" if report.read_chunks else ""
+    verdict = "Everything can be restored" if report.ok else "Not everything can be restored now"
+    output.say(
+        f"{verdict}: {human_count(report.files, 'file')}, {human_count(report.chunks, 'chunk')}{read} in {seconds:.1f} s."
+    )
+    output.summary(
+        ok=report.ok,
+        files=report.files,
+        entries=report.entries,
+        chunks=report.chunks,
+        read_chunks=report.read_chunks,
+        read_bytes=report.read_bytes,
+        damaged_files=report.damaged_files,
+        unreadable_ranges=len(report.unreadable),
+        seconds=round(seconds, 3),
+    )
+    if not report.ok:
+        errors = [*(error for _, error in report.damaged), *(error for _, _, error in report.unreadable)]
+        worst = worst_of(errors, f"{human_count(len(errors), 'file')} cannot be restored now")
+        assert worst is not None
+        raise _with_count(worst, report.damaged_files, "cannot be restored now")
+
+
+def show_status(output: Output, status: AccountStatus, *, strict: bool) -> None:
+    """The verdict first; raises Degraded with ``strict`` when it is not "safe"."""
+    output.say(status.sentence)
+    quota = f" of {human_bytes(status.quota_bytes)}" if status.quota_bytes else ""
+    output.say(
+        f"{human_count(status.snapshots, 'snapshot')}, {human_count(status.chunks, 'chunk')}, "
+        f"{human_bytes(status.used_bytes)}{quota} stored; {human_count(status.devices, 'device')}; "
+        f"head {status.head_seq}"
+    )
+    away = [node for node in status.nodes if node.state != "up"]
+    up = len(status.nodes) - len(away)
+    output.say(f"{up} of {human_count(len(status.nodes), 'node')} up")
+    for node in away:
+        output.say(f"  {node.id[:8]} is {node.state}{' in zone ' + node.zone if node.zone else ''}")
+    output.summary(
+        verdict=status.verdict,
+        sentence=status.sentence,
+        snapshots=status.snapshots,
+        chunks=status.chunks,
+        used_bytes=status.used_bytes,
+        quota_bytes=status.quota_bytes,
+        head_seq=status.head_seq,
+        devices=status.devices,
+        stripes={"total": status.stripes.total, "by_spare": status.stripes.by_spare},
+        nodes=[{"id": node.id, "zone": node.zone, "state": node.state} for node in status.nodes],
+    )
+    if strict and status.verdict not in ("safe", "empty"):
+        raise Degraded(status.sentence, do="Bring the nodes back that are not up.")

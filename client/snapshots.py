@@ -1,0 +1,109 @@
+"""Snapshots as people see them, and finding the one that is meant."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from holdfast.client.backup import BackupResult, Skipped
+from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord
+from holdfast.protocol.errors import BadRequest, NotFound
+from holdfast.protocol.ids import DeviceId, SnapshotId
+
+__all__ = ["Snapshot", "choose", "parent_of", "split_reference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One moment of a person's files.
+
+    Attributes:
+        paths: what was backed up (absolute).
+        bytes: sum of the sizes of all files; ``new_bytes``: sealed bytes that were not stored before.
+        skipped, changed: only right after the backup that made it; files not in it, and files that
+            changed while they were read.
+    """
+
+    id: SnapshotId
+    time: datetime
+    device: DeviceId
+    device_name: str
+    paths: tuple[str, ...]
+    tags: tuple[str, ...]
+    files: int
+    entries: int
+    bytes: int
+    new_bytes: int
+    skipped_count: int
+    pages: tuple[ChunkRef, ...] = field(repr=False)
+    skipped: tuple[Skipped, ...] = field(default=(), repr=False)
+    changed: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, snapshot: SnapshotId, record: SnapshotRecord, result: BackupResult | None = None) -> Snapshot:
+        """From its record."""
+        return cls(
+            snapshot,
+            datetime.fromtimestamp(record.time_ns / 1e9, UTC),
+            record.device,
+            record.device_name,
+            tuple(os.fsdecode(path) for path in record.paths),
+            tuple(record.tags),
+            record.files,
+            record.entries,
+            record.total_bytes,
+            record.new_bytes,
+            record.skipped,
+            tuple(record.pages),
+            tuple(result.skipped) if result else (),
+            tuple(result.changed) if result else (),
+        )
+
+
+def split_reference(text: str) -> tuple[str, str]:
+    """``SNAP[:PATH]`` -> (snapshot, path in it)."""
+    snapshot, _, path = text.partition(":")
+    return snapshot, path
+
+
+def choose(
+    snapshots: Sequence[Snapshot], wanted: str, *, device: str | None = None, path: str | None = None
+) -> Snapshot:
+    """The snapshot meant by an id's beginning, or ``latest`` (narrowed by device name or id, and path).
+
+    Args:
+        snapshots: oldest first.
+
+    Raises:
+        NotFound: none fits. BadRequest: several do.
+    """
+    listing = "'holdfast snapshots' lists them."
+    if wanted == "latest":
+        fitting = [
+            snapshot
+            for snapshot in snapshots
+            if (device is None or device == snapshot.device_name or snapshot.device.hex().startswith(device))
+            and (path is None or os.path.abspath(path) in snapshot.paths)
+        ]
+        if not fitting:
+            narrowed = " that fits --device and --path" if device or path else ""
+            raise NotFound(f"this account has no snapshot{narrowed} yet", do=f"{listing}")
+        return fitting[-1]
+    if not wanted or not set(wanted) <= set("0123456789abcdef"):
+        raise BadRequest(f"{wanted!r} is not a snapshot", do=f"Use 'latest' or the beginning of an id; {listing}")
+    fitting = [snapshot for snapshot in snapshots if snapshot.id.hex().startswith(wanted)]
+    if not fitting:
+        raise NotFound(f"there is no snapshot {wanted}", do=listing)
+    if len(fitting) > 1:
+        named = ", ".join(snapshot.id.hex()[: len(wanted) + 4] for snapshot in fitting[:5])
+        raise BadRequest(f"{wanted} is the beginning of several snapshots: {named}", do="Give more of the id.")
+    return fitting[0]
+
+
+def parent_of(snapshots: Sequence[Snapshot], device: DeviceId, paths: Sequence[str]) -> Snapshot | None:
+    """What a backup is compared with: the newest of the same paths, of this device if there is one."""
+    same_paths = [snapshot for snapshot in snapshots if snapshot.paths == tuple(paths)]
+    same_device = [snapshot for snapshot in same_paths if snapshot.device == device]
+    return (same_device or same_paths or [None])[-1]
