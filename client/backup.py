@@ -9,6 +9,7 @@ snapshot) are not read; equal small files share what is stored already.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -380,12 +381,19 @@ async def run_backup(
         HoldfastError: the sink's error; nothing becomes visible.
     """
     loop = asyncio.get_running_loop()
+    stop = threading.Event()
 
     def hand_over(batch: list[SealedChunk]) -> None:
+        _check_wanted(stop)
         asyncio.run_coroutine_threadsafe(sink.put(batch), loop).result()
 
+    def told(progress: Progress) -> None:
+        _check_wanted(stop)
+        if on_progress is not None:
+            on_progress(progress)
+
     def work() -> BackupResult:
-        producer = _Producer(keys, hand_over, source, on_progress, on_page)
+        producer = _Producer(keys, hand_over, source, told, on_page)
         if load is None or not parent_pages:
             return producer.run(plan, iter(()))
         if not plan.dry_run:
@@ -393,9 +401,23 @@ async def run_backup(
                 producer.remember(entry)
         return producer.run(plan, _parent_entries(loop, parent_pages, load))
 
-    result = await asyncio.to_thread(work)
+    try:
+        result = await asyncio.to_thread(work)
+    except asyncio.CancelledError:
+        # The thread cannot be cancelled: it ends at the next chunk or file it comes to.
+        stop.set()
+        raise
     await sink.settle()
     return result
+
+
+class _Unwanted(Exception):
+    """The backup was cancelled; nobody waits for the thread's result."""
+
+
+def _check_wanted(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise _Unwanted
 
 
 async def run_stream_backup(

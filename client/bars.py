@@ -51,7 +51,9 @@ def progress_bar(output: Output, what: str) -> Iterator[OnProgress | None]:
 
 
 @contextmanager
-def count_ahead(roots: list[bytes], excluder: Excluder, moved: OnProgress | None) -> Iterator[OnProgress | None]:
+def count_ahead(
+    roots: list[bytes], excluder: Excluder, moved: OnProgress | None
+) -> Iterator[OnProgress | None]:
     """Counts what there is to back up in a thread beside the backup, so that the bar knows its end."""
     if moved is None:
         yield None
@@ -73,7 +75,11 @@ def count_ahead(roots: list[bytes], excluder: Excluder, moved: OnProgress | None
 
     def with_total(progress: Progress) -> None:
         ending = total[0] if known.is_set() else 0
-        moved(Progress(progress.phase, progress.files, progress.bytes, 0, ending, progress.new_bytes, progress.path))
+        moved(
+            Progress(
+                progress.phase, progress.files, progress.bytes, 0, ending, progress.new_bytes, progress.path
+            )
+        )
 
     try:
         yield with_total

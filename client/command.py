@@ -26,15 +26,15 @@ def _client(coordinator: str | None) -> AsyncClient:
 
 
 def _coordinator(function: Any) -> Any:
-    return option("--coordinator", metavar="URL#ID", help="The cluster's address. Default: the one remembered.")(
-        function
-    )
+    return option(
+        "--coordinator", metavar="URL#ID", help="The cluster's address. Default: the one remembered."
+    )(function)
 
 
 def _quietly(function: Any) -> Any:
-    return click.option("--quiet", "-q", is_flag=True, envvar="HOLDFAST_QUIET", help="No progress, no notes.")(
-        function
-    )
+    return click.option(
+        "--quiet", "-q", is_flag=True, envvar="HOLDFAST_QUIET", help="No progress, no notes."
+    )(function)
 
 
 def _clock() -> float:
@@ -47,37 +47,65 @@ def _clock() -> float:
 
 
 @click.command()
-@option("--invite-file", type=click.Path(path_type=Path), help="A file with the invite. Default: HOLDFAST_INVITE, or ask.")
-@option("--recovery-file", type=click.Path(path_type=Path), help="Write the recovery code to this file (0600).")
+@option(
+    "--invite-file",
+    type=click.Path(path_type=Path),
+    help="A file with the invite. Default: HOLDFAST_INVITE, or ask.",
+)
+@option(
+    "--recovery-file", type=click.Path(path_type=Path), help="Write the recovery code to this file (0600)."
+)
 @option("--device-name", help="How this device is listed. Default: the host's name.")
 @json_option
 @guarded
-def init(invite_file: Path | None, recovery_file: Path | None, device_name: str | None, as_json: bool) -> None:
+def init(
+    invite_file: Path | None, recovery_file: Path | None, device_name: str | None, as_json: bool
+) -> None:
     """Create an account and print its recovery code.
 
     The code is the only way back when all devices are lost: keep it on paper, away from the computer.
     """
-    from holdfast.protocol.directory import write_file
-    from holdfast.protocol.errors import Conflict
+    from holdfast.client.home import Home
+    from holdfast.protocol.errors import Conflict, HoldfastError
 
     output = Output(as_json)
-    if recovery_file is not None and recovery_file.exists():
+    home = Home.default()
+    pending = home.joining() is not None
+    if recovery_file is not None and recovery_file.exists() and not pending and not home.has_account:
         raise Conflict(f"{recovery_file} is there already", do="Name a file that does not exist yet.")
-    invite = _invite(invite_file)
+    invite = None if home.has_account else _invite(invite_file)
+    shown: list[str] = []
 
     def show_code(code: str, text: str) -> None:
         if recovery_file is not None:
-            write_file(recovery_file, text.encode())
+            _write_new(recovery_file, text)
+        elif as_json:
+            # Before anything is registered: an account whose code nobody has seen must not come to be.
+            output.status(event="recovery_code", recovery_code=code)
         else:
             _print_code(output, code)
+        shown.append(code)
 
     async def work() -> Any:
         async with _client(None) as client:
             return await client.init(invite, device_name=device_name, show_code=show_code)
 
-    made = run(work)
+    try:
+        made = run(work)
+    except HoldfastError:
+        if shown and home.joining() is None:
+            # The cluster refused for good: this code belongs to no account.
+            if recovery_file is not None:
+                recovery_file.unlink(missing_ok=True)
+            else:
+                output.note("The recovery code shown above belongs to no account: throw it away.")
+        elif shown:
+            output.note("Keep that recovery code; run 'holdfast init' again to finish.")
+        raise
     if made.resumed:
-        output.note("Finished an init that was interrupted: the recovery code it showed then is the valid one.")
+        output.note(
+            "Finished an init that was interrupted: the recovery code it gave out then is the valid one."
+        )
     elif recovery_file is not None:
         output.say(f"The recovery code is in {recovery_file}. Put it on paper and take it off this computer.")
     output.say(f"Account {made.account.short} is ready. Next: holdfast backup PATH")
@@ -85,7 +113,8 @@ def init(invite_file: Path | None, recovery_file: Path | None, device_name: str 
         account=made.account.hex(),
         coordinator=str(made.address),
         resumed=made.resumed,
-        **({"recovery_file": str(recovery_file)} if recovery_file else {"recovery_code": made.recovery_code}),
+        recovery_file=str(recovery_file) if recovery_file is not None and shown else None,
+        recovery_code=made.recovery_code if shown and recovery_file is None else None,
     )
 
 
@@ -100,6 +129,24 @@ def _invite(invite_file: Path | None) -> str | None:
     if not os.environ.get("HOLDFAST_INVITE") and sys.stdin.isatty():
         return str(click.prompt("Invite", hide_input=True, err=True))
     return None
+
+
+def _write_new(path: Path, text: str) -> None:
+    """The recovery file, durably, 0600, never over another one."""
+    from holdfast.protocol.errors import BadRequest
+
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise BadRequest(
+            f"cannot write the recovery file {path}",
+            why=error.strerror or "",
+            do="Nothing was registered; name another.",
+        ) from error
 
 
 def _print_code(output: Output, code: str) -> None:
@@ -121,11 +168,15 @@ def _print_code(output: Output, code: str) -> None:
 
 @click.command()
 @_coordinator
-@option("--recovery-file", type=click.Path(path_type=Path), help="The recovery file. Default: ask for the code.")
+@option(
+    "--recovery-file", type=click.Path(path_type=Path), help="The recovery file. Default: ask for the code."
+)
 @option("--device-name", help="How this device is listed. Default: the host's name.")
 @json_option
 @guarded
-def recover(coordinator: str | None, recovery_file: Path | None, device_name: str | None, as_json: bool) -> None:
+def recover(
+    coordinator: str | None, recovery_file: Path | None, device_name: str | None, as_json: bool
+) -> None:
     """Set this device up from the recovery code."""
     from holdfast.protocol.errors import BadRequest
 
@@ -153,7 +204,9 @@ def recover(coordinator: str | None, recovery_file: Path | None, device_name: st
 
     found = run(work)
     if found.corrected:
-        output.note(f"{found.corrected} characters of the code were wrong or unreadable and have been put right.")
+        output.note(
+            f"{found.corrected} characters of the code were wrong or unreadable and have been put right."
+        )
     output.say(f"This device belongs to account {found.account.short} now.")
     if found.snapshot is None:
         output.say("It has no snapshot yet.")
@@ -190,10 +243,27 @@ def _typed_code() -> str:
 # Backing up and looking
 
 
+def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """0 to 100, with or without the sign."""
+    try:
+        number = float(value.strip().removesuffix("%"))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 100:
+        raise click.BadParameter(f"{value!r} is not a percentage from 0 to 100.", ctx, param)
+    return number
+
+
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @_coordinator
-@option("--tag", "tags", multiple=True, envvar="HOLDFAST_TAG", help="A word to find the snapshot by; may be repeated.")
+@option(
+    "--tag",
+    "tags",
+    multiple=True,
+    envvar="HOLDFAST_TAG",
+    help="A word to find the snapshot by; may be repeated.",
+)
 @option("--exclude", multiple=True, metavar="PATTERN", help="Leave out what matches (as in .gitignore).")
 @option("--exclude-file", type=click.Path(path_type=Path), help="Patterns from a file, one a line.")
 @option("--one-file-system", is_flag=True, help="Do not look into mounted filesystems.")
@@ -256,7 +326,9 @@ def snapshots(coordinator: str | None, as_json: bool) -> None:
 
 def _narrowed(function: Any) -> Any:
     function = option("--device", help="'latest' of this device (name, or beginning of its id).")(function)
-    return option("--path", "of_path", envvar="HOLDFAST_PATH", help="'latest' that backed up this path.")(function)
+    return option("--path", "of_path", envvar="HOLDFAST_PATH", help="'latest' that backed up this path.")(
+        function
+    )
 
 
 @click.command()
@@ -265,7 +337,9 @@ def _narrowed(function: Any) -> Any:
 @_narrowed
 @json_option
 @guarded
-def ls(reference: str, coordinator: str | None, device: str | None, of_path: str | None, as_json: bool) -> None:
+def ls(
+    reference: str, coordinator: str | None, device: str | None, of_path: str | None, as_json: bool
+) -> None:
     """List what a snapshot holds."""
     from holdfast.client.show import entry_fields, entry_line
     from holdfast.client.snapshots import split_reference
@@ -298,8 +372,13 @@ def ls(reference: str, coordinator: str | None, device: str | None, of_path: str
 @_narrowed
 @option("--include", multiple=True, metavar="PATTERN", help="Only what matches; may be repeated.")
 @option("--verify", is_flag=True, help="Read every file again from disk and compare.")
-@option("--overwrite", type=click.Choice(["always", "if-changed", "if-newer", "never"]), default="never",
-        show_default=True, help="What to do with files that are there.")
+@option(
+    "--overwrite",
+    type=click.Choice(["always", "if-changed", "if-newer", "never"]),
+    default="never",
+    show_default=True,
+    help="What to do with files that are there.",
+)
 @_quietly
 @json_option
 @guarded
@@ -317,7 +396,8 @@ def restore(
 ) -> None:
     """Put files of a snapshot back.
 
-    SNAP is 'latest' or the beginning of an id; SNAP:PATH restores what lies in PATH directly below the target.
+    SNAP is 'latest' or the beginning of an id; SNAP:PATH restores what lies in PATH directly
+    below the target.
     """
     from holdfast.client.bars import progress_bar
     from holdfast.client.show import show_restore
@@ -356,7 +436,7 @@ def restore(
 @_coordinator
 @_narrowed
 @option("--read-data", is_flag=True, help="Fetch, decode and open every chunk.")
-@option("--sample", type=click.FloatRange(0, 100), default=0.0, metavar="PERCENT", help="Do so with this many percent.")
+@option("--sample", default="0", callback=_percent, metavar="PERCENT", help="Do so with this many percent.")
 @_quietly
 @json_option
 @guarded

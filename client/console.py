@@ -57,9 +57,10 @@ class _Lazy(click.Group):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], _COMMANDS, 1)
-            if near:
-                error.message += f" Did you mean '{near[0]}'?"
-            raise
+            if not near or args[0] in _COMMANDS:
+                raise
+            message = f"There is no command '{args[0]}'. Did you mean '{near[0]}'?"
+            raise click.UsageError(message, ctx) from error
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

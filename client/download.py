@@ -48,13 +48,14 @@ class Downloader:
         self._calls: NodeCalls = calls or HttpNodeCalls(link.transport, link.signer)
         self._resting: dict[NodeId, float] = {}
         self._reports: list[ReportEntry] = []
+        # Shared by all fetches: what bounds memory is how many batches are in flight together.
+        self._slots = asyncio.Semaphore(FETCHES_IN_FLIGHT_MAX)
 
     async def fetch(self, wanted: Sequence[ChunkId]) -> AsyncIterator[tuple[ChunkId, Sealed | HoldfastError]]:
         """See ChunkSource.fetch."""
         ids = list(dict.fromkeys(wanted))
         done: asyncio.Queue[tuple[ChunkId, Sealed | HoldfastError] | BaseException | None] = asyncio.Queue()
-        slots = asyncio.Semaphore(FETCHES_IN_FLIGHT_MAX)
-        feeder = asyncio.create_task(self._feed(ids, done, slots))
+        feeder = asyncio.create_task(self._feed(ids, done))
         try:
             while (found := await done.get()) is not None:
                 if isinstance(found, BaseException):
@@ -69,7 +70,6 @@ class Downloader:
         self,
         ids: list[ChunkId],
         done: asyncio.Queue[tuple[ChunkId, Sealed | HoldfastError] | BaseException | None],
-        slots: asyncio.Semaphore,
     ) -> None:
         """Locate, and run read batches, a few at a time; ends the queue with None or an error."""
         tasks: set[asyncio.Task[None]] = set()
@@ -81,7 +81,7 @@ class Downloader:
             except Exception as error:
                 done.put_nowait(error)
             finally:
-                slots.release()
+                self._slots.release()
 
         try:
             for start in range(0, len(ids), _LOCATE_CHUNKS):
@@ -95,7 +95,7 @@ class Downloader:
                     if row is None:
                         done.put_nowait((chunk, _not_stored(chunk)))
                 for batch in _batches(portion, located):
-                    await slots.acquire()
+                    await self._slots.acquire()
                     task = asyncio.create_task(run(batch, groups[batch[0].group], nodes))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)

@@ -62,7 +62,7 @@ def accept_devices(known: KnownAccount, state: AccountState, cluster: ClusterId)
         raise ForkDetected("the coordinator shows another account's device list", do=_HINT)
     if listed.seq < known.device_list_seq:
         raise Rollback(
-            f"the coordinator shows device list {listed.seq}, and this device has seen {known.device_list_seq}",
+            f"the coordinator shows device list {listed.seq}, and this device saw {known.device_list_seq}",
             do=_HINT,
         )
     digest = signed_digest(state.device_list)
@@ -83,7 +83,9 @@ def accept_heads(
     devices_digest = signed_digest(devices_signed)
     if state.head is None:
         if known.head_seq:
-            raise Rollback(f"the coordinator shows no head, and this device has seen {known.head_seq}", do=_HINT)
+            raise Rollback(
+                f"the coordinator shows no head, and this device has seen {known.head_seq}", do=_HINT
+            )
         return HeadView(devices, devices_signed, 0, NO_DIGEST, None, ())
     newest = open_head(state.head, cluster, devices, devices_digest)
     newest_digest = signed_digest(state.head)
@@ -97,10 +99,14 @@ def accept_heads(
     for link in state.links:
         head = open_head(link, cluster, devices, devices_digest)
         if head.seq != seq + 1 or head.previous != digest:
-            raise ForkDetected(f"head {head.seq} does not follow head {seq} that this device has seen", do=_HINT)
+            raise ForkDetected(
+                f"head {head.seq} does not follow head {seq} that this device has seen", do=_HINT
+            )
         seq, digest = head.seq, signed_digest(link)
     if (seq, digest) != (newest.seq, newest_digest):
-        raise ForkDetected(f"no unbroken chain of heads leads from {known.head_seq} to {newest.seq}", do=_HINT)
+        raise ForkDetected(
+            f"no unbroken chain of heads leads from {known.head_seq} to {newest.seq}", do=_HINT
+        )
     listed = open_snapshot_list(state.snapshot_list, newest)
     return HeadView(devices, devices_signed, newest.seq, newest_digest, newest, tuple(listed.snapshots))
 
@@ -136,7 +142,12 @@ async def read_head(link: Link, known: KnownAccount, remember: Callable[[KnownAc
 
 
 def next_head(
-    view: HeadView, device: DeviceId, key: Ed25519PrivateKey, cluster: ClusterId, snapshots: Sequence[SnapshotId], time_ns: int
+    view: HeadView,
+    device: DeviceId,
+    key: Ed25519PrivateKey,
+    cluster: ClusterId,
+    snapshots: Sequence[SnapshotId],
+    time_ns: int,
 ) -> tuple[Signed, bytes]:
     """The head that follows a view, signed, and its exact snapshot list."""
     exact = encode(SnapshotList(1, list(snapshots)))

@@ -19,6 +19,7 @@ from typing import Final, Self
 
 from holdfast.client.identity import AccountKeys, DeviceKeys
 from holdfast.client.page_cache import PageCache
+from holdfast.protocol.accounts import NO_DIGEST
 from holdfast.protocol.address import Address
 from holdfast.protocol.codec import Record, decode, encode
 from holdfast.protocol.directory import (
@@ -37,6 +38,8 @@ from holdfast.protocol.signing import Signed
 __all__ = ["Home", "Joining", "KnownAccount", "default_home"]
 
 _VERSION: Final = 1
+_BEGIN_ELSEWHERE: Final = "Set HOLDFAST_HOME to a folder that can be made and written."
+_BEGIN_AGAIN: Final = "Set HOLDFAST_HOME to another folder and begin again."
 
 
 def default_home() -> Path:
@@ -74,9 +77,9 @@ class KnownAccount:
     device: DeviceId
     device_name: str
     device_list_seq: int = 0
-    device_list_digest: Digest = Digest(bytes(32))
+    device_list_digest: Digest = NO_DIGEST
     head_seq: int = 0
-    head_digest: Digest = Digest(bytes(32))
+    head_digest: Digest = NO_DIGEST
 
 
 class Home:
@@ -92,8 +95,11 @@ class Home:
 
     def lock(self, *, wait: bool = False) -> Lock:
         """Keep other processes from changing the folder; raises Locked."""
-        make_private(self.folder)
+        self._make()
         return Lock(self.folder, "the account", wait=wait)
+
+    def _make(self) -> None:
+        make_private(self.folder, _BEGIN_ELSEWHERE)
 
     @property
     def has_account(self) -> bool:
@@ -142,7 +148,7 @@ class Home:
 
     def set_up(self, known: KnownAccount, device: DeviceKeys, keys: list[AccountKeys]) -> None:
         """Make this device one of the account's: keys first, account.json last."""
-        make_private(self.folder)
+        self._make()
         write_file(self.folder / "device.key", device.to_bytes())
         self.save_keys(keys)
         self.save_account(known)
@@ -178,13 +184,26 @@ class Home:
 
     def joining(self) -> Joining | None:
         """A registration that was begun and not confirmed."""
-        raw = read_private(self.folder / "joining.bin")
-        return decode(raw, Joining) if raw is not None else None
+        path = self.folder / "joining.bin"
+        raw = read_private(path)
+        if raw is None:
+            return None
+        try:
+            joining = decode(raw, Joining)
+        except BadRequest as error:
+            raise WrongDirectory(f"{path} is damaged", why=error.why, do=_BEGIN_AGAIN) from error
+        if joining.version != _VERSION:
+            raise WrongDirectory(f"{path} has another version", do=_BEGIN_AGAIN)
+        return joining
 
     def save_joining(self, joining: Joining) -> None:
         """Remember a registration before it is sent."""
-        make_private(self.folder)
+        self._make()
         write_file(self.folder / "joining.bin", encode(joining))
+
+    def forget_joining(self) -> None:
+        """The cluster refused it: there is no account to finish."""
+        remove_file(self.folder / "joining.bin")
 
     def cache(self) -> PageCache:
         """The cache of manifest pages."""

@@ -3,7 +3,8 @@
 ``init`` shows the recovery code before it registers: a code without an account is
 harmless, an account without a code is not. What registers is written down first
 (without the recovery secret), so that an init that died halfway is finished by
-running it again.
+running it again. Where the cluster said no, there is no account and never was one
+by that code: what was written down is removed, and the next try makes a new code.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from holdfast.client.recovery_code import RecoveredCode, encode_recovery_code
 from holdfast.protocol.accounts import open_device_list, signed_digest
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.clock import Source
-from holdfast.protocol.errors import BadRequest, Conflict
+from holdfast.protocol.errors import BadRequest, Conflict, Refused
 from holdfast.protocol.ids import AccountId, DeviceId
 from holdfast.protocol.limits import LABEL_BYTES_MAX
 from holdfast.protocol.messages.accounts import Register
@@ -97,7 +98,12 @@ async def init_account(
             show_code(encode_recovery_code(secret), link.address, root.account)
             joining = Joining(1, str(link.address), name, device.to_bytes(), account_secret, first)
             home.save_joining(joining)
-        return await _register(home, link, invite, joining, resumed)
+        try:
+            return await _register(home, link, invite, joining, resumed)
+        except (Refused, BadRequest, Conflict):
+            if not resumed:
+                home.forget_joining()
+            raise
 
 
 async def _register(home: Home, link: Link, invite: Token, joining: Joining, resumed: bool) -> Joined:
@@ -136,9 +142,7 @@ async def recover_account(
         signed = await _list_device(link, state.device_list, root, device, name)
         listed = open_device_list(signed, link.cluster)
         keys = open_account_keys(listed, link.cluster, device.box_key, device.id)
-        known = KnownAccount(
-            link.address, root.account, device.id, name, listed.seq, signed_digest(signed)
-        )
+        known = KnownAccount(link.address, root.account, device.id, name, listed.seq, signed_digest(signed))
         home.set_up(known, device, keys)
         return Joined(root.account, device.id, link.address)
 

@@ -39,7 +39,7 @@ XATTR_BYTES_MAX = 256 * KIB
 # Sending
 BATCH_SEALED_BYTES = 8 * MIB
 BATCH_CHUNKS_MAX = 256
-BATCHES_IN_FLIGHT_MAX = 4
+BATCHES_IN_FLIGHT_MAX = 3
 LATE_RECEIPT_WAIT_S = 0.25
 """How long a batch that has its write quorum waits for the remaining slots."""
 PUT_TIMEOUT_S = 20.0
@@ -49,13 +49,13 @@ PATIENCE_S = 30.0
 # Fetching
 FETCH_SEALED_BYTES = 8 * MIB
 """Sealed bytes asked for in one round of reads."""
-FETCHES_IN_FLIGHT_MAX = 4
+FETCHES_IN_FLIGHT_MAX = 3
 READ_TIMEOUT_S = 8.0
 NODE_REST_S = 5.0
 """A node that failed a read is asked last for so long."""
 DECODE_TRIES_MAX = 64
 """k-subsets tried when shards verify but the chunk does not."""
-RESTORE_WINDOW_BYTES = 24 * MIB
+RESTORE_WINDOW_BYTES = 16 * MIB
 """Plaintext of the chunks of one restore window; up to three windows are in memory."""
 RESTORE_WINDOW_ACTIONS_MAX = 2048
 RESTORE_WINDOWS_AHEAD_MAX = 2

@@ -104,21 +104,18 @@ class _Planner:
         self._report = report
         self._folders: list[tuple[Entry, tuple[bytes, ...], bool]] = []
         self._job: FileJob | None = None
+        self._rest: deque[Extent] = deque()
         self._linked: dict[tuple[int, int], FileJob] = {}
         self.window = Window()
         self.matched = 0
 
     def take(self, entry: Entry) -> bool:
         """Plan one entry; False when the present window must be carried out first (then ask again)."""
-        full = (
-            self.window.plain_bytes >= RESTORE_WINDOW_BYTES
-            or len(self.window.actions) >= RESTORE_WINDOW_ACTIONS_MAX
-        )
-        if full:
+        if not self._drain() or len(self.window.actions) >= RESTORE_WINDOW_ACTIONS_MAX:
             return False
         if entry.kind == "more":
             if self._job is not None:
-                self._content(self._job, entry.extents, last=False)
+                self._rest.extend(entry.extents)
             return True
         self._end_file()
         whole = components(entry.path)
@@ -170,25 +167,34 @@ class _Planner:
         if entry.linked:
             self._linked[key] = job
         self._job = job
-        self._content(job, entry.extents, last=False)
+        self._rest.extend(entry.extents)
 
-    def _content(self, job: FileJob, extents: tuple[Extent, ...], *, last: bool) -> None:
-        for extent in extents:
+    def _drain(self) -> bool:
+        """Put the file's extents into the window as far as they fit; True when none is left."""
+        fitting: list[Extent] = []
+        while self._rest and self.window.plain_bytes < RESTORE_WINDOW_BYTES:
+            extent = self._rest.popleft()
             self.window.need(extent.ref)
-        self.window.actions.append(Content(job, extents, last))
+            fitting.append(extent)
+        if fitting:
+            assert self._job is not None
+            self.window.actions.append(Content(self._job, tuple(fitting), False))
+        return not self._rest and self.window.plain_bytes < RESTORE_WINDOW_BYTES
 
     def _end_file(self) -> None:
         if self._job is not None:
-            self._content(self._job, (), last=True)
+            self.window.actions.append(Content(self._job, (), True))
             self._job = None
 
-    def finish(self) -> None:
-        """No more entries."""
+    def finish(self) -> bool:
+        """No more entries; False when the present window must be carried out first (then ask again)."""
+        if not self._drain() and self._rest:
+            return False
         self._end_file()
-        self._leave_folders(())
         while self._folders:
             entry, path, _ = self._folders.pop()
             self.window.actions.append(FinishFolder(entry, path[len(self._prefix) :]))
+        return True
 
 
 class _Restorer:
@@ -285,7 +291,9 @@ async def run_restore(
                 if on_progress is not None:
                     path = os.fsdecode(entry.path)
                     on_progress(Progress("restore", files=report.files, bytes=report.bytes, path=path))
-        planner.finish()
+        while not planner.finish():
+            await restorer.add(planner.window)
+            planner.window = Window()
         await restorer.add(planner.window)
         await restorer.finish()
     finally:

@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -57,6 +57,9 @@ __all__ = ["AsyncClient", "Initialised", "Recovered"]
 NO_SNAPSHOT = SnapshotId(bytes(32))
 """The id of what a dry run returns."""
 
+_STREAM_EXTENTS = 8
+"""Extents of a stream fetched together: about so many mebibytes."""
+
 PathLike = str | bytes | os.PathLike[str]
 
 
@@ -66,7 +69,7 @@ class Initialised:
 
     account: AccountId
     address: Address
-    recovery_code: str
+    recovery_code: str = field(repr=False)
     resumed: bool
 
 
@@ -193,11 +196,11 @@ class AsyncClient:
         address = self._coordinator
         if recovery_file is not None:
             parsed = parse_recovery_file(recovery_file)
-            code, address = parsed.code, address or Address.parse(parsed.address)
+            code, address = parsed.code, _same_cluster(Address.parse(parsed.address), address)
         if code is None or address is None:
             raise BadRequest(
                 "recovering needs the recovery code and the cluster's address",
-                do="Give --recovery-file, or set HOLDFAST_COORDINATOR to URL#<cluster id>.",
+                do="Give --recovery-file, or set HOLDFAST_COORDINATOR to the address the operator gave you.",
             )
         decoded: RecoveredCode = decode_recovery_code(code)
         link = await Link.connect(address, transport=self._transport, source=self._source)
@@ -207,7 +210,9 @@ class AsyncClient:
                 do=f"If that is your cluster, use the address {link.address}.",
             )
         name = device_name or socket.gethostname()
-        joined: Joined = await recover_account(self._home, link, decoded, device_name=name, source=self._source)
+        joined: Joined = await recover_account(
+            self._home, link, decoded, device_name=name, source=self._source
+        )
         session = await self._opened()
         head = await session.head()
         newest = await self._snapshots(session, head, head.snapshots[-1:])
@@ -402,14 +407,18 @@ class AsyncClient:
         session = await self._opened()
         return await self._snapshots(session, await session.head())
 
-    async def find(self, wanted: str = "latest", *, device: str | None = None, path: str | None = None) -> Snapshot:
+    async def find(
+        self, wanted: str = "latest", *, device: str | None = None, path: str | None = None
+    ) -> Snapshot:
         """The snapshot with this id's beginning, or the latest; raises NotFound, BadRequest."""
         return choose(await self.snapshots(), wanted, device=device, path=path)
 
     async def _chosen(self, snapshot: Snapshot | str) -> Snapshot:
         return await self.find(snapshot) if isinstance(snapshot, str) else snapshot
 
-    async def entries(self, snapshot: Snapshot | str = "latest", prefix: str | bytes = b"") -> AsyncIterator[Entry]:
+    async def entries(
+        self, snapshot: Snapshot | str = "latest", prefix: str | bytes = b""
+    ) -> AsyncIterator[Entry]:
         """The entries of a snapshot at and below a path, in order.
 
         Raises:
@@ -459,25 +468,36 @@ class AsyncClient:
         )
 
     async def read_stream(self, snapshot: Snapshot | str, name: str | bytes) -> AsyncIterator[bytes]:
-        """The bytes of one file of a snapshot, in order, holes as zeros.
+        """The bytes of one file of a snapshot, in order, a few mebibytes in memory at a time.
 
         Raises:
-            NotFound: there is no such file. TooFewShards, IntegrityFailure: it cannot be had (any more).
+            NotFound: there is no such file. BadRequest: it is sparse: restore it.
+            TooFewShards, IntegrityFailure: it cannot be had (any more).
         """
         session = await self._opened()
         chosen = await self._chosen(snapshot)
-        wanted, found = os.fsencode(name).lstrip(b"/"), False
+        wanted, found = os.fsencode(name).strip(b"/"), False
         async for entry in read_manifest(chosen.pages, session.pages):
-            if isinstance(entry, UnreadablePage) or entry.path != wanted:
+            if (
+                isinstance(entry, UnreadablePage)
+                or entry.path != wanted
+                or entry.kind not in ("file", "more")
+            ):
+                if found:
+                    break
                 continue
             if entry.holes:
                 raise BadRequest("a sparse file is restored, not streamed", do="Use restore().")
             found = True
-            for extent in entry.extents:
-                (plain,) = (await open_refs([extent.ref], session.downloader, session.sealing_keys)).values()
-                if isinstance(plain, HoldfastError):
-                    raise plain
-                yield plain[extent.offset : extent.offset + extent.length]
+            for start in range(0, len(entry.extents), _STREAM_EXTENTS):
+                extents = entry.extents[start : start + _STREAM_EXTENTS]
+                refs = list(dict.fromkeys(extent.ref for extent in extents))
+                opened = await open_refs(refs, session.downloader, session.sealing_keys)
+                for extent in extents:
+                    plain = opened[extent.ref]
+                    if isinstance(plain, HoldfastError):
+                        raise plain
+                    yield plain[extent.offset : extent.offset + extent.length]
         if not found:
             raise NotFound(f"there is no file {os.fsdecode(wanted)} in snapshot {chosen.id.short}")
 
@@ -510,6 +530,23 @@ class AsyncClient:
         )
 
 
+def _same_cluster(written: Address, given: Address | None) -> Address:
+    """The recovery file decides which cluster it is; where that is now may have been told anew.
+
+    Raises:
+        BadRequest: they name different clusters.
+    """
+    if given is None:
+        return written
+    if None not in (written.cluster, given.cluster) and written.cluster != given.cluster:
+        raise BadRequest(
+            "the recovery file is another cluster's than HOLDFAST_COORDINATOR names",
+            why=f"the file says {written}",
+            do="Unset HOLDFAST_COORDINATOR, or give the right one.",
+        )
+    return Address(given.url, written.cluster or given.cluster)
+
+
 def _keep_page(session: Session, chunk: SealedChunk) -> None:
     session.cache.put(chunk.chunk_id, chunk.sealed)
 
@@ -518,6 +555,7 @@ def _checked_tags(tags: Iterable[str]) -> list[str]:
     made = list(dict.fromkeys(tags))
     for tag in made:
         if not tag or len(tag.encode()) > LABEL_BYTES_MAX or "," in tag:
-            raise BadRequest(f"{tag!r} is not a tag", why=f"a tag has 1 to {LABEL_BYTES_MAX} bytes and no comma")
+            raise BadRequest(
+                f"{tag!r} is not a tag", why=f"a tag has 1 to {LABEL_BYTES_MAX} bytes and no comma"
+            )
     return made
-

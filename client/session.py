@@ -15,7 +15,7 @@ from holdfast.client.sealing import SealingKeys
 from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord, open_record
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import Source
-from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NotFound, TooFewShards
+from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NotFound, Refused, TooFewShards
 from holdfast.protocol.ids import ChunkId, SnapshotId
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.transport import Transport
@@ -47,11 +47,18 @@ class Session:
                 must be the account's.
 
         Raises:
-            NoAccount, WrongDirectory: the folder. Unreachable, Refused: the coordinator.
+            NoAccount, WrongDirectory: the folder. Unreachable: the coordinator.
+            Refused: another cluster is meant, or answers.
         """
         known = home.account()
         address = known.address
-        if coordinator is not None and coordinator.cluster in (None, address.cluster):
+        if coordinator is not None:
+            if coordinator.cluster not in (None, address.cluster):
+                raise Refused(
+                    f"the account in {home.folder} is on another cluster than HOLDFAST_COORDINATOR names",
+                    why=f"it is on {address}",
+                    do="Set HOLDFAST_HOME to that cluster's account, or unset HOLDFAST_COORDINATOR.",
+                )
             address = Address(coordinator.url, address.cluster)
         link = await Link.connect(address, transport=transport, source=source)
         device = home.device()
@@ -82,7 +89,9 @@ class Session:
         self.known = self.home.account()
         view = await read_head(self.link, self.known, self._remember)
         if view.devices.epoch > self.current_keys.epoch:
-            self.keys = open_account_keys(view.devices, self.link.cluster, self.device.box_key, self.device.id)
+            self.keys = open_account_keys(
+                view.devices, self.link.cluster, self.device.box_key, self.device.id
+            )
             self.home.save_keys(self.keys)
         return view
 
@@ -95,7 +104,9 @@ class Session:
         opened = []
         for snapshot, sealed in zip(wanted, await self.link.records(wanted), strict=True):
             if sealed is None:
-                raise IntegrityFailure(f"the coordinator does not have the record of snapshot {snapshot.short}")
+                raise IntegrityFailure(
+                    f"the coordinator does not have the record of snapshot {snapshot.short}"
+                )
             opened.append(open_record(self.keys, self.link.cluster, self.known.account, snapshot, sealed))
         return opened
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,11 +12,19 @@ from holdfast.client.check import CheckReport
 from holdfast.client.entries import Entry
 from holdfast.client.restore import RestoreReport
 from holdfast.client.snapshots import Snapshot
-from holdfast.protocol.errors import Degraded, HoldfastError, IntegrityFailure, Partial, TooFewShards
+from holdfast.protocol.errors import (
+    Degraded,
+    HoldfastError,
+    IntegrityFailure,
+    NotFound,
+    Partial,
+    TooFewShards,
+)
 from holdfast.protocol.messages.accounts import AccountStatus
 from holdfast.protocol.terminal import Output, human_bytes, human_count
 
 __all__ = [
+    "deciding",
     "entry_line",
     "show_backup",
     "show_check",
@@ -24,10 +32,10 @@ __all__ = [
     "show_snapshots",
     "show_status",
     "snapshot_fields",
-    "worst_of",
 ]
 
 _NAMED_MAX = 20
+_REPORT = "Run it again; if it stays, tell the operator: nodes hold wrong bytes, and none were handed on."
 
 
 def shown(path: bytes) -> str:
@@ -36,14 +44,39 @@ def shown(path: bytes) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def worst_of(errors: Iterable[HoldfastError], what: str) -> HoldfastError | None:
-    """The error that decides the exit code, where several apply: 23, then 20, then 3."""
-    found = list(errors)
-    for kind in (IntegrityFailure, TooFewShards):
-        for error in found:
-            if isinstance(error, kind):
-                return error
-    return Partial(what, do="The names are listed above.") if found else None
+def deciding(
+    failed: list[tuple[bytes, HoldfastError]], unreadable: list[tuple[bytes, bytes, HoldfastError]], what: str
+) -> HoldfastError | None:
+    """The error that decides the exit code, where several apply: 23, then 20, then 3.
+
+    It counts the files hit and names every node that would help.
+    """
+    errors = [*(error for _, error in failed), *(error for _, _, error in unreadable)]
+    if not errors:
+        return None
+    told = [human_count(len(failed), "file")] if failed else []
+    if unreadable:
+        told.append(human_count(len(unreadable), "unknown range of paths", "unknown ranges of paths"))
+    sentence = f"{' and '.join(told)} {what}; everything else is fine"
+    for error in errors:
+        if isinstance(error, IntegrityFailure):
+            return IntegrityFailure(sentence, why=error.why or error.what, do=_REPORT, files=len(failed))
+    # A chunk that the cluster does not know of is as far away as one whose nodes are gone.
+    away = [error for error in errors if isinstance(error, TooFewShards | NotFound)]
+    if not away:
+        return Partial(sentence, why=errors[0].what, do="The names are listed above.", files=len(failed))
+    named = {name: _union(away, name) for name in ("nodes", "urls")}
+    why = f"these nodes do not answer: {', '.join(named['urls'])}" if named["urls"] else away[0].why
+    do = away[0].do if isinstance(away[0], TooFewShards) else TooFewShards.default_do
+    return TooFewShards(sentence, why=why or away[0].what, do=do, files=len(failed), **named)
+
+
+def _union(errors: Sequence[HoldfastError], detail: str) -> list[str]:
+    found: set[str] = set()
+    for error in errors:
+        values = error.details.get(detail)
+        found.update(map(str, values) if isinstance(values, list) else ())
+    return sorted(found)
 
 
 def snapshot_fields(snapshot: Snapshot) -> dict[str, Any]:
@@ -188,24 +221,9 @@ def show_restore(output: Output, report: RestoreReport, seconds: float, target: 
         verified_bytes=report.verified_bytes,
         seconds=round(seconds, 3),
     )
-    if not report.complete:
-        errors = [*(error for _, error in report.failed), *(error for _, _, error in report.unreadable)]
-        worst = worst_of(errors, f"{human_count(len(errors), 'entry', 'entries')} could not be restored")
-        assert worst is not None
-        raise _with_count(worst, len(report.failed), "could not be restored")
-
-
-def _with_count(worst: HoldfastError, count: int, what: str) -> HoldfastError:
-    """The deciding error, told with how many files it concerns."""
-    if isinstance(worst, Partial):
-        return worst
-    return type(worst)(
-        f"{human_count(count, 'file')} {what}; everything else is fine",
-        why=worst.why or worst.what,
-        do=worst.do,
-        files=count,
-        **{k: v for k, v in worst.details.items() if k != "files"},
-    )
+    worst = deciding(report.failed, report.unreadable, "could not be restored")
+    if worst is not None:
+        raise worst
 
 
 def show_check(output: Output, report: CheckReport, seconds: float) -> None:
@@ -214,7 +232,8 @@ def show_check(output: Output, report: CheckReport, seconds: float) -> None:
     read = f", {human_bytes(report.read_bytes)} read and opened" if report.read_chunks else ""
     verdict = "Everything can be restored" if report.ok else "Not everything can be restored now"
     output.say(
-        f"{verdict}: {human_count(report.files, 'file')}, {human_count(report.chunks, 'chunk')}{read} in {seconds:.1f} s."
+        f"{verdict}: {human_count(report.files, 'file')}, {human_count(report.chunks, 'chunk')}{read} "
+        f"in {seconds:.1f} s."
     )
     output.summary(
         ok=report.ok,
@@ -227,11 +246,9 @@ def show_check(output: Output, report: CheckReport, seconds: float) -> None:
         unreadable_ranges=len(report.unreadable),
         seconds=round(seconds, 3),
     )
-    if not report.ok:
-        errors = [*(error for _, error in report.damaged), *(error for _, _, error in report.unreadable)]
-        worst = worst_of(errors, f"{human_count(len(errors), 'file')} cannot be restored now")
-        assert worst is not None
-        raise _with_count(worst, report.damaged_files, "cannot be restored now")
+    worst = deciding(report.damaged, report.unreadable, "cannot be restored now")
+    if worst is not None:
+        raise worst
 
 
 def show_status(output: Output, status: AccountStatus, *, strict: bool) -> None:

@@ -12,6 +12,9 @@ from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord
 from holdfast.protocol.errors import BadRequest, NotFound
 from holdfast.protocol.ids import DeviceId, SnapshotId
 
+PathBytes = bytes
+"""The name ``bytes`` means a count inside :class:`Snapshot`."""
+
 __all__ = ["Snapshot", "choose", "parent_of", "split_reference"]
 
 
@@ -39,7 +42,7 @@ class Snapshot:
     skipped_count: int
     pages: tuple[ChunkRef, ...] = field(repr=False)
     skipped: tuple[Skipped, ...] = field(default=(), repr=False)
-    changed: tuple[bytes, ...] = field(default=(), repr=False)
+    changed: tuple[PathBytes, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, snapshot: SnapshotId, record: SnapshotRecord, result: BackupResult | None = None) -> Snapshot:
@@ -92,13 +95,17 @@ def choose(
             raise NotFound(f"this account has no snapshot{narrowed} yet", do=f"{listing}")
         return fitting[-1]
     if not wanted or not set(wanted) <= set("0123456789abcdef"):
-        raise BadRequest(f"{wanted!r} is not a snapshot", do=f"Use 'latest' or the beginning of an id; {listing}")
+        raise BadRequest(
+            f"{wanted!r} is not a snapshot", do=f"Use 'latest' or the beginning of an id; {listing}"
+        )
     fitting = [snapshot for snapshot in snapshots if snapshot.id.hex().startswith(wanted)]
     if not fitting:
         raise NotFound(f"there is no snapshot {wanted}", do=listing)
     if len(fitting) > 1:
         named = ", ".join(snapshot.id.hex()[: len(wanted) + 4] for snapshot in fitting[:5])
-        raise BadRequest(f"{wanted} is the beginning of several snapshots: {named}", do="Give more of the id.")
+        raise BadRequest(
+            f"{wanted} is the beginning of several snapshots: {named}", do="Give more of the id."
+        )
     return fitting[0]
 
 
@@ -106,4 +113,5 @@ def parent_of(snapshots: Sequence[Snapshot], device: DeviceId, paths: Sequence[s
     """What a backup is compared with: the newest of the same paths, of this device if there is one."""
     same_paths = [snapshot for snapshot in snapshots if snapshot.paths == tuple(paths)]
     same_device = [snapshot for snapshot in same_paths if snapshot.device == device]
-    return (same_device or same_paths or [None])[-1]
+    fitting = same_device or same_paths
+    return fitting[-1] if fitting else None

@@ -11,6 +11,7 @@ threads are fine and run side by side.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from holdfast.client.sdk import AsyncClient, Initialised, PathLike, Recovered
 from holdfast.client.snapshots import Snapshot
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM, Source
+from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.messages.accounts import AccountStatus
 
 __all__ = ["Client"]
@@ -58,11 +60,16 @@ class Client:
         return cls(coordinator=os.environ.get("HOLDFAST_COORDINATOR") or None, source=source)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            work.close()
+            raise BadRequest("this client is closed", do="Make a new one.")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except KeyboardInterrupt:
+            # Let the upload or restore clean up behind itself before this thread goes on.
             future.cancel()
+            concurrent.futures.wait([future])
             raise
 
     def _stop(self) -> None:
@@ -79,8 +86,13 @@ class Client:
     def close(self) -> None:
         """Close all connections and end the thread; closing twice is fine."""
         if not self._loop.is_closed():
-            self._run(self._client.close())
+            self._run(self._end())
             self._stop()
+
+    async def _end(self) -> None:
+        await self._client.close()
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
 
     def init(
         self,
@@ -132,7 +144,9 @@ class Client:
             )
         )
 
-    def backup_stream(self, name: str | bytes, portions: Iterable[bytes], *, tags: Iterable[str] = ()) -> Snapshot:
+    def backup_stream(
+        self, name: str | bytes, portions: Iterable[bytes], *, tags: Iterable[str] = ()
+    ) -> Snapshot:
         """Back up one stream as a snapshot of one file; ``portions`` is read in a thread of its own."""
 
         async def fed() -> AsyncIterator[bytes]:

@@ -1,12 +1,11 @@
-"""Whole clusters on one machine: launcher, demo, benchmark.
+"""Whole clusters on one machine: for trying Holdfast out, and for testing software against it.
 
     from holdfast.cluster import LocalCluster
 
-    with LocalCluster(nodes=6) as cluster:
-        cluster.kill(3, 5)
-
-Real processes, real stores, real encryption; nothing is simulated. A cluster
-signals only processes that it can prove to be its own (``processes``).
+    with LocalCluster(nodes=6, profile="4+2") as cluster:
+        os.environ.update(cluster.env())
+        ...
+        cluster.kill(1, 2)
 """
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast.cluster.local import LocalCluster
-    from holdfast.cluster.local_async import AsyncLocalCluster
 
-__all__ = ["AsyncLocalCluster", "LocalCluster"]
-
-_HOMES = {"AsyncLocalCluster": "holdfast.cluster.local_async", "LocalCluster": "holdfast.cluster.local"}
+__all__ = ["LocalCluster"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        from importlib import import_module
+    if name == "LocalCluster":
+        from holdfast.cluster.local import LocalCluster
 
-        return getattr(import_module(_HOMES[name]), name)
+        return LocalCluster
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,11 +21,10 @@ from holdfast.protocol.terminal import (
 )
 
 if TYPE_CHECKING:
+    from holdfast.coordinator.asking import MadeToken
     from holdfast.protocol.messages.admin import ClusterStatus
 
-__all__ = ["admin", "coordinator"]
-
-T = TypeVar("T")
+__all__ = ["admin", "coordinator", "show_status"]
 
 
 @click.group()
@@ -88,46 +87,19 @@ def _operator_options(function: Any) -> Any:
     return option("--coordinator", metavar="URL", help="Default: the address in the operator key file.")(function)
 
 
-async def _ask(
-    key_file: Path, coordinator_url: str | None, method: str, target: str, message: object, answer: type[T]
-) -> tuple[T, Any]:
-    """One operator request; gives the answer and the cluster's address."""
-    from holdfast.coordinator.identity import read_operator_key
-    from holdfast.protocol.address import Address
-    from holdfast.protocol.charter import open_charter
-    from holdfast.protocol.errors import BadRequest
-    from holdfast.protocol.messages.cluster import ClusterInfo
-    from holdfast.protocol.transport import Transport
-
-    address, signer = read_operator_key(key_file)
-    if coordinator_url:
-        given = Address.parse(coordinator_url)
-        if given.cluster not in (None, address.cluster):
-            raise BadRequest("the operator key is another cluster's than the coordinator's address names")
-        address = Address(given.url, address.cluster)
-    assert address.cluster is not None
-    async with Transport() as transport:
-        info = await transport.call("GET", address.url, "/v1/cluster", answer=ClusterInfo, reads=True)
-        charter = open_charter(info.root_key, info.charter, address.cluster)
-        told = await transport.call(
-            method, address.url, target, message, answer=answer, signer=signer, receiver=charter.coordinator
-        )
-    return told, address
-
-
-def _hand_over(output: Output, token: str, expires_ms: int, target: Path | None, used: str) -> None:
+def _hand_over(output: Output, made: MadeToken, target: Path | None, used: str) -> None:
     from datetime import UTC, datetime
 
     from holdfast.protocol.directory import write_file
 
-    until = datetime.fromtimestamp(expires_ms / 1000, UTC).isoformat(timespec="seconds")
+    until = datetime.fromtimestamp(made.expires_ms / 1000, UTC).isoformat(timespec="seconds")
     if target is not None:
-        write_file(target, token.encode() + b"\n")
+        write_file(target, made.text.encode() + b"\n")
         output.note(f"Written to {target}; good once, until {until}. {used}")
     else:
-        output.say(token)
+        output.say(made.text)
         output.note(f"Good once, until {until}. {used}")
-    output.summary(expires=until, **({"file": str(target)} if target else {"token": token}))
+    output.summary(expires=until, **({"file": str(target)} if target else {"token": made.text}))
 
 
 @admin.command("invite")
@@ -143,13 +115,10 @@ def invite(
     operator_key: Path, coordinator: str | None, quota: int, lifetime_s: int, target: Path | None, as_json: bool
 ) -> None:
     """Make an invite: one person may create one account with it."""
-    from holdfast.protocol.address import Token
-    from holdfast.protocol.messages.admin import MakeInvite, TokenMade
+    from holdfast.coordinator.asking import invite_token
 
-    message = MakeInvite(quota_bytes=quota, lifetime_s=lifetime_s)
-    made, address = run(lambda: _ask(operator_key, coordinator, "POST", "/v1/admin/invites", message, TokenMade))
-    text = Token(address, made.secret).text()
-    _hand_over(Output(as_json), text, made.expires_ms, target, "Its owner runs 'holdfast init' with it.")
+    made = run(lambda: invite_token(operator_key, coordinator, quota_bytes=quota, lifetime_s=lifetime_s))
+    _hand_over(Output(as_json), made, target, "Its owner runs 'holdfast init' with it.")
 
 
 @admin.command("node-token")
@@ -164,13 +133,10 @@ def node_token(
     operator_key: Path, coordinator: str | None, lifetime_s: int, target: Path | None, as_json: bool
 ) -> None:
     """Make a token: one node may join the cluster with it."""
-    from holdfast.protocol.address import Token
-    from holdfast.protocol.messages.admin import MakeNodeToken, TokenMade
+    from holdfast.coordinator.asking import node_token as ask_node_token
 
-    message = MakeNodeToken(lifetime_s=lifetime_s)
-    made, address = run(lambda: _ask(operator_key, coordinator, "POST", "/v1/admin/node-tokens", message, TokenMade))
-    text = Token(address, made.secret).text()
-    _hand_over(Output(as_json), text, made.expires_ms, target, "Pass it as --join-token-file to 'holdfast node run'.")
+    made = run(lambda: ask_node_token(operator_key, coordinator, lifetime_s=lifetime_s))
+    _hand_over(Output(as_json), made, target, "Pass it as --join-token-file to 'holdfast node run'.")
 
 
 @admin.command("status")
@@ -179,9 +145,9 @@ def node_token(
 @guarded
 def status(operator_key: Path, coordinator: str | None, as_json: bool) -> None:
     """Show whether everything is safe, and every node."""
-    from holdfast.protocol.messages.admin import ClusterStatus
+    from holdfast.coordinator.asking import cluster_status
 
-    told, _ = run(lambda: _ask(operator_key, coordinator, "GET", "/v1/admin/status", None, ClusterStatus))
+    told = run(lambda: cluster_status(operator_key, coordinator))
     show_status(Output(as_json), told)
 
 

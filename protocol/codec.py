@@ -11,7 +11,7 @@ lost in the dict, so any such input comes out different.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import msgpack
 import msgspec
@@ -24,12 +24,24 @@ __all__ = ["Message", "Record", "decode", "encode"]
 T = TypeVar("T")
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A wire message: a msgpack map with exactly the struct's field names."""
+if TYPE_CHECKING:
+    # What msgspec does at run time, in the words type checkers know: "frozen" is inherited.
 
+    @dataclass_transform(frozen_default=True, kw_only_default=True)
+    class Message:
+        """See below."""
 
-class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A stored or signed record: a msgpack array in field order, version first."""
+    @dataclass_transform(frozen_default=True)
+    class Record:
+        """See below."""
+
+else:
+
+    class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """A wire message: a msgpack map with exactly the struct's field names."""
+
+    class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+        """A stored or signed record: a msgpack array in field order, version first."""
 
 
 def _plain(value: Any) -> Any:

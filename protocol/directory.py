@@ -47,7 +47,7 @@ class Lock:
         self.release()
 
 
-def make_private(folder: Path) -> None:
+def make_private(folder: Path, do: str = "Choose another with --dir.") -> None:
     """Make a folder (and its parents) that only its owner can look into.
 
     Raises:
@@ -56,9 +56,7 @@ def make_private(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise HoldfastError(
-            f"cannot make the folder {folder}", why=error.strerror or "", do="Choose another with --dir."
-        ) from error
+        raise HoldfastError(f"cannot make the folder {folder}", why=error.strerror or "", do=do) from error
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
@@ -97,7 +95,7 @@ def read_json(path: Path, version: int) -> dict[str, Any] | None:
     """
     try:
         values = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise WrongDirectory(f"{path} is damaged", why=str(error)) from error

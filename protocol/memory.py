@@ -15,8 +15,11 @@ __all__ = ["keep_freed_memory"]
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 MMAP_THRESHOLD_BYTES: Final = 8 * 1024 * 1024
 TRIM_THRESHOLD_BYTES: Final = 48 * 1024 * 1024
+ARENAS: Final = 2
+"""A heap for each of a dozen threads would each keep its own freed memory."""
 assert TRIM_THRESHOLD_BYTES > 2 * MMAP_THRESHOLD_BYTES
 
 
@@ -30,4 +33,5 @@ def keep_freed_memory(trim_bytes: int = TRIM_THRESHOLD_BYTES) -> bool:
         return False
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
     mallopt.restype = ctypes.c_int
+    mallopt(_M_ARENA_MAX, ARENAS)
     return bool(mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES) and mallopt(_M_TRIM_THRESHOLD, trim_bytes))

@@ -14,11 +14,28 @@ import json
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, ParamSpec, TypeVar
 
 import click
 
-__all__ = ["BYTES", "Output", "configure_logging", "guarded", "human_bytes", "human_count", "json_option", "option", "run"]
+if TYPE_CHECKING:
+    from holdfast.protocol.errors import HoldfastError
+
+    _IntType = click.ParamType[int]
+else:
+    _IntType = click.ParamType  # generic only in newer versions of click
+
+__all__ = [
+    "BYTES",
+    "Output",
+    "configure_logging",
+    "guarded",
+    "human_bytes",
+    "human_count",
+    "json_option",
+    "option",
+    "run",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,11 +58,11 @@ def json_option(function: Callable[P, T]) -> Callable[P, T]:
     )(function)
 
 
-class _ByteCount(click.ParamType[int]):
+class _ByteCount(_IntType):
     """A number of bytes, with an optional unit: 500M, 2GiB."""
 
     name = "bytes"
-    _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "P": 1024**5}
+    _UNITS: ClassVar = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "P": 1024**5}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
@@ -130,7 +147,7 @@ def guarded(function: Callable[..., T]) -> Callable[..., T]:
     def wrapped(*args: Any, **kwargs: Any) -> T:
         from holdfast.protocol.errors import HoldfastError
 
-        output = Output(bool(kwargs.get("as_json")))
+        output = Output(bool(kwargs.get("as_json")), bool(kwargs.get("quiet")))
         try:
             return function(*args, **kwargs)
         except HoldfastError as error:
@@ -142,8 +159,28 @@ def guarded(function: Callable[..., T]) -> Callable[..., T]:
             # Whoever read stdout has gone (`| head`): nothing more to say, and no trace.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except OSError as error:
+            output.fail(_of_system(error))
 
     return wrapped
+
+
+def _of_system(error: OSError) -> HoldfastError:
+    """What the operating system refused, told like any other error; a full disk is "no room"."""
+    import errno
+
+    from holdfast.protocol.errors import HoldfastError, NoRoom
+
+    where = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(
+            f"the disk of{where or ' this machine'} is full", do="Free some room, then run it again."
+        )
+    return HoldfastError(
+        f"the system refused access to{where}" if where else "the system refused something",
+        why=error.strerror or str(error),
+        do="Check the path, its permissions and its filesystem.",
+    )
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

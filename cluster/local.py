@@ -1,0 +1,428 @@
+"""LocalCluster: a coordinator and nodes as real processes on this machine.
+
+A cluster lives in a folder; whoever names the folder works with it, so that the
+command line, a test and a debugger can share one. Ports are chosen by the kernel
+once and then kept. The blocking verbs are plain methods; ``async with`` and
+``await cluster.run(cluster.kill, 1)`` run them in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, Self, TypeVar
+
+from holdfast.cluster.limits import (
+    DOWN_AFTER_S,
+    HEARTBEAT_MS,
+    LOST_AFTER_S,
+    NODES_MAX,
+    READY_WITHIN_S,
+    SUSPECT_AFTER_S,
+)
+from holdfast.cluster.processes import Member, ProcessState, wait_until
+from holdfast.protocol.directory import Lock, make_private, read_json, write_file, write_json
+from holdfast.protocol.errors import BadRequest, HoldfastError, NotFound, WrongDirectory
+from holdfast.protocol.messages.admin import ClusterStatus
+from holdfast.protocol.profiles import Profile
+
+__all__ = ["LocalCluster", "MemberStatus", "Target", "default_folder"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Target = int | str
+"""A node's number (1..n) or "coordinator"."""
+
+_VERSION = 1
+
+
+def default_folder() -> Path:
+    """Where ``holdfast cluster`` keeps its cluster: the platform's place for state."""
+    from platformdirs import user_state_path
+
+    return user_state_path("holdfast", appauthor=False) / "local-cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One process of the cluster as the machine sees it."""
+
+    name: str
+    state: ProcessState
+    url: str
+    node: str
+    pid: int
+
+
+class LocalCluster:
+    """A whole cluster in one folder. Context manager, synchronous and asynchronous.
+
+    Args:
+        nodes: how many nodes to start with; ignored when the folder holds a cluster.
+        profile: redundancy, e.g. "4+2"; default: by the number of nodes.
+        zones: spread the nodes over so many zones.
+        folder: default: a temporary one, deleted at the end.
+        keep: leave processes running and the folder in place at the end of ``with``.
+        capacity_bytes: of each node.
+        environment: added to the processes' environment.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 6,
+        profile: str | None = None,
+        zones: int | None = None,
+        folder: Path | str | None = None,
+        *,
+        keep: bool = False,
+        capacity_bytes: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        if not 1 <= nodes <= NODES_MAX:
+            raise BadRequest(f"a local cluster has 1 to {NODES_MAX} nodes")
+        if zones is not None and not 1 <= zones <= nodes:
+            raise BadRequest("there are 1 to as many zones as nodes")
+        self._temporary = folder is None
+        self.folder = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="holdfast-"))
+        self.profile = str(Profile.parse(profile)) if profile else None
+        self._wanted = nodes
+        self._zones = zones
+        self._keep = keep
+        self._capacity_bytes = capacity_bytes
+        self._environment = dict(environment or {})
+
+    # Context managers
+
+    def __enter__(self) -> Self:
+        try:
+            self.up()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
+        if not self._keep:
+            self.down(delete=self._temporary)
+
+    async def run(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run any blocking verb of this cluster in a thread: ``await c.run(c.kill, 1, 2)``."""
+        return await asyncio.to_thread(verb, *args, **kwargs)
+
+    # Members
+
+    @property
+    def coordinator(self) -> Member:
+        """The coordinator's process."""
+        arguments = ["coordinator", "run", "--dir", str(self.folder / "coordinator")]
+        arguments += ["--heartbeat-ms", str(HEARTBEAT_MS), "--suspect-after-s", str(SUSPECT_AFTER_S)]
+        arguments += ["--down-after-s", str(DOWN_AFTER_S), "--lost-after-s", str(LOST_AFTER_S)]
+        made = self._layout()
+        if made["profile"]:
+            arguments += ["--profile", made["profile"]]
+        return Member("coordinator", self.folder / "coordinator", arguments)
+
+    def node(self, number: int) -> Member:
+        """The process of node ``number`` (1..n).
+
+        Raises:
+            NotFound: there is no such node.
+        """
+        made = self._layout()
+        if not 1 <= number <= made["nodes"]:
+            raise NotFound(f"there is no node {number}: this cluster has nodes 1 to {made['nodes']}")
+        name = f"node-{number}"
+        arguments = ["node", "run", "--dir", str(self.folder / name), "--coordinator", self.url]
+        arguments += ["--join-token-file", str(self.folder / f"{name}.token")]
+        if made["zones"]:
+            arguments += ["--zone", f"zone-{(number - 1) % made['zones'] + 1}"]
+        if made["capacity_bytes"]:
+            arguments += ["--capacity", str(made["capacity_bytes"])]
+        return Member(name, self.folder / name, arguments)
+
+    @property
+    def node_count(self) -> int:
+        """How many nodes the cluster has."""
+        return int(self._layout()["nodes"])
+
+    def nodes(self) -> list[Member]:
+        """All nodes, in order."""
+        return [self.node(number) for number in range(1, self.node_count + 1)]
+
+    def member(self, target: Target) -> Member:
+        """A node by number, or the coordinator.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        if target == "coordinator":
+            return self.coordinator
+        text = str(target)
+        if not text.isdecimal():
+            raise NotFound(f"{target!r} is no member of the cluster", do="Name a node by its number, or 'coordinator'.")
+        return self.node(int(text))
+
+    def _layout(self) -> dict[str, Any]:
+        made = read_json(self.folder / "cluster.json", _VERSION)
+        if made is None:
+            raise NotFound(
+                f"there is no local cluster in {self.folder}",
+                do="Start one with 'holdfast cluster up' (and the same --dir).",
+            )
+        return made
+
+    @property
+    def exists(self) -> bool:
+        """Has a cluster been made in the folder?"""
+        return (self.folder / "cluster.json").exists()
+
+    @property
+    def url(self) -> str:
+        """The coordinator's URL, kept since its first start."""
+        kept = read_json(self.folder / "coordinator" / "coordinator.json", 1)
+        if kept is None:
+            raise NotFound(f"the coordinator of {self.folder} has never run")
+        return f"http://{kept['listen']}"
+
+    @property
+    def address(self) -> str:
+        """URL#<cluster id>: what HOLDFAST_COORDINATOR wants."""
+        kept = read_json(self.folder / "coordinator" / "coordinator.json", 1)
+        if kept is None:
+            raise NotFound(f"the coordinator of {self.folder} has never run")
+        return f"http://{kept['listen']}#{kept['cluster']}"
+
+    @property
+    def operator_key(self) -> Path:
+        """The operator key file."""
+        return self.folder / "coordinator" / "operator.key"
+
+    # Verbs
+
+    def up(self) -> None:
+        """Make the cluster if there is none, start what does not run, wait until all nodes are up.
+
+        Raises:
+            WrongDirectory: the folder holds something else.
+            HoldfastError: a process did not start; the error shows its log.
+        """
+        make_private(self.folder)
+        with Lock(self.folder, "another 'cluster up'", wait=True), self._in_environment():
+            if not self.exists:
+                self._make()
+            coordinator = self.coordinator
+            coordinator.start()
+            coordinator.wait_ready()
+            for number in range(1, self.node_count + 1):
+                self._token_for(number)
+            for member in self.nodes():
+                member.start()
+            for member in self.nodes():
+                member.wait_ready()
+        self.wait_healthy()
+
+    def _make(self) -> None:
+        strangers = [entry.name for entry in self.folder.iterdir() if entry.name != "lock"]
+        if strangers:
+            raise WrongDirectory(
+                f"{self.folder} holds something that is not a local cluster ({strangers[0]})",
+                do="Name an empty or new folder with --dir.",
+            )
+        values = {
+            "version": _VERSION,
+            "nodes": self._wanted,
+            "profile": self.profile,
+            "zones": self._zones,
+            "capacity_bytes": self._capacity_bytes,
+        }
+        write_json(self.folder / "cluster.json", values)
+
+    def _in_environment(self) -> _Environment:
+        return _Environment(self._environment)
+
+    def _token_for(self, number: int) -> None:
+        if not (self.folder / f"node-{number}" / "node.json").exists():
+            token = self._operator("node-token")
+            write_file(self.folder / f"node-{number}.token", token.encode())
+
+    def _operator(self, verb: str) -> str:
+        """Ask the coordinator for a token as its operator."""
+        from holdfast.coordinator.asking import invite_token, node_token
+
+        asking = invite_token if verb == "invite" else node_token
+        return asyncio.run(asking(self.operator_key)).text
+
+    def add_node(self) -> int:
+        """One more node, started and up; gives its number."""
+        made = self._layout()
+        number = int(made["nodes"]) + 1
+        write_json(self.folder / "cluster.json", {**made, "nodes": number})
+        with self._in_environment():
+            self._token_for(number)
+            member = self.node(number)
+            member.start()
+            member.wait_ready()
+        return number
+
+    def invite(self) -> str:
+        """A fresh invite: one account may be made with it."""
+        return self._operator("invite")
+
+    def env(self) -> dict[str, str]:
+        """HOLDFAST_COORDINATOR and a fresh HOLDFAST_INVITE."""
+        return {"HOLDFAST_COORDINATOR": self.address, "HOLDFAST_INVITE": self.invite()}
+
+    def kill(self, *targets: Target) -> None:
+        """SIGKILL, and wait until they are gone."""
+        for member in [self.member(target) for target in targets]:
+            member.kill()
+
+    def stop(self, *targets: Target) -> None:
+        """SIGTERM, and wait until they are gone."""
+        for member in [self.member(target) for target in targets]:
+            member.stop()
+
+    def start(self, *targets: Target) -> None:
+        """Start again on the same folder and port, and wait until they serve."""
+        members = [self.member(target) for target in targets]
+        with self._in_environment():
+            for member in members:
+                member.start()
+            for member in members:
+                member.wait_ready()
+
+    def pause(self, *targets: Target) -> None:
+        """SIGSTOP: they keep their connections and answer nothing."""
+        for member in [self.member(target) for target in targets]:
+            member.pause()
+
+    def resume(self, *targets: Target) -> None:
+        """SIGCONT."""
+        for member in [self.member(target) for target in targets]:
+            member.resume()
+
+    def logs(self, target: Target) -> str:
+        """The end of a member's log."""
+        return self.member(target).tail(200)
+
+    def members(self) -> list[MemberStatus]:
+        """Every process as the machine sees it."""
+        found = []
+        for member in (self.coordinator, *(self.nodes() if self.exists else ())):
+            told = member.ready() or {}
+            found.append(
+                MemberStatus(
+                    member.name, member.state(), str(told.get("url", "")), str(told.get("node", "")), member.pid() or 0
+                )
+            )
+        return found
+
+    def status(self) -> ClusterStatus:
+        """What the coordinator says.
+
+        Raises:
+            Unreachable: it does not run.
+        """
+        from holdfast.coordinator.asking import cluster_status
+
+        return asyncio.run(cluster_status(self.operator_key))
+
+    def wait_until(self, condition: Callable[[ClusterStatus], bool], within_s: float = READY_WITHIN_S) -> bool:
+        """Wait until the coordinator's status fits; False when it did not in time."""
+
+        def holds() -> bool:
+            try:
+                return condition(self.status())
+            except HoldfastError:
+                return False
+
+        return wait_until(holds, within_s)
+
+    def wait_healthy(self, within_s: float = READY_WITHIN_S) -> None:
+        """Wait until the coordinator sees every node up.
+
+        Raises:
+            HoldfastError: not in time.
+        """
+        count = self.node_count
+
+        def healthy(told: ClusterStatus) -> bool:
+            return sum(node.state == "up" and node.store_state == "ok" for node in told.nodes) >= count
+
+        if not self.wait_until(healthy, within_s):
+            raise HoldfastError(
+                f"not all {count} nodes came up within {within_s:.0f} s", do=f"Look at the logs in {self.folder}."
+            )
+
+    def wait_down(self, *numbers: int, within_s: float = READY_WITHIN_S) -> None:
+        """Wait until the coordinator has noticed that these nodes are gone.
+
+        Raises:
+            HoldfastError: not in time.
+        """
+        import json
+
+        gone = set()
+        for number in numbers:
+            known = json.loads((self.folder / f"node-{number}" / "node.json").read_bytes())
+            gone.add(known["node"])
+
+        def noticed(told: ClusterStatus) -> bool:
+            return all(node.state in ("down", "stopping") for node in told.nodes if node.id.hex() in gone)
+
+        if not self.wait_until(noticed, within_s):
+            raise HoldfastError("the coordinator did not notice that nodes are gone")
+
+    def down(self, *, delete: bool = False) -> None:
+        """Stop everything; ``delete``: the folder too, with all data in it."""
+        if self.exists:
+            members = [self.coordinator]
+            if (self.folder / "coordinator" / "coordinator.json").exists():
+                members = [*self.nodes(), *members]
+            for member in members:
+                if member.state() == "paused":
+                    member.resume()
+            for member in members[:-1]:
+                member.signal(signal.SIGTERM)
+            for member in members:
+                member.stop()
+        if delete and self.folder.exists():
+            known = self.exists or not any(self.folder.iterdir())
+            if not known:
+                raise WrongDirectory(f"{self.folder} is not a local cluster; nothing was deleted")
+            shutil.rmtree(self.folder)
+
+
+class _Environment:
+    """Adds variables to the environment for the processes started inside."""
+
+    def __init__(self, added: Mapping[str, str]) -> None:
+        self._added = added
+        self._before: dict[str, str | None] = {}
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in self._added}
+        os.environ.update(self._added)
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
