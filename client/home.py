@@ -116,8 +116,11 @@ class Home:
         if values is None:
             raise NoAccount(f"there is no account in {self.folder}")
         try:
+            address = Address.parse(values["address"])
+            if address.cluster is None:
+                raise BadRequest("the address does not name its cluster")
             return KnownAccount(
-                Address.parse(values["address"]),
+                address,
                 AccountId.from_hex(values["account"]),
                 DeviceId.from_hex(values["device"]),
                 str(values["device_name"]),

@@ -90,13 +90,19 @@ class Target:
         Raises:
             Conflict: something that is no folder is in the way.
         """
-        if not parts:
-            return self._root
-        known = self._folders.get(parts)
-        if known is not None:
-            self._folders.move_to_end(parts)
-            return known
-        above, name = self.folder(parts[:-1]), parts[-1]
+        # From the deepest one that is open, downwards: without recursion, for hostile depths.
+        depth = len(parts)
+        while depth and parts[:depth] not in self._folders:
+            depth -= 1
+        fd = self._folders[parts[:depth]] if depth else self._root
+        if depth:
+            self._folders.move_to_end(parts[:depth])
+        for end in range(depth + 1, len(parts) + 1):
+            fd = self._open_folder(fd, parts[:end])
+        return fd
+
+    def _open_folder(self, above: int, parts: tuple[bytes, ...]) -> int:
+        name = parts[-1]
         try:
             fd = os.open(name, _FOLDER, dir_fd=above)
             self._clean(fd)
@@ -109,12 +115,9 @@ class Target:
                 raise Conflict(f"something that is not a folder is in the way at {_shown(parts)}") from error
             raise
         self._folders[parts] = fd
-        # Close the longest unused, but never one above the folder at hand.
         while len(self._folders) > _FOLDERS_OPEN_MAX:
-            oldest = next((key for key in self._folders if parts[: len(key)] != key), None)
-            if oldest is None:
-                break
-            os.close(self._folders.pop(oldest))
+            _, oldest = self._folders.popitem(last=False)
+            os.close(oldest)
         return fd
 
     def _clean(self, fd: int) -> None:

@@ -81,6 +81,12 @@ class Session:
             stored = self.home.account()
             if stored.head_seq > known.head_seq:
                 known = replace(known, head_seq=stored.head_seq, head_digest=stored.head_digest)
+            if stored.device_list_seq > known.device_list_seq:
+                known = replace(
+                    known,
+                    device_list_seq=stored.device_list_seq,
+                    device_list_digest=stored.device_list_digest,
+                )
             self.home.save_account(known)
         self.known = known
 

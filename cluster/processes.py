@@ -1,7 +1,9 @@
 """Detached member processes: started, found again, signalled, ended; never anybody else's.
 
-A process is known by its pid AND its start time (field 22 of /proc/<pid>/stat):
-a pid that the kernel has given to another program since is never touched.
+A process is known by its pid, its start time (field 22 of /proc/<pid>/stat, proc(5)) AND the
+machine's boot: a pid that the kernel has given to another program since is never touched.
+Signals go through a pidfd opened before these are compared, so that the process cannot be
+exchanged in between (pidfd_open(2)).
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal
@@ -27,7 +29,7 @@ from holdfast.cluster.limits import (
 )
 from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.directory import write_json
-from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.errors import Conflict, HoldfastError
 
 __all__ = ["Member", "ProcessState", "wait_until"]
 
@@ -53,10 +55,15 @@ def _stat_fields(pid: int) -> list[str] | None:
     return text.rsplit(")", 1)[1].split()
 
 
+def _boot() -> str:
+    """Which boot of the machine this is: start times count from it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None when there is none (or a zombie)."""
     fields = _stat_fields(pid)
-    if fields is None or fields[0] == "Z":
+    if fields is None or fields[0] in "ZX":
         return None
     return int(fields[19])
 
@@ -68,11 +75,14 @@ class Member:
     Attributes:
         name: "coordinator" or "node-3".
         arguments: what follows ``holdfast`` on its command line.
+        environment: added to its environment, which has no ``HOLDFAST_*`` of ours: each of those
+            is an option, and meant for somebody else.
     """
 
     name: str
     folder: Path
     arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
@@ -88,9 +98,10 @@ class Member:
         try:
             noted = json.loads(self._note.read_bytes())
             pid, started = int(noted["pid"]), int(noted["started"])
+            same_boot = noted["boot"] == _boot()
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return pid if start_time(pid) == started else None
+        return pid if same_boot and pid > 0 and start_time(pid) == started else None
 
     def state(self) -> ProcessState:
         """Running, paused (SIGSTOP) or stopped."""
@@ -109,7 +120,14 @@ class Member:
         return told if isinstance(told, dict) and told.get("pid") == self.pid() else None
 
     def start(self) -> None:
-        """Start it detached; fine when it runs."""
+        """Start it detached; fine when it runs.
+
+        Raises:
+            Conflict: it is paused.
+        """
+        if self.state() == "paused":
+            number = self.name.removeprefix("node-")
+            raise Conflict(f"{self.name} is paused", do=f"Let it go on with 'holdfast cluster resume {number}'.")
         if self.pid() is not None:
             return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -118,15 +136,17 @@ class Member:
         (self.folder / "ready.json").unlink(missing_ok=True)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "holdfast.client.console", *self.arguments],
+                [sys.executable, "-P", "-m", "holdfast.client.console", *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd="/",
+                env=_clean_environment() | dict(self.environment),
             )
         _children[process.pid] = process
-        write_json(self._note, {"pid": process.pid, "started": start_time(process.pid) or 0})
+        noted = {"pid": process.pid, "started": start_time(process.pid) or 0, "boot": _boot()}
+        write_json(self._note, noted)
 
     def wait_ready(self, within_s: float = READY_WITHIN_S) -> dict[str, Any]:
         """Wait until it serves.
@@ -169,9 +189,18 @@ class Member:
         if pid is None:
             return False
         try:
-            os.kill(pid, number)
+            handle = os.pidfd_open(pid)
         except ProcessLookupError:
             return False
+        try:
+            # Looked at again now that the handle cannot come to mean another process.
+            if self.pid() != pid:
+                return False
+            signal.pidfd_send_signal(handle, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(handle)
         return True
 
     def _ended_within(self, within_s: float) -> bool:
@@ -184,9 +213,15 @@ class Member:
 
     def stop(self) -> None:
         """End it cleanly (SIGTERM); killed when it takes too long."""
-        self.signal(signal.SIGCONT)
-        if self.signal(signal.SIGTERM) and not self._ended_within(STOP_WITHIN_S):
+        asked = self.ask_to_stop()
+        if asked and not self._ended_within(STOP_WITHIN_S):
             self.kill()
+
+    def ask_to_stop(self) -> bool:
+        """SIGTERM, also to a paused process, without waiting for the end; False when it does not run."""
+        asked = self.signal(signal.SIGTERM)
+        self.signal(signal.SIGCONT)  # a paused process could not obey
+        return asked
 
     def pause(self) -> None:
         """SIGSTOP: it holds its connections and answers nothing."""
@@ -195,7 +230,16 @@ class Member:
 
     def resume(self) -> None:
         """SIGCONT."""
-        self.signal(signal.SIGCONT)
+        if self.signal(signal.SIGCONT):
+            wait_until(lambda: self.state() != "paused", KILL_WITHIN_S)
+
+
+def _clean_environment() -> dict[str, str]:
+    """Our environment without Holdfast's variables, good in any working directory."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    if paths := kept.get("PYTHONPATH"):
+        kept["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in paths.split(os.pathsep) if path)
+    return kept
 
 
 _children: dict[int, subprocess.Popen[bytes]] = {}

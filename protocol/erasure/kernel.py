@@ -7,20 +7,23 @@ reedsolo on a random stripe is not used, and a warning says so.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from threading import Lock
 from typing import Protocol
 
 from holdfast.protocol.clock import SYSTEM, Source
-from holdfast.protocol.erasure.isal import find_isal
+from holdfast.protocol.erasure.isal import isal_kernels
 from holdfast.protocol.erasure.matrix import generator_rows
 from holdfast.protocol.erasure.portable import PortableKernel
 from holdfast.protocol.profiles import Profile
 
 __all__ = ["Kernel", "choose", "kernel", "kernel_name", "proves_itself"]
 
-_PROOF = Profile(7, 4)
-_PROOF_COLUMNS = 67  # no multiple of any vector width: the tail is proven too
+_PROOF = Profile(7, 6)
+"""ISA-L has a routine of its own for each number of rows from one to six."""
+_PROOF_COLUMNS = 131
+"""Twice the widest vector and three: the tail is proven too."""
 
 
 class Kernel(Protocol):
@@ -36,42 +39,53 @@ class Kernel(Protocol):
 
 
 def proves_itself(candidate: Kernel, source: Source = SYSTEM) -> bool:
-    """Does it give what reedsolo gives, on one random stripe?"""
+    """Does it give what reedsolo gives, on one random stripe, by one to m rows at a time?"""
     from reedsolo import RSCodec
 
     k, m = _PROOF.k, _PROOF.m
     shards = [source.random_bytes(_PROOF_COLUMNS) for _ in range(k)]
-    made = [bytearray(_PROOF_COLUMNS) for _ in range(m)]
-    candidate.multiply(generator_rows(_PROOF)[k:], shards, [memoryview(parity) for parity in made])
     codec = RSCodec(m, nsize=k + m)
-    for column in range(_PROOF_COLUMNS):
-        codeword = codec.encode(bytes(shard[column] for shard in shards))
-        if bytes(parity[column] for parity in made) != bytes(codeword[k:]):
+    codewords = [bytes(codec.encode(bytes(column))) for column in zip(*shards, strict=True)]
+    right = [bytes(codeword[slot] for codeword in codewords) for slot in range(k, k + m)]
+    rows = generator_rows(_PROOF)[k:]
+    for count in range(1, m + 1):
+        made = [bytearray(_PROOF_COLUMNS) for _ in range(count)]
+        candidate.multiply(rows[:count], shards, [memoryview(parity) for parity in made])
+        if made != right[:count]:
             return False
     return True
 
 
-def choose(find_fast: Callable[[], Kernel | None] = find_isal, source: Source = SYSTEM) -> Kernel:
-    """The kernel to use; warns and falls back when the fast one differs from reedsolo."""
-    fast = find_fast()
-    if fast is not None:
-        if proves_itself(fast, source):
-            return fast
+def choose(candidates: Callable[[], Iterable[Kernel]] = isal_kernels, source: Source = SYSTEM) -> Kernel:
+    """The first candidate that agrees with reedsolo, else the portable kernel.
+
+    Each candidate that differs is named in a RuntimeWarning.
+    """
+    for candidate in candidates():
+        if proves_itself(candidate, source):
+            return candidate
         warnings.warn(
-            f"the erasure kernel {fast.name} does not agree with reedsolo and is not used; "
-            "coding runs on the slower portable kernel",
+            f"the erasure kernel {candidate.name} does not agree with reedsolo and is not used",
             RuntimeWarning,
             stacklevel=2,
         )
     return PortableKernel()
 
 
+_choosing = Lock()
+
+
 @lru_cache(maxsize=1)
-def kernel() -> Kernel:
-    """This process's kernel."""
+def _chosen() -> Kernel:
     return choose()
 
 
+def kernel() -> Kernel:
+    """This process's kernel; chosen by the first caller while others wait."""
+    with _choosing:
+        return _chosen()
+
+
 def kernel_name() -> str:
-    """Its name, for ``holdfast version``."""
+    """Its name, for ``holdfast version``: "ISA-L (system)", "ISA-L (pyeclib wheel)", "portable"."""
     return kernel().name

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from holdfast.protocol.erasure.limits import MATRICES_CACHED_ENTRIES
 from holdfast.protocol.profiles import Profile
 
 __all__ = ["generator_rows", "multiplication_table", "rows_from"]
 
 _POLYNOMIAL = 0x11D
-_CACHED_MATRICES = 1024
 
 
 @lru_cache(maxsize=1)
@@ -47,7 +47,7 @@ def multiplication_table(factor: int) -> bytes:
     return bytes(_multiply(factor, value) for value in range(256))
 
 
-@lru_cache(maxsize=_CACHED_MATRICES)
+@lru_cache(maxsize=MATRICES_CACHED_ENTRIES)
 def generator_rows(profile: Profile) -> tuple[bytes, ...]:
     """n coefficient rows over the k data shards: what reedsolo makes of the k unit vectors."""
     from reedsolo import RSCodec
@@ -61,34 +61,36 @@ def generator_rows(profile: Profile) -> tuple[bytes, ...]:
     return tuple(bytes(column[row] for column in columns) for row in range(profile.n))
 
 
-def _invert(rows: list[bytearray]) -> list[bytearray]:
+def _add_scaled(row: bytes, other: bytes, factor: int) -> bytes:
+    """row + factor * other: addition in GF(2^8) is XOR."""
+    scaled = other.translate(multiplication_table(factor))
+    return (int.from_bytes(row, "big") ^ int.from_bytes(scaled, "big")).to_bytes(len(row), "big")
+
+
+def _invert(rows: list[bytes]) -> list[bytes]:
     """Gauss-Jordan over GF(2^8). The k x k matrices here are never singular (the code is MDS)."""
     size = len(rows)
-    work = [row + bytearray(1 if i == j else 0 for j in range(size)) for i, row in enumerate(rows)]
+    work = [row + bytes(1 if i == j else 0 for j in range(size)) for i, row in enumerate(rows)]
     for column in range(size):
         pivot = next(row for row in range(column, size) if work[row][column])
         work[column], work[pivot] = work[pivot], work[column]
-        scale = multiplication_table(_inverse(work[column][column]))
-        work[column] = work[column].translate(scale)
+        work[column] = work[column].translate(multiplication_table(_inverse(work[column][column])))
         for row in range(size):
-            factor = work[row][column]
-            if row != column and factor:
-                scaled = work[column].translate(multiplication_table(factor))
-                work[row] = bytearray(a ^ b for a, b in zip(work[row], scaled, strict=True))
+            if row != column and (factor := work[row][column]):
+                work[row] = _add_scaled(work[row], work[column], factor)
     return [row[size:] for row in work]
 
 
-@lru_cache(maxsize=_CACHED_MATRICES)
+@lru_cache(maxsize=MATRICES_CACHED_ENTRIES)
 def rows_from(profile: Profile, survivors: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[bytes, ...]:
     """Coefficient rows over k surviving slots (ascending) that give the wanted slots' shards."""
     generator = generator_rows(profile)
-    inverted = _invert([bytearray(generator[slot]) for slot in survivors])
+    inverted = _invert([generator[slot] for slot in survivors])
     made = []
     for slot in wanted:
-        total = bytearray(profile.k)
+        total = bytes(profile.k)
         for factor, row in zip(generator[slot], inverted, strict=True):
             if factor:
-                scaled = row.translate(multiplication_table(factor))
-                total = bytearray(a ^ b for a, b in zip(total, scaled, strict=True))
-        made.append(bytes(total))
+                total = _add_scaled(total, row, factor)
+        made.append(total)
     return tuple(made)

@@ -1,13 +1,15 @@
 """The kernel that runs everywhere: translate tables and big-integer XOR.
 
-``bytes.translate`` multiplies a whole shard by one factor at memory speed, and
-Python's integers XOR it onto the sum: 550 MB/s for 4+2 where ISA-L does 44 GB/s.
+``bytes.translate`` multiplies many bytes by one factor, and Python's integers
+XOR the products. Column by column the work is independent, so it is done in
+runs short enough to stay in the cache. It holds the GIL throughout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from holdfast.protocol.erasure.limits import PORTABLE_RUN_BYTES
 from holdfast.protocol.erasure.matrix import multiplication_table
 
 __all__ = ["PortableKernel"]
@@ -22,12 +24,15 @@ class PortableKernel:
         self, rows: Sequence[bytes], sources: Sequence[bytes | memoryview], targets: Sequence[memoryview]
     ) -> None:
         """targets[r] = sum over i of rows[r][i] * sources[i], column by column."""
-        plain = [bytes(source) for source in sources]
-        for row, target in zip(rows, targets, strict=True):
-            total = 0
-            for factor, source in zip(row, plain, strict=True):
-                if factor == 1:
-                    total ^= int.from_bytes(source, "little")
-                elif factor:
-                    total ^= int.from_bytes(source.translate(multiplication_table(factor)), "little")
-            target[:] = total.to_bytes(len(target), "little")
+        length = len(targets[0])
+        for start in range(0, length, PORTABLE_RUN_BYTES):
+            end = min(start + PORTABLE_RUN_BYTES, length)
+            run = [bytes(source[start:end]) for source in sources]
+            for row, target in zip(rows, targets, strict=True):
+                total = 0
+                for factor, part in zip(row, run, strict=True):
+                    if factor == 1:
+                        total ^= int.from_bytes(part, "little")
+                    elif factor:
+                        total ^= int.from_bytes(part.translate(multiplication_table(factor)), "little")
+                target[start:end] = total.to_bytes(end - start, "little")

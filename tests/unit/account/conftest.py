@@ -1,0 +1,105 @@
+"""A real coordinator in this process, and a transport that can lose requests and answers on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.coordinator.catalogue.accounts import account_row
+from holdfast.coordinator.catalogue.engine import Catalogue
+from holdfast.coordinator.catalogue.nodes import add_token
+from holdfast.coordinator.catalogue.uploads import open_upload
+from holdfast.coordinator.health import HealthSettings
+from holdfast.coordinator.identity import load_or_make
+from holdfast.coordinator.live import Live
+from holdfast.coordinator.running import make_app
+from holdfast.coordinator.service.desk import Desk
+from holdfast.protocol.address import Address, Token
+from holdfast.protocol.clock import SYSTEM
+from holdfast.protocol.errors import OutcomeUnknown, Unreachable
+from holdfast.protocol.ids import AccountId, DeviceId, UploadId
+from holdfast.protocol.serving import ListenAddress, Server
+from holdfast.protocol.stripes import digest_of
+from holdfast.protocol.transport import Transport
+
+
+class FaultyTransport(Transport):
+    """Loses what it is told to lose.
+
+    Attributes:
+        before: paths whose requests never arrive; after: paths whose answers are lost; both count down.
+        death: what to raise instead, e.g. the end of this process.
+        rewrite: what becomes of an answer to a path, for coordinators that lie.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[str, int] = {}
+        self.after: dict[str, int] = {}
+        self.rewrite: dict[str, Callable[[Any], Any]] = {}
+        self.death: BaseException | None = None
+        self.calls: list[str] = []
+
+    async def call(self, method: str, url: str, target: str, message: Any = None, **rest: Any) -> Any:
+        path = target.split("?")[0]
+        self.calls.append(path)
+        if self.before.get(path, 0):
+            self.before[path] -= 1
+            raise self.death or Unreachable(f"{url} does not answer", why="lost on purpose")
+        answer = await super().call(method, url, target, message, **rest)
+        if self.after.get(path, 0):
+            self.after[path] -= 1
+            raise self.death or OutcomeUnknown(f"the answer of {url} was lost", why="on purpose")
+        return self.rewrite[path](answer) if path in self.rewrite else answer
+
+
+@dataclass
+class Coordinator:
+    """One cluster's coordinator, and what its operator can do."""
+
+    desk: Desk
+    address: Address
+    invites: list[Token] = field(default_factory=list)
+
+    def invite(self) -> Token:
+        secret = SYSTEM.random_bytes(16)
+        later_ms = SYSTEM.now_ms() + 60_000
+        self.desk.catalogue.write_now(lambda c: add_token(c, digest_of(secret), "invite", later_ms, 0))
+        return Token(self.address, secret)
+
+    def open_upload(self, account: AccountId, device: DeviceId) -> UploadId:
+        """An upload without nodes: enough to post a head under."""
+        upload = UploadId(SYSTEM.random_bytes(16))
+        self.desk.catalogue.write_now(
+            lambda c: open_upload(c, account_row(c, account), upload, device, 0, SYSTEM.now_ms())
+        )
+        return upload
+
+
+@pytest.fixture
+async def coordinator(tmp_path: Path) -> AsyncIterator[Coordinator]:
+    folder = tmp_path / "coordinator"
+    folder.mkdir()
+    identity, _ = load_or_make(folder, SYSTEM)
+    catalogue = Catalogue(f"sqlite:///{folder / 'catalogue.sqlite'}")
+    live = Live(SYSTEM, HealthSettings(), None, SYSTEM.monotonic())
+    await live.refresh(catalogue)
+    desk = Desk(identity, catalogue, live, SYSTEM, "test")
+    server = Server(make_app(desk), ListenAddress("127.0.0.1", 0))
+    bound = await server.start()
+    try:
+        yield Coordinator(desk, Address(f"http://{bound}", identity.cluster))
+    finally:
+        await server.stop()
+        catalogue.close()
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[FaultyTransport]:
+    async with FaultyTransport() as made:
+        assert isinstance(made, FaultyTransport)
+        yield made

@@ -1,0 +1,276 @@
+"""Heads: what this device has seen stays seen, and two devices never overwrite each other's snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.client.heads import HeadView, append_snapshot
+from holdfast.client.home import Home
+from holdfast.client.joining import init_account, recover_account
+from holdfast.client.link import Link
+from holdfast.client.recovery_code import decode_recovery_code
+from holdfast.client.session import Session
+from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
+from holdfast.protocol.clock import SYSTEM
+from holdfast.protocol.errors import ForkDetected, HeadRefused, IntegrityFailure, Refused, Rollback
+from holdfast.protocol.ids import Digest, SnapshotId
+from holdfast.protocol.messages.heads import HeadState
+from holdfast.protocol.signing import Signed
+
+OpenDevice = Callable[[str], Awaitable[Session]]
+
+
+@pytest.fixture
+async def device(coordinator: Any, transport: Any, tmp_path: Path) -> OpenDevice:
+    """Gives a session on another device of one account; the first one makes the account."""
+    codes: list[str] = []
+
+    async def opened(name: str) -> Session:
+        home = Home(tmp_path / name)
+        if home.has_account:
+            pass
+        elif not codes:
+            await init_account(
+                home,
+                coordinator.invite(),
+                device_name=name,
+                show_code=lambda code, *_: codes.append(code),
+                transport=transport,
+                source=SYSTEM,
+            )
+        else:
+            link = await Link.connect(coordinator.address, transport=transport, source=SYSTEM)
+            code = decode_recovery_code(codes[0])
+            await recover_account(home, link, code, device_name=name, source=SYSTEM)
+        return await Session.open(home, transport=transport, source=SYSTEM)
+
+    return opened
+
+
+async def nothing_to_keep(view: HeadView) -> None:
+    assert view.seq
+
+
+async def post(
+    session: Session,
+    coordinator: Any,
+    text: str,
+    *,
+    view: HeadView | None = None,
+    kept: Callable[[HeadView], Awaitable[None]] = nothing_to_keep,
+) -> SnapshotId:
+    """A snapshot of nothing, with a tag."""
+    view = view or await session.head()
+    record = SnapshotRecord(
+        1, SYSTEM.now_ns(), session.device.id, session.known.device_name, [b"/" + text.encode()], [text], [],
+        0, 0, 0, 0, 0, b"", "test",
+    )  # fmt: skip
+    sealed = seal_record(session.current_keys, session.link.cluster, session.known.account, record)
+    await append_snapshot(
+        session.link,
+        view,
+        session.head,
+        device=session.device.id,
+        key=session.device.sign_key,
+        snapshot=snapshot_id(sealed),
+        sealed_record=sealed,
+        upload=coordinator.open_upload(session.known.account, session.device.id),
+        time_ns=SYSTEM.now_ns(),
+        parent_kept=kept,
+    )
+    return snapshot_id(sealed)
+
+
+async def tags(session: Session) -> list[str]:
+    view = await session.head()
+    return [record.tags[0] for record in await session.records(view.snapshots)]
+
+
+async def test_snapshots_are_listed_in_the_order_they_were_posted(device: OpenDevice, coordinator: Any) -> None:
+    one = await device("one")
+    for text in ("first", "second", "third"):
+        await post(one, coordinator, text)
+    assert await tags(one) == ["first", "second", "third"]
+    assert (await one.head()).seq == 3
+    assert one.home.account().head_seq == 3, "what was seen is remembered on disk"
+
+
+async def test_a_device_that_was_overtaken_appends_to_the_newer_list(
+    device: OpenDevice, coordinator: Any
+) -> None:
+    one, two = await device("one"), await device("two")
+    old = await one.head()
+    await post(two, coordinator, "of two")
+    asked: list[int] = []
+
+    async def kept(view: HeadView) -> None:
+        asked.append(view.seq)
+
+    await post(one, coordinator, "of one", view=old, kept=kept)
+    assert await tags(one) == await tags(two) == ["of two", "of one"]
+    assert asked == [1], "what is reused must be proven to be held under the newer head"
+
+
+async def test_many_devices_posting_at_once_lose_nothing(device: OpenDevice, coordinator: Any) -> None:
+    sessions = [await device(name) for name in ("one", "two", "three", "four")]
+    await asyncio.gather(*(post(s, coordinator, f"{i}") for i, s in enumerate(sessions)))
+    assert sorted(await tags(sessions[0])) == ["0", "1", "2", "3"]
+
+
+async def test_a_head_whose_answer_was_lost_is_not_posted_twice(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    one = await device("one")
+    transport.after["/v1/heads"] = 0
+    view = await one.head()
+    transport.after["/v1/heads"] = 1
+    await post(one, coordinator, "once", view=view)
+    assert await tags(one) == ["once"] and (await one.head()).seq == 1
+
+
+async def test_a_lost_answer_and_a_faster_device_together_still_list_it_once(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    """The answer to our post is lost, then another device posts before we ask again."""
+    one, two = await device("one"), await device("two")
+    view = await one.head()
+    real, tries = one.link.post_head, 0
+
+    async def post_head(message: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        answer = await real(message)
+        if tries == 1:
+            await post(two, coordinator, "two")
+            return await real(message)  # what the link's retry would do
+        return answer
+
+    one.link.post_head = post_head  # type: ignore[method-assign]
+    await post(one, coordinator, "one", view=view)
+    assert await tags(one) == ["one", "two"]
+
+
+async def test_an_older_head_than_one_seen_is_a_rollback(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    one = await device("one")
+    await post(one, coordinator, "first")
+    old = await one.link.heads(0)
+    await post(one, coordinator, "second")
+    for lie in (HeadState(head=old.head, snapshot_list=old.snapshot_list, links=[]),
+                HeadState(head=None, snapshot_list=b"", links=[])):  # fmt: skip
+        transport.rewrite["/v1/heads"] = lambda answer, lie=lie: lie
+        with pytest.raises(Rollback):
+            await one.head()
+    reopened = await device("one")
+    with pytest.raises(Rollback):
+        await reopened.head()
+    transport.rewrite.clear()
+    assert await tags(one) == ["first", "second"]
+
+
+async def test_a_gap_between_known_and_newest_head_is_a_fork(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    one, two = await device("one"), await device("two")
+    await post(one, coordinator, "first")
+    await two.head()
+    for text in ("second", "third"):
+        await post(one, coordinator, text)
+
+    def without_second(answer: HeadState) -> HeadState:
+        return HeadState(head=answer.head, snapshot_list=answer.snapshot_list, links=answer.links[1:])
+
+    transport.rewrite["/v1/heads"] = without_second
+    with pytest.raises(ForkDetected):
+        await two.head()
+    assert two.home.account().head_seq == 1, "nothing of it is remembered"
+
+
+async def test_another_head_under_a_known_number_is_a_fork(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    one = await device("one")
+    await post(one, coordinator, "first")
+    one.home.save_account(replace(one.home.account(), head_digest=Digest(b"x" * 32)))
+    with pytest.raises(ForkDetected):
+        await one.head()
+
+
+async def test_a_list_that_is_not_the_head_s_is_refused(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    one = await device("one")
+    await post(one, coordinator, "first")
+    first = await one.link.heads(0)
+    await post(one, coordinator, "second")
+
+    def shorter(answer: HeadState) -> HeadState:
+        return HeadState(head=answer.head, snapshot_list=first.snapshot_list, links=answer.links)
+
+    transport.rewrite["/v1/heads"] = shorter
+    with pytest.raises(HeadRefused):
+        await one.head()
+
+
+async def test_a_head_with_a_forged_signature_is_refused(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    one = await device("one")
+    await post(one, coordinator, "first")
+
+    def forged(answer: HeadState) -> HeadState:
+        assert answer.head is not None
+        signature = bytearray(answer.head.signature)
+        signature[5] ^= 1
+        head = Signed(answer.head.payload, type(answer.head.signature)(bytes(signature)))
+        return HeadState(head=head, snapshot_list=answer.snapshot_list, links=[head])
+
+    transport.rewrite["/v1/heads"] = forged
+    two = await device("one")
+    with pytest.raises(Refused):
+        await two.head()
+
+
+async def test_an_older_device_list_than_one_seen_is_a_rollback(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    one = await device("one")
+    old = await one.link.account_state()
+    await device("two")
+    await one.head()
+    assert one.home.account().device_list_seq == 2
+    transport.rewrite["/v1/account"] = lambda answer: old
+    with pytest.raises(Rollback):
+        await one.head()
+
+
+async def test_a_record_that_is_not_the_snapshot_s_is_refused(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    one = await device("one")
+    first, second = await post(one, coordinator, "first"), await post(one, coordinator, "second")
+    records = await one.link.records([first, second])
+    one.link.records = lambda wanted: asyncio.sleep(0, list(reversed(records)))  # type: ignore[method-assign, assignment, return-value]
+    with pytest.raises(IntegrityFailure):
+        await one.records([first, second])
+
+
+async def test_an_older_process_never_makes_the_device_forget_a_newer_head(
+    device: OpenDevice, coordinator: Any
+) -> None:
+    one = await device("one")
+    await post(one, coordinator, "first")
+    stale = one.home.account()
+    await device("two")
+    await post(one, coordinator, "second")
+    newest = one.home.account()
+    assert (newest.head_seq, newest.device_list_seq) == (2, 2)
+    one._remember(stale)
+    assert one.home.account() == newest

@@ -1,0 +1,88 @@
+"""The console script: one table, nothing imported before it is needed, near misses named."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from holdfast.client.console import _COMMANDS, main
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_command_of_the_table_is_there_and_helps(name: str) -> None:
+    module, _, attribute = _COMMANDS[name][0].partition(":")
+    assert isinstance(getattr(import_module(module), attribute), click.Command)
+    done = CliRunner().invoke(main, [name, "--help"])
+    assert done.exit_code == 0 and done.stdout.startswith("Usage: ")
+
+
+def test_the_help_lists_every_command_in_80_columns() -> None:
+    done = CliRunner().invoke(main, ["--help"])
+    assert all(f"  {name} " in done.stdout for name in _COMMANDS)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("bakcup", "backup"), ("snapshot", "snapshots"), ("verson", "version")])
+def test_a_near_miss_is_named(typed: str, meant: str) -> None:
+    done = CliRunner().invoke(main, [typed])
+    assert done.exit_code == 2 and f"Did you mean '{meant}'?" in done.stderr
+
+
+def test_nonsense_is_a_usage_error() -> None:
+    done = CliRunner().invoke(main, ["qqqqqq"])
+    assert done.exit_code == 2 and "Did you mean" not in done.stderr
+
+
+def test_every_own_option_of_a_client_verb_has_an_environment_variable() -> None:
+    for name, (place, _) in _COMMANDS.items():
+        if not place.startswith("holdfast.client."):
+            continue
+        made = main.get_command(click.Context(main), name)  # type: ignore[attr-defined]
+        assert made is not None
+        for parameter in made.params:
+            if isinstance(parameter, click.Option):
+                assert str(parameter.envvar).startswith("HOLDFAST_"), f"{name} {parameter.opts}"
+
+
+def test_it_runs_as_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast.client.console", "version"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "erasure kernel:" in done.stdout
+
+
+def test_the_package_gives_both_clients_without_importing_them_early() -> None:
+    code = (
+        "import sys, holdfast.client as c\n"
+        "assert 'holdfast.client.sdk' not in sys.modules\n"
+        "from holdfast.client import AsyncClient, Client\n"
+        "assert AsyncClient.__name__ == 'AsyncClient' and Client.__name__ == 'Client'\n"
+        "try:\n    c.Nothing\nexcept AttributeError:\n    pass\nelse:\n    raise SystemExit('no error')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _variables(command: click.Command) -> set[str]:
+    if isinstance(command, click.Group):
+        inside = [command.get_command(click.Context(command), n) for n in command.list_commands(click.Context(command))]
+        return set().union(*(_variables(made) for made in inside if made is not None))
+    found = (p.envvar for p in command.params if isinstance(p, click.Option) and p.envvar)
+    return {variable for value in found for variable in ([value] if isinstance(value, str) else value)}
+
+
+def test_every_environment_variable_is_documented_and_every_documented_one_exists() -> None:
+    """docs/operations.md lists them; options and page must not drift apart."""
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    listed = set(re.findall(r"^\| `(HOLDFAST_[A-Z_]+)` \|", text, re.MULTILINE))
+    without_option = {"HOLDFAST_HOME", "HOLDFAST_INVITE", "HOLDFAST_ISAL"}
+    assert _variables(main) == listed - without_option

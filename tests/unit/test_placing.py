@@ -1,0 +1,134 @@
+"""Whatever a manifest says, nothing is written outside the target."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support.pipeline import KEYS, Pipeline
+
+from holdfast.client.entries import Entry, Extent
+from holdfast.client.placing import Target
+from holdfast.client.sealing import seal
+from holdfast.client.snapshot_record import ChunkRef
+from holdfast.protocol.errors import Conflict, HoldfastError, IntegrityFailure
+
+CHUNK = seal(KEYS.sealing, b"evil content")
+REF = ChunkRef(CHUNK.pid, CHUNK.chunk_id, 12, 1)
+
+
+def evil(path: bytes, **other: object) -> Entry:
+    return Entry("file", path, mode=0o644, size=12, extents=(Extent(REF, 0, 12),), **other)  # type: ignore[arg-type]
+
+
+def pipeline() -> Pipeline:
+    made = Pipeline()
+    made.chunks.stored[CHUNK.chunk_id] = CHUNK.sealed
+    return made
+
+
+async def test_a_link_in_the_manifest_is_never_written_through(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    entries = [Entry("symlink", b"a", target=os.fsencode(outside)), evil(b"a/file")]
+    made = pipeline()
+    report = await made.restore(made.forge(entries), tmp_path / "back")
+    assert list(outside.iterdir()) == []
+    assert [path for path, _ in report.failed] == [b"a/file"]
+    assert isinstance(report.failed[0][1], Conflict)
+
+
+async def test_a_link_that_is_in_the_target_already_is_never_written_through(tmp_path: Path) -> None:
+    outside, back = tmp_path / "outside", tmp_path / "back"
+    outside.mkdir()
+    back.mkdir()
+    (back / "a").symlink_to(outside)
+    made = pipeline()
+    for overwrite in ("never", "always"):
+        report = await made.restore(made.forge([Entry("dir", b"a"), evil(b"a/file")]), back, overwrite=overwrite)
+        assert list(outside.iterdir()) == []
+        assert not report.complete
+
+
+async def test_a_file_in_place_of_a_link_replaces_the_link_not_its_target(tmp_path: Path) -> None:
+    precious, back = tmp_path / "precious", tmp_path / "back"
+    precious.write_text("precious")
+    back.mkdir()
+    (back / "a").symlink_to(precious)
+    made = pipeline()
+    await made.restore(made.forge([evil(b"a")]), back, overwrite="always")
+    assert precious.read_text() == "precious"
+    assert not (back / "a").is_symlink()
+    assert (back / "a").read_bytes() == b"evil content"
+
+
+async def test_paths_that_climb_out_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    made = pipeline()
+    report = await made.restore(made.forge([evil(b"../escaped")]), tmp_path / "back")
+    assert not (tmp_path / "escaped").exists()
+    assert isinstance(report.unreadable[0][2], IntegrityFailure)
+
+
+async def test_a_file_in_the_way_of_a_folder_is_named_and_kept(tmp_path: Path) -> None:
+    back = tmp_path / "back"
+    back.mkdir()
+    (back / "a").write_text("mine")
+    made = pipeline()
+    report = await made.restore(made.forge([Entry("dir", b"a"), evil(b"a/file"), evil(b"b")]), back)
+    assert (back / "a").read_text() == "mine"
+    assert {path for path, _ in report.failed} == {b"a", b"a/file"}
+    assert (back / "b").exists()
+
+
+async def test_a_folder_in_the_way_of_a_file_is_named_and_kept(tmp_path: Path) -> None:
+    back = tmp_path / "back"
+    (back / "a" / "inside").mkdir(parents=True)
+    made = pipeline()
+    report = await made.restore(made.forge([evil(b"a")]), back, overwrite="always")
+    assert (back / "a" / "inside").is_dir()
+    assert isinstance(report.failed[0][1], Conflict)
+
+
+async def test_extents_that_do_not_add_up_to_the_size_restore_nothing(tmp_path: Path) -> None:
+    entry = Entry("file", b"a", size=13, extents=(Extent(REF, 0, 12),))
+    made = pipeline()
+    report = await made.restore(made.forge([entry, evil(b"b")]), tmp_path / "back")
+    assert isinstance(report.failed[0][1], IntegrityFailure)
+    assert not (tmp_path / "back" / "a").exists()
+    assert (tmp_path / "back" / "b").exists()
+
+
+async def test_a_deep_hostile_path_does_not_exhaust_the_process(tmp_path: Path) -> None:
+    made = pipeline()
+    deep = b"/".join([b"d"] * 3000)
+    report = await made.restore(made.forge([evil(b"a"), evil(deep)]), tmp_path / "back")
+    assert (tmp_path / "back" / "a").exists()
+    assert len(report.failed) + report.files == 2
+
+
+async def test_hard_links_join_names_of_one_restore_only(tmp_path: Path) -> None:
+    back = tmp_path / "back"
+    back.mkdir()
+    entries = [evil(b"a", linked=True, inode=7, device=1), evil(b"b", linked=True, inode=7, device=1), evil(b"c", linked=True, inode=8, device=1)]
+    made = pipeline()
+    await made.restore(made.forge(entries), back)
+    assert (back / "a").stat().st_ino == (back / "b").stat().st_ino != (back / "c").stat().st_ino
+
+
+async def test_a_hard_link_to_a_file_that_was_left_alone_gets_the_backup_s_content(tmp_path: Path) -> None:
+    back = tmp_path / "back"
+    back.mkdir()
+    (back / "a").write_text("mine, and different")
+    entries = [evil(b"a", linked=True, inode=7, device=1), evil(b"b", linked=True, inode=7, device=1)]
+    made = pipeline()
+    report = await made.restore(made.forge(entries), back)
+    assert report.complete, report.failed
+    assert (back / "a").read_text() == "mine, and different"
+    assert (back / "b").read_bytes() == b"evil content"
+
+
+def test_a_target_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(HoldfastError, match="cannot restore into"):
+        Target(tmp_path / "file" / "below", "never")
