@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+NODES_DEFAULT = 6
 NODES_MAX = 64
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 15.0

@@ -3,32 +3,36 @@
 A cluster lives in a folder; whoever names the folder works with it, so that the
 command line, a test and a debugger can share one. Ports are chosen by the kernel
 once and then kept. The blocking verbs are plain methods; ``async with`` and
-``await cluster.run(cluster.kill, 1)`` run them in a thread.
+``await cluster.run(cluster.kill, 1)`` run them in a thread. What changes something
+holds the folder's lock, so that two callers cannot start one member twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any, ParamSpec, Self, TypeVar
 
 from holdfast.cluster.limits import (
     DOWN_AFTER_S,
     HEARTBEAT_MS,
     LOST_AFTER_S,
+    NODES_DEFAULT,
     NODES_MAX,
     READY_WITHIN_S,
     SUSPECT_AFTER_S,
 )
 from holdfast.cluster.processes import Member, ProcessState, wait_until
 from holdfast.protocol.directory import Lock, make_private, read_json, write_file, write_json
-from holdfast.protocol.errors import BadRequest, HoldfastError, NotFound, WrongDirectory
+from holdfast.protocol.errors import BadRequest, HoldfastError, NotFound, Unreachable, WrongDirectory
 from holdfast.protocol.messages.admin import ClusterStatus
 from holdfast.protocol.profiles import Profile
 
@@ -64,7 +68,8 @@ class LocalCluster:
     """A whole cluster in one folder. Context manager, synchronous and asynchronous.
 
     Args:
-        nodes: how many nodes to start with; ignored when the folder holds a cluster.
+        nodes: how many nodes; default: as many as the folder's cluster has, or 6. Where it has fewer,
+            the rest is added.
         profile: redundancy, e.g. "4+2"; default: by the number of nodes.
         zones: spread the nodes over so many zones.
         folder: default: a temporary one, deleted at the end.
@@ -75,7 +80,7 @@ class LocalCluster:
 
     def __init__(
         self,
-        nodes: int = 6,
+        nodes: int | None = None,
         profile: str | None = None,
         zones: int | None = None,
         folder: Path | str | None = None,
@@ -84,9 +89,9 @@ class LocalCluster:
         capacity_bytes: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        if not 1 <= nodes <= NODES_MAX:
+        if nodes is not None and not 1 <= nodes <= NODES_MAX:
             raise BadRequest(f"a local cluster has 1 to {NODES_MAX} nodes")
-        if zones is not None and not 1 <= zones <= nodes:
+        if zones is not None and not 1 <= zones <= (nodes or NODES_DEFAULT):
             raise BadRequest("there are 1 to as many zones as nodes")
         self._temporary = folder is None
         self.folder = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="holdfast-"))
@@ -96,10 +101,15 @@ class LocalCluster:
         self._keep = keep
         self._capacity_bytes = capacity_bytes
         self._environment = dict(environment or {})
+        self._closing = Event()
 
     # Context managers
 
     def __enter__(self) -> Self:
+        self._closing.clear()
+        return self._entered()
+
+    def _entered(self) -> Self:
         try:
             self.up()
         except BaseException:
@@ -111,12 +121,19 @@ class LocalCluster:
         self._end()
 
     async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.__enter__)
+        self._closing.clear()
+        try:
+            return await asyncio.to_thread(self._entered)
+        except asyncio.CancelledError:
+            # That thread goes on: what it has started so far must end, too.
+            await asyncio.shield(asyncio.to_thread(self._end))
+            raise
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self._end)
+        await asyncio.shield(asyncio.to_thread(self._end))
 
     def _end(self) -> None:
+        self._closing.set()
         if not self._keep:
             self.down(delete=self._temporary)
 
@@ -135,7 +152,7 @@ class LocalCluster:
         made = self._layout()
         if made["profile"]:
             arguments += ["--profile", made["profile"]]
-        return Member("coordinator", self.folder / "coordinator", arguments)
+        return Member("coordinator", self.folder / "coordinator", arguments, self._environment)
 
     def node(self, number: int) -> Member:
         """The process of node ``number`` (1..n).
@@ -153,7 +170,7 @@ class LocalCluster:
             arguments += ["--zone", f"zone-{(number - 1) % made['zones'] + 1}"]
         if made["capacity_bytes"]:
             arguments += ["--capacity", str(made["capacity_bytes"])]
-        return Member(name, self.folder / name, arguments)
+        return Member(name, self.folder / name, arguments, self._environment)
 
     @property
     def node_count(self) -> int:
@@ -217,24 +234,66 @@ class LocalCluster:
     def up(self) -> None:
         """Make the cluster if there is none, start what does not run, wait until all nodes are up.
 
+        What is paused goes on. More nodes than there are: the rest is added.
+
         Raises:
             WrongDirectory: the folder holds something else.
+            BadRequest: the cluster in it has another profile, other zones, or more nodes.
             HoldfastError: a process did not start; the error shows its log.
         """
         make_private(self.folder)
-        with Lock(self.folder, "another 'cluster up'", wait=True), self._in_environment():
+        with Lock(self.folder, "another 'cluster up'", wait=True):
+            if self._closing.is_set():
+                raise HoldfastError("the cluster was closed while it was starting")
             if not self.exists:
                 self._make()
+            self._fit()
             coordinator = self.coordinator
+            coordinator.resume()
             coordinator.start()
             coordinator.wait_ready()
-            for number in range(1, self.node_count + 1):
-                self._token_for(number)
-            for member in self.nodes():
-                member.start()
-            for member in self.nodes():
-                member.wait_ready()
+            self._start_nodes(range(1, self.node_count + 1))
         self.wait_healthy()
+
+    def heal(self) -> None:
+        """Let go on what is paused, start what does not run, wait until all nodes are up."""
+        self.up()
+
+    def _start_nodes(self, numbers: range) -> None:
+        """Start nodes together, then wait for each; a join token is deleted once it is used."""
+        for number in numbers:
+            self._token_for(number)
+        members = [self.node(number) for number in numbers]
+        for member in members:
+            member.resume()
+            member.start()
+        for member in members:
+            member.wait_ready()
+            (self.folder / f"{member.name}.token").unlink(missing_ok=True)
+
+    def _fit(self) -> None:
+        """What was asked for must be what is there; missing nodes are noted, to be started."""
+        made = self._layout()
+        for name, wanted in (("profile", self.profile), ("zones", self._zones)):
+            if wanted is not None and wanted != made[name]:
+                raise BadRequest(
+                    f"the cluster in {self.folder} was made with {name} {made[name] or 'by default'}, not {wanted}",
+                    do=f"Leave --{name} out, or make another cluster with --dir.",
+                )
+        if self._wanted is not None and self._wanted < made["nodes"]:
+            raise BadRequest(
+                f"the cluster in {self.folder} has {made['nodes']} nodes, and {self._wanted} were asked for",
+                why="nodes cannot be taken away yet",
+                do="Leave --nodes out, or make another cluster with --dir.",
+            )
+        if self._wanted is not None and self._wanted > made["nodes"]:
+            write_json(self.folder / "cluster.json", {**made, "nodes": self._wanted})
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._layout()
+        with Lock(self.folder, "the local cluster", wait=True):
+            yield
 
     def _make(self) -> None:
         strangers = [entry.name for entry in self.folder.iterdir() if entry.name != "lock"]
@@ -243,17 +302,20 @@ class LocalCluster:
                 f"{self.folder} holds something that is not a local cluster ({strangers[0]})",
                 do="Name an empty or new folder with --dir.",
             )
+        nodes = self._wanted or NODES_DEFAULT
+        if self.profile is not None and Profile.parse(self.profile).n > nodes:
+            raise BadRequest(
+                f"{self.profile} needs {Profile.parse(self.profile).n} nodes, and there would be {nodes}",
+                do="Use more --nodes, or a smaller --profile.",
+            )
         values = {
             "version": _VERSION,
-            "nodes": self._wanted,
+            "nodes": nodes,
             "profile": self.profile,
             "zones": self._zones,
             "capacity_bytes": self._capacity_bytes,
         }
         write_json(self.folder / "cluster.json", values)
-
-    def _in_environment(self) -> _Environment:
-        return _Environment(self._environment)
 
     def _token_for(self, number: int) -> None:
         if not (self.folder / f"node-{number}" / "node.json").exists():
@@ -265,18 +327,17 @@ class LocalCluster:
         from holdfast.coordinator.asking import invite_token, node_token
 
         asking = invite_token if verb == "invite" else node_token
-        return asyncio.run(asking(self.operator_key)).text
+        return _asked(asking(self.operator_key)).text
 
     def add_node(self) -> int:
         """One more node, started and up; gives its number."""
-        made = self._layout()
-        number = int(made["nodes"]) + 1
-        write_json(self.folder / "cluster.json", {**made, "nodes": number})
-        with self._in_environment():
-            self._token_for(number)
-            member = self.node(number)
-            member.start()
-            member.wait_ready()
+        with self._locked():
+            made = self._layout()
+            number = int(made["nodes"]) + 1
+            if number > NODES_MAX:
+                raise BadRequest(f"a local cluster has at most {NODES_MAX} nodes")
+            write_json(self.folder / "cluster.json", {**made, "nodes": number})
+            self._start_nodes(range(number, number + 1))
         return number
 
     def invite(self) -> str:
@@ -288,19 +349,29 @@ class LocalCluster:
         return {"HOLDFAST_COORDINATOR": self.address, "HOLDFAST_INVITE": self.invite()}
 
     def kill(self, *targets: Target) -> None:
-        """SIGKILL, and wait until they are gone."""
-        for member in [self.member(target) for target in targets]:
-            member.kill()
+        """SIGKILL to all at once, and wait until they are gone."""
+        with self._locked():
+            members = [self.member(target) for target in targets]
+            for member in members:
+                member.signal(signal.SIGKILL)
+            for member in members:
+                member.kill()
 
     def stop(self, *targets: Target) -> None:
         """SIGTERM, and wait until they are gone."""
-        for member in [self.member(target) for target in targets]:
+        with self._locked():
+            self._stop([self.member(target) for target in targets])
+
+    def _stop(self, members: list[Member]) -> None:
+        for member in members:
+            member.ask_to_stop()
+        for member in members:
             member.stop()
 
     def start(self, *targets: Target) -> None:
         """Start again on the same folder and port, and wait until they serve."""
-        members = [self.member(target) for target in targets]
-        with self._in_environment():
+        with self._locked():
+            members = [self.member(target) for target in targets]
             for member in members:
                 member.start()
             for member in members:
@@ -308,13 +379,15 @@ class LocalCluster:
 
     def pause(self, *targets: Target) -> None:
         """SIGSTOP: they keep their connections and answer nothing."""
-        for member in [self.member(target) for target in targets]:
-            member.pause()
+        with self._locked():
+            for member in [self.member(target) for target in targets]:
+                member.pause()
 
     def resume(self, *targets: Target) -> None:
         """SIGCONT."""
-        for member in [self.member(target) for target in targets]:
-            member.resume()
+        with self._locked():
+            for member in [self.member(target) for target in targets]:
+                member.resume()
 
     def logs(self, target: Target) -> str:
         """The end of a member's log."""
@@ -336,16 +409,34 @@ class LocalCluster:
         """What the coordinator says.
 
         Raises:
-            Unreachable: it does not run.
+            Unreachable: it does not run, or is paused.
         """
         from holdfast.coordinator.asking import cluster_status
 
-        return asyncio.run(cluster_status(self.operator_key))
+        state = self.coordinator.state()
+        if state != "running":
+            verb = "resume" if state == "paused" else "start"
+            raise Unreachable(
+                f"the coordinator is {state}",
+                do=f"Run 'holdfast cluster {verb} coordinator'; what is stored is safe meanwhile.",
+            )
+        return _asked(cluster_status(self.operator_key))
+
+    def numbers(self) -> dict[str, int]:
+        """Node id (hex) -> number, of the nodes that have joined."""
+        found = {}
+        for number in range(1, self.node_count + 1):
+            known = read_json(self.folder / f"node-{number}" / "node.json", 1)
+            if known is not None:
+                found[str(known["node"])] = number
+        return found
 
     def wait_until(self, condition: Callable[[ClusterStatus], bool], within_s: float = READY_WITHIN_S) -> bool:
         """Wait until the coordinator's status fits; False when it did not in time."""
 
         def holds() -> bool:
+            if self._closing.is_set():
+                raise HoldfastError("the cluster is being closed")
             try:
                 return condition(self.status())
             except HoldfastError:
@@ -375,12 +466,7 @@ class LocalCluster:
         Raises:
             HoldfastError: not in time.
         """
-        import json
-
-        gone = set()
-        for number in numbers:
-            known = json.loads((self.folder / f"node-{number}" / "node.json").read_bytes())
-            gone.add(known["node"])
+        gone = {node for node, number in self.numbers().items() if number in numbers}
 
         def noticed(told: ClusterStatus) -> bool:
             return all(node.state in ("down", "stopping") for node in told.nodes if node.id.hex() in gone)
@@ -388,41 +474,47 @@ class LocalCluster:
         if not self.wait_until(noticed, within_s):
             raise HoldfastError("the coordinator did not notice that nodes are gone")
 
-    def down(self, *, delete: bool = False) -> None:
-        """Stop everything; ``delete``: the folder too, with all data in it."""
+    def down(self, *, delete: bool = False) -> bool:
+        """Stop everything; ``delete``: delete what the cluster made, with all data in it.
+
+        Returns:
+            Is the folder gone? It stays when it holds anything else: only what a cluster made is deleted.
+        """
+        if not self.folder.exists():
+            return True
         if self.exists:
-            members = [self.coordinator]
-            if (self.folder / "coordinator" / "coordinator.json").exists():
-                members = [*self.nodes(), *members]
-            for member in members:
-                if member.state() == "paused":
-                    member.resume()
-            for member in members[:-1]:
-                member.signal(signal.SIGTERM)
-            for member in members:
-                member.stop()
-        if delete and self.folder.exists():
-            known = self.exists or not any(self.folder.iterdir())
-            if not known:
-                raise WrongDirectory(f"{self.folder} is not a local cluster; nothing was deleted")
-            shutil.rmtree(self.folder)
+            with self._locked():
+                coordinator = self.folder / "coordinator" / "coordinator.json"
+                # Nodes first: they tell the coordinator that they go.
+                self._stop(self.nodes() if coordinator.exists() else [])
+                self._stop([self.coordinator])
+                if delete:
+                    self._delete()
+        elif delete and all(entry.name == "lock" for entry in self.folder.iterdir()):
+            self._delete()
+        elif delete:
+            raise WrongDirectory(f"{self.folder} is not a local cluster; nothing was deleted")
+        return not self.folder.exists()
+
+    def _delete(self) -> None:
+        count = self.node_count if self.exists else 0
+        names = ["coordinator", *(f"node-{number}" for number in range(1, count + 1))]
+        for name in names:
+            if (self.folder / name).is_dir():
+                shutil.rmtree(self.folder / name)
+            for suffix in (".log", ".log.1", ".process.json", ".token"):
+                (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+        for name in ("cluster.json", "lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
 
-class _Environment:
-    """Adds variables to the environment for the processes started inside."""
-
-    def __init__(self, added: Mapping[str, str]) -> None:
-        self._added = added
-        self._before: dict[str, str | None] = {}
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._added}
-        os.environ.update(self._added)
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
+def _asked(question: Coroutine[Any, Any, T]) -> T:
+    """Run it in a loop of its own: in this thread, or beside the loop that runs here already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(question)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, question).result()
