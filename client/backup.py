@@ -218,7 +218,7 @@ class _Producer:
 
     def _note_reused(self, before: Entry) -> None:
         for extent in before.extents:
-            if self.result.reused[-32:] != extent.ref.chunk:
+            if not self.result.reused.endswith(extent.ref.chunk):
                 self.result.reused += extent.ref.chunk
 
     def _read(self, found: Found, entry: Entry, dry_run: bool) -> Waiting:
@@ -317,7 +317,11 @@ class _Producer:
 
 def _like(entry: Entry, content: Entry) -> Entry:
     return replace(
-        entry, size=content.size, digest=content.digest, holes=content.holes, trusted=entry.trusted and content.trusted
+        entry,
+        size=content.size,
+        digest=content.digest,
+        holes=content.holes,
+        trusted=entry.trusted and content.trusted,
     )
 
 
@@ -335,7 +339,9 @@ def _parent_entries(
     """The parent's files in order, with all their extents. A page that cannot be read is passed over:
     what it named is read again. Blocks; for the worker thread."""
 
-    async def portion(reader: AsyncIterator[Entry | UnreadablePage], count: int) -> list[Entry | UnreadablePage]:
+    async def portion(
+        reader: AsyncIterator[Entry | UnreadablePage], count: int
+    ) -> list[Entry | UnreadablePage]:
         found: list[Entry | UnreadablePage] = []
         async for entry in reader:
             found.append(entry)

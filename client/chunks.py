@@ -35,13 +35,18 @@ class ChunkSink(Protocol):
 class ChunkSource(Protocol):
     """Gives sealed chunks back."""
 
-    def fetch(self, wanted: Sequence[ChunkId]) -> AsyncIterator[tuple[ChunkId, bytes | bytearray | HoldfastError]]:
+    def fetch(
+        self, wanted: Sequence[ChunkId]
+    ) -> AsyncIterator[tuple[ChunkId, bytes | bytearray | HoldfastError]]:
         """Each wanted id exactly once, in any order: its verified sealed bytes, or why not."""
         ...
 
 
 class MemoryChunks:
-    """Sink and source in memory. ``lost`` and ``errors`` decide what a fetch gives; ``fail_puts`` breaks puts."""
+    """Sink and source in memory.
+
+    ``lost`` and ``errors`` decide what a fetch gives; ``fail_puts`` breaks puts.
+    """
 
     def __init__(self) -> None:
         self.stored: dict[ChunkId, bytes] = {}

@@ -163,7 +163,9 @@ class Downloader:
                 (self._is_resting(node), slot, node)
                 for slot, holders in enumerate(group.holders)
                 for node in holders
-                if node in nodes and not reading.tried_source(slot, node) and slot not in reading.missing
+                if node in nodes
+                and not reading.tried_source(slot, node)
+                and slot not in reading.missing
                 and not reading.has_slot(slot)
             ]
             for _, slot, node in sorted(sources)[:lacking]:
@@ -212,7 +214,9 @@ class Downloader:
         """Why a chunk cannot be had now, and whom to bring back."""
         if reading.integrity is not None:
             return reading.integrity
-        absent = [node for holders in group.holders for node in holders if node in unreachable or node not in nodes]
+        absent = [
+            node for holders in group.holders for node in holders if node in unreachable or node not in nodes
+        ]
         named = ", ".join(nodes[node].url if node in nodes else node.short for node in absent)
         return TooFewShards(
             f"chunk {reading.chunk.short} has {reading.good_count} good shards within reach and needs "
@@ -226,7 +230,9 @@ class Downloader:
     async def _send_reports(self) -> None:
         reports, self._reports = self._reports[:REPORTS_MAX], []
         if reports:
-            with suppress(HoldfastError):  # telling is a courtesy; the read itself has succeeded or failed already
+            with suppress(
+                HoldfastError
+            ):  # telling is a courtesy; the read itself has succeeded or failed already
                 await self._link.report(reports)
 
 

@@ -56,7 +56,12 @@ class Link:
 
     @classmethod
     async def connect(
-        cls, address: Address, *, transport: Transport, source: Source = SYSTEM, patience_s: float = PATIENCE_S
+        cls,
+        address: Address,
+        *,
+        transport: Transport,
+        source: Source = SYSTEM,
+        patience_s: float = PATIENCE_S,
     ) -> Self:
         """Prove the cluster and connect.
 
@@ -70,7 +75,7 @@ class Link:
             raise Unreachable(
                 f"the coordinator at {address.url} does not answer",
                 why=error.why,
-                do="Start it ('holdfast cluster start coordinator' for a local cluster), or check the address.",
+                do="Start it (a local cluster: 'holdfast cluster start coordinator'), or check the address.",
             ) from error
         expected = address.cluster or cluster_id(info.root_key)
         charter = open_charter(info.root_key, info.charter, expected)
@@ -87,7 +92,9 @@ class Link:
             raise Refused("no device is set up to sign requests")
         return self._signer
 
-    async def _call(self, method: str, target: str, message: Any, answer: type[T], *, signed: bool = True) -> T:
+    async def _call(
+        self, method: str, target: str, message: Any, answer: type[T], *, signed: bool = True
+    ) -> T:
         until = self.source.monotonic() + self._patience_s
         pause = 0.1
         while True:
@@ -116,7 +123,9 @@ class Link:
     async def enrolment_nonce(self, account: AccountId) -> bytes:
         """A nonce to prove the root key with."""
         message = account_messages.EnrolmentBegin(account=account)
-        answer = await self._call("POST", "/v1/enrolments", message, account_messages.EnrolmentNonce, signed=False)
+        answer = await self._call(
+            "POST", "/v1/enrolments", message, account_messages.EnrolmentNonce, signed=False
+        )
         return answer.nonce
 
     async def enrolment_open(self, enrolment: Signed) -> account_messages.AccountState:
@@ -145,7 +154,9 @@ class Link:
         self, upload: UploadId, expected_bytes: int, exclude: Sequence[NodeId] = ()
     ) -> upload_messages.UploadOpened:
         """Open an upload."""
-        message = upload_messages.OpenUpload(upload=upload, expected_bytes=expected_bytes, exclude=list(exclude))
+        message = upload_messages.OpenUpload(
+            upload=upload, expected_bytes=expected_bytes, exclude=list(exclude)
+        )
         return await self._call("POST", "/v1/uploads", message, upload_messages.UploadOpened)
 
     async def renew_upload(self, upload: UploadId, exclude: Sequence[NodeId]) -> upload_messages.UploadOpened:
@@ -192,7 +203,9 @@ class Link:
 
     async def report(self, entries: Sequence[upload_messages.ReportEntry]) -> None:
         """Wrong or absent shards met while reading."""
-        await self._call("POST", "/v1/reports", upload_messages.Report(entries=list(entries)), upload_messages.Done)
+        await self._call(
+            "POST", "/v1/reports", upload_messages.Report(entries=list(entries)), upload_messages.Done
+        )
 
     # Heads
 
@@ -212,7 +225,9 @@ class Link:
             message = head_messages.FetchRecords(snapshots=portion)
             answer = await self._call("POST", "/v1/records", message, head_messages.Records)
             if not answer.records or len(answer.records) > len(portion):
-                raise BadRequest("the coordinator's answer about snapshot records does not cover what was asked")
+                raise BadRequest(
+                    "the coordinator's answer about snapshot records does not cover what was asked"
+                )
             found.extend(answer.records)
         return found
 

@@ -165,9 +165,7 @@ def open_page(keys: Mapping[int, SealingKeys], ref: ChunkRef, sealed: bytes | by
     """A page's plaintext; raises IntegrityFailure (see open_chunk)."""
     if ref.epoch not in keys:
         raise IntegrityFailure(f"there is no key for epoch {ref.epoch}")
-    return open_chunk(
-        keys[ref.epoch], sealed, chunk_id=ref.chunk, pid=ref.pid, plain_bytes=ref.plain_bytes
-    )
+    return open_chunk(keys[ref.epoch], sealed, chunk_id=ref.chunk, pid=ref.pid, plain_bytes=ref.plain_bytes)
 
 
 def page_entries(plain: bytes, after: bytes = b"") -> Iterator[Entry]:
@@ -275,5 +273,3 @@ def _before_first(plain: bytes) -> bytes:
     page = decode(plain, _Page)
     first = page.entries[0] if page.entries else None
     return first.path if first is not None and first.kind == "more" else b""
-
-

@@ -20,7 +20,12 @@ class NodeCalls(Protocol):
     """What a client asks of nodes; tests put a fake here."""
 
     async def put(
-        self, node: MapNode, ticket: bytes, header: PutHeader, shards: Sequence[bytes | memoryview], timeout_s: float
+        self,
+        node: MapNode,
+        ticket: bytes,
+        header: PutHeader,
+        shards: Sequence[bytes | memoryview],
+        timeout_s: float,
     ) -> Signed:
         """Store a batch; the receipt, not yet verified."""
         ...
@@ -40,7 +45,12 @@ class HttpNodeCalls:
         self._signer = signer
 
     async def put(
-        self, node: MapNode, ticket: bytes, header: PutHeader, shards: Sequence[bytes | memoryview], timeout_s: float
+        self,
+        node: MapNode,
+        ticket: bytes,
+        header: PutHeader,
+        shards: Sequence[bytes | memoryview],
+        timeout_s: float,
     ) -> Signed:
         """PUT /v1/shards."""
         raw = encode(header)

@@ -8,6 +8,7 @@ renamed into place: a file is there whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -66,7 +67,9 @@ class Target:
             fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._root)
-            raise Locked(f"another restore is running in {self.path}", do="Wait for it, or choose another.") from None
+            raise Locked(
+                f"another restore is running in {self.path}", do="Wait for it, or choose another."
+            ) from None
         self._folders: OrderedDict[tuple[bytes, ...], int] = OrderedDict()
         self._made: set[tuple[bytes, ...]] = set()
         self._number = 0
@@ -176,10 +179,8 @@ class Target:
 
     def discard(self, parts: tuple[bytes, ...], name: bytes) -> None:
         """Remove a temporary file."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.folder(parts[:-1]))
-        except FileNotFoundError:
-            pass
 
     def describe(self, fd: int, entry: Entry) -> None:
         """Owner, mode, attributes and times of a file that is written."""

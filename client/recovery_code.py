@@ -113,7 +113,9 @@ def decode_recovery_code(text: str) -> RecoveredCode:
             # Five bits touch one byte or two: both are known to be uncertain.
             unknown.update({5 * position // 8, (5 * position + 4) // 8})
     try:
-        decoded = RSCodec(_PARITY, nsize=_BYTES).decode(number.to_bytes(_BYTES, "big"), erase_pos=sorted(unknown))
+        decoded = RSCodec(_PARITY, nsize=_BYTES).decode(
+            number.to_bytes(_BYTES, "big"), erase_pos=sorted(unknown)
+        )
     except ReedSolomonError:
         raise _beyond_repair() from None
     raw, whole = bytes(decoded[0]), bytes(decoded[1])
@@ -121,7 +123,9 @@ def decode_recovery_code(text: str) -> RecoveredCode:
     if raw[0] != _VERSION or not hmac.compare_digest(raw[33:], _check(secret)):
         raise _beyond_repair()
     right = _text(whole)
-    corrected = sum(a != b and _VALUES.get(a) != _VALUES[b] for a, b in zip(typed, right.replace("-", ""), strict=True))
+    corrected = sum(
+        a != b and _VALUES.get(a) != _VALUES[b] for a, b in zip(typed, right.replace("-", ""), strict=True)
+    )
     return RecoveredCode(secret, corrected, right)
 
 
@@ -170,7 +174,9 @@ def parse_recovery_file(text: str) -> RecoveryFile:
         BadRequest: it is not one, or has no cluster address.
     """
     if len(text) > RECOVERY_TEXT_CHARS_MAX or not text.lstrip().startswith("Holdfast recovery file"):
-        raise BadRequest("this is not a Holdfast recovery file", do="Or type the code at the prompt: 'holdfast recover'.")
+        raise BadRequest(
+            "this is not a Holdfast recovery file", do="Or type the code at the prompt: 'holdfast recover'."
+        )
     address = re.search(r"^cluster:\s*(\S+)\s*$", text, re.MULTILINE)
     code = re.search(r"^recovery code:\s*\n(.*?)(?:\n\s*\n|\Z)", text, re.MULTILINE | re.DOTALL)
     if not address or not code:

@@ -124,9 +124,8 @@ class _Planner:
         if parts is None:
             return True
         selected = self._selected(entry)
-        if entry.kind == "dir":
-            if parts:
-                self._folders.append((entry, whole, selected))
+        if entry.kind == "dir" and parts:
+            self._folders.append((entry, whole, selected))
         if not selected or not parts:
             return True
         self.matched += 1
@@ -200,9 +199,7 @@ class _Planner:
 class _Restorer:
     """Keeps windows moving: fetched ahead, written in order."""
 
-    def __init__(
-        self, writer: WindowWriter, chunks: ChunkSource, keys: Mapping[int, SealingKeys]
-    ) -> None:
+    def __init__(self, writer: WindowWriter, chunks: ChunkSource, keys: Mapping[int, SealingKeys]) -> None:
         self._writer = writer
         self._chunks = chunks
         self._keys = keys

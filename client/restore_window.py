@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from blake3 import blake3
 
@@ -18,10 +19,23 @@ from holdfast.client.placing import Target, no_room_or
 from holdfast.client.snapshot_record import ChunkRef
 from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NoRoom
 
-__all__ = ["Action", "Content", "FileJob", "FinishFolder", "Link", "Make", "RestoreReport", "Window", "WindowWriter"]
+__all__ = [
+    "Action",
+    "Content",
+    "FileJob",
+    "FinishFolder",
+    "Link",
+    "Make",
+    "RestoreReport",
+    "Window",
+    "WindowWriter",
+]
 
 Parts = tuple[bytes, ...]
 Contents = Mapping[ChunkRef, bytes | HoldfastError]
+
+
+_EntryPath: TypeAlias = bytes
 
 
 @dataclass(slots=True)
@@ -43,8 +57,8 @@ class RestoreReport:
     modes_reduced: int = 0
     xattrs_skipped: int = 0
     verified_bytes: int = 0
-    failed: list[tuple[bytes, HoldfastError]] = field(default_factory=list)
-    unreadable: list[tuple[bytes, bytes, HoldfastError]] = field(default_factory=list)
+    failed: list[tuple[_EntryPath, HoldfastError]] = field(default_factory=list)
+    unreadable: list[tuple[_EntryPath, _EntryPath, HoldfastError]] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:

@@ -136,7 +136,12 @@ def _refuse(chunk_id: ChunkId, why: str) -> IntegrityFailure:
 
 
 def open_chunk(
-    keys: SealingKeys, sealed: bytes | bytearray | memoryview, *, chunk_id: ChunkId, pid: PlainId, plain_bytes: int
+    keys: SealingKeys,
+    sealed: bytes | bytearray | memoryview,
+    *,
+    chunk_id: ChunkId,
+    pid: PlainId,
+    plain_bytes: int,
 ) -> bytes:
     """The plaintext, after every check: chunk id, commitment, tag, pid, zeros, bounded decompression.
 

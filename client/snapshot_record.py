@@ -103,5 +103,7 @@ def open_record(
         try:
             return decode(plain, SnapshotRecord)
         except BadRequest as error:
-            raise IntegrityFailure(f"the record of snapshot {wanted.short} is malformed", why=error.why) from error
+            raise IntegrityFailure(
+                f"the record of snapshot {wanted.short} is malformed", why=error.why
+            ) from error
     raise IntegrityFailure(f"the record of snapshot {wanted.short} does not open with this account's keys")

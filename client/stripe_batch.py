@@ -96,7 +96,8 @@ def check_receipt(
     if (receipt.upload, receipt.group, receipt.group_version) != (upload, lease.group, lease.version):
         raise Refused(f"node {node.id.short} gave a receipt for something else")
     expected = {
-        (chunk.chunk, slot, stripe.digest(slot)) for chunk, stripe in zip(batch.commit, batch.stripes, strict=True)
+        (chunk.chunk, slot, stripe.digest(slot))
+        for chunk, stripe in zip(batch.commit, batch.stripes, strict=True)
     }
     if {(e.chunk, e.slot, e.digest) for e in receipt.entries if e.generation == upload} != expected:
         raise IntegrityFailure(f"node {node.id.short} gave a receipt for other shards than it was sent")

@@ -65,7 +65,11 @@ class Reading:
 
 
 def take_answer(
-    readings: Sequence[Reading], slot: int, node: NodeId, results: Sequence[ReadResult], shards: Sequence[memoryview]
+    readings: Sequence[Reading],
+    slot: int,
+    node: NodeId,
+    results: Sequence[ReadResult],
+    shards: Sequence[memoryview],
 ) -> list[ReportEntry]:
     """Keep the shards that prove to be right; gives reports of those that do not."""
     reports: list[ReportEntry] = []
@@ -79,7 +83,9 @@ def take_answer(
         if _is_right(reading, slot, result.record, shard):
             reading.shards[slot] = shard
         else:
-            reports.append(ReportEntry(reading.chunk, reading.generation, slot, node, "wrong", result.record[:8192]))
+            reports.append(
+                ReportEntry(reading.chunk, reading.generation, slot, node, "wrong", result.record[:8192])
+            )
     return reports
 
 

@@ -178,7 +178,9 @@ class Uploader:
             (chunk, told) for chunk, told in zip(chunks, claimed.stored, strict=True) if told is not None
         ]
         replaces: dict[ChunkId, bytes] = {
-            chunk.chunk_id: told.replaces for chunk, told in zip(chunks, claimed.send, strict=True) if told is not None
+            chunk.chunk_id: told.replaces
+            for chunk, told in zip(chunks, claimed.send, strict=True)
+            if told is not None
         }
         wrong = await asyncio.to_thread(proves_stored, stored) if stored else {}
         replaces.update(wrong)
@@ -260,7 +262,9 @@ class Uploader:
         reasons = {error.what for error in errors.values()}
         raise NoQuorum(
             f"group {lease.group} took fewer than {lease.profile.write_quorum} of {lease.profile.n} shards",
-            why=f"nodes {named} failed: {'; '.join(sorted(reasons))}" if errors else "its nodes do not answer",
+            why=f"nodes {named} failed: {'; '.join(sorted(reasons))}"
+            if errors
+            else "its nodes do not answer",
             do="Start the nodes named ('holdfast status' shows which are down), then run the command again.",
             nodes=[str(node) for node in errors],
         )
@@ -287,4 +291,3 @@ class Uploader:
                 answer = await self._link.commit(self.upload, Commit(chunks=batch.commit, receipts=receipts))
                 before = (lease.profile.n - told) * len(batch.commit)
                 self.stats.missing_slots -= before - sum(chunk.missing for chunk in answer.chunks)
-

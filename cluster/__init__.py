@@ -1,11 +1,11 @@
 """Whole clusters on one machine: for trying Holdfast out, and for testing software against it.
 
-    from holdfast.cluster import LocalCluster
+from holdfast.cluster import LocalCluster
 
-    with LocalCluster(nodes=6, profile="4+2") as cluster:
-        os.environ.update(cluster.env())
-        ...
-        cluster.kill(1, 2)
+with LocalCluster(nodes=6, profile="4+2") as cluster:
+    os.environ.update(cluster.env())
+    ...
+    cluster.kill(1, 2)
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def up(nodes: int, profile: str | None, zones: int | None, folder: Path | None, 
     output.say("  holdfast init")
     output.say("  holdfast backup PATH")
     output.say()
-    output.say(f"Its cluster kit is {made.folder / 'coordinator' / 'cluster-kit.pem'}; a real one belongs offline.")
+    output.say(
+        f"Its cluster kit is {made.folder / 'coordinator' / 'cluster-kit.pem'}; a real one belongs offline."
+    )
     output.summary(
         folder=str(made.folder),
         existed=existed,
@@ -163,8 +165,11 @@ def down(delete: bool, folder: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@option("--source", type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help="A folder to back up. Default: Python's standard library.")
+@option(
+    "--source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder to back up. Default: Python's standard library.",
+)
 @option("--nodes", type=click.IntRange(3, 64), default=6, show_default=True)
 @json_option
 @guarded

@@ -191,7 +191,9 @@ class LocalCluster:
             return self.coordinator
         text = str(target)
         if not text.isdecimal():
-            raise NotFound(f"{target!r} is no member of the cluster", do="Name a node by its number, or 'coordinator'.")
+            raise NotFound(
+                f"{target!r} is no member of the cluster", do="Name a node by its number, or 'coordinator'."
+            )
         return self.node(int(text))
 
     def _layout(self) -> dict[str, Any]:
@@ -277,7 +279,8 @@ class LocalCluster:
         for name, wanted in (("profile", self.profile), ("zones", self._zones)):
             if wanted is not None and wanted != made[name]:
                 raise BadRequest(
-                    f"the cluster in {self.folder} was made with {name} {made[name] or 'by default'}, not {wanted}",
+                    f"the cluster in {self.folder} was made with {name} "
+                    f"{made[name] or 'by default'}, not {wanted}",
                     do=f"Leave --{name} out, or make another cluster with --dir.",
                 )
         if self._wanted is not None and self._wanted < made["nodes"]:
@@ -400,7 +403,11 @@ class LocalCluster:
             told = member.ready() or {}
             found.append(
                 MemberStatus(
-                    member.name, member.state(), str(told.get("url", "")), str(told.get("node", "")), member.pid() or 0
+                    member.name,
+                    member.state(),
+                    str(told.get("url", "")),
+                    str(told.get("node", "")),
+                    member.pid() or 0,
                 )
             )
         return found
@@ -431,7 +438,9 @@ class LocalCluster:
                 found[str(known["node"])] = number
         return found
 
-    def wait_until(self, condition: Callable[[ClusterStatus], bool], within_s: float = READY_WITHIN_S) -> bool:
+    def wait_until(
+        self, condition: Callable[[ClusterStatus], bool], within_s: float = READY_WITHIN_S
+    ) -> bool:
         """Wait until the coordinator's status fits; False when it did not in time."""
 
         def holds() -> bool:
@@ -457,7 +466,8 @@ class LocalCluster:
 
         if not self.wait_until(healthy, within_s):
             raise HoldfastError(
-                f"not all {count} nodes came up within {within_s:.0f} s", do=f"Look at the logs in {self.folder}."
+                f"not all {count} nodes came up within {within_s:.0f} s",
+                do=f"Look at the logs in {self.folder}.",
             )
 
     def wait_down(self, *numbers: int, within_s: float = READY_WITHIN_S) -> None:

@@ -127,7 +127,9 @@ class Member:
         """
         if self.state() == "paused":
             number = self.name.removeprefix("node-")
-            raise Conflict(f"{self.name} is paused", do=f"Let it go on with 'holdfast cluster resume {number}'.")
+            raise Conflict(
+                f"{self.name} is paused", do=f"Let it go on with 'holdfast cluster resume {number}'."
+            )
         if self.pid() is not None:
             return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -238,7 +240,9 @@ def _clean_environment() -> dict[str, str]:
     """Our environment without Holdfast's variables, good in any working directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
     if paths := kept.get("PYTHONPATH"):
-        kept["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in paths.split(os.pathsep) if path)
+        kept["PYTHONPATH"] = os.pathsep.join(
+            os.path.abspath(path) for path in paths.split(os.pathsep) if path
+        )
     return kept
 
 

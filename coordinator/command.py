@@ -33,10 +33,20 @@ def coordinator() -> None:
 
 
 @coordinator.command("run")
-@option("--dir", "folder", type=click.Path(path_type=Path), required=True, envvar="HOLDFAST_COORDINATOR_DIR",
-        help="The coordinator's own folder: keys and catalogue.")
-@option("--listen", metavar="HOST:PORT", envvar="HOLDFAST_COORDINATOR_LISTEN",
-        help="Where to serve; chosen once and kept. Default: a free port on 127.0.0.1.")
+@option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    envvar="HOLDFAST_COORDINATOR_DIR",
+    help="The coordinator's own folder: keys and catalogue.",
+)
+@option(
+    "--listen",
+    metavar="HOST:PORT",
+    envvar="HOLDFAST_COORDINATOR_LISTEN",
+    help="Where to serve; chosen once and kept. Default: a free port on 127.0.0.1.",
+)
 @option("--profile", metavar="K+M", help="Redundancy. Default: by the number of nodes (4+2 from six on).")
 @option("--heartbeat-ms", type=int, default=2000, show_default=True, help="How often nodes report.")
 @option("--suspect-after-s", type=float, default=10.0, show_default=True)
@@ -84,7 +94,9 @@ def _operator_options(function: Any) -> Any:
     function = option(
         "--operator-key", type=click.Path(path_type=Path), required=True, help="The operator key file."
     )(function)
-    return option("--coordinator", metavar="URL", help="Default: the address in the operator key file.")(function)
+    return option("--coordinator", metavar="URL", help="Default: the address in the operator key file.")(
+        function
+    )
 
 
 def _hand_over(output: Output, made: MadeToken, target: Path | None, used: str) -> None:
@@ -105,14 +117,31 @@ def _hand_over(output: Output, made: MadeToken, target: Path | None, used: str) 
 @admin.command("invite")
 @_operator_options
 @option("--quota", type=BYTES, default=0, help="Bytes the account may store; default: no quota.")
-@option("--expires", "lifetime_s", type=int, default=TOKEN_LIFETIME_S_DEFAULT, metavar="SECONDS",
-        envvar="HOLDFAST_EXPIRES", help="How long the invite is good. Default: a week.")
-@option("--output", "target", type=click.Path(path_type=Path), envvar="HOLDFAST_OUTPUT",
-        help="Write it to a file (0600) instead of printing it.")
+@option(
+    "--expires",
+    "lifetime_s",
+    type=int,
+    default=TOKEN_LIFETIME_S_DEFAULT,
+    metavar="SECONDS",
+    envvar="HOLDFAST_EXPIRES",
+    help="How long the invite is good. Default: a week.",
+)
+@option(
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    envvar="HOLDFAST_OUTPUT",
+    help="Write it to a file (0600) instead of printing it.",
+)
 @json_option
 @guarded
 def invite(
-    operator_key: Path, coordinator: str | None, quota: int, lifetime_s: int, target: Path | None, as_json: bool
+    operator_key: Path,
+    coordinator: str | None,
+    quota: int,
+    lifetime_s: int,
+    target: Path | None,
+    as_json: bool,
 ) -> None:
     """Make an invite: one person may create one account with it."""
     from holdfast.coordinator.asking import invite_token
@@ -123,10 +152,22 @@ def invite(
 
 @admin.command("node-token")
 @_operator_options
-@option("--expires", "lifetime_s", type=int, default=TOKEN_LIFETIME_S_DEFAULT, metavar="SECONDS",
-        envvar="HOLDFAST_EXPIRES", help="How long the token is good. Default: a week.")
-@option("--output", "target", type=click.Path(path_type=Path), envvar="HOLDFAST_OUTPUT",
-        help="Write it to a file (0600) instead of printing it.")
+@option(
+    "--expires",
+    "lifetime_s",
+    type=int,
+    default=TOKEN_LIFETIME_S_DEFAULT,
+    metavar="SECONDS",
+    envvar="HOLDFAST_EXPIRES",
+    help="How long the token is good. Default: a week.",
+)
+@option(
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    envvar="HOLDFAST_OUTPUT",
+    help="Write it to a file (0600) instead of printing it.",
+)
 @json_option
 @guarded
 def node_token(
@@ -154,14 +195,18 @@ def status(operator_key: Path, coordinator: str | None, as_json: bool) -> None:
 def show_status(output: Output, told: ClusterStatus) -> None:
     """The verdict first, then stripes by spare shards, then every node."""
     output.say(told.sentence)
-    spare = ", ".join(f"{count:,} with {number} spare" for number, count in told.stripes.by_spare.items() if count)
+    spare = ", ".join(
+        f"{count:,} with {number} spare" for number, count in told.stripes.by_spare.items() if count
+    )
     output.say(
         f"{human_count(told.stripes.total, 'stripe')}{': ' + spare if spare else ''}; "
         f"{human_bytes(told.stored_bytes)} sealed, {human_count(told.accounts, 'account')}, "
         f"{human_count(told.open_uploads, 'open upload')}"
     )
     output.say()
-    output.say(f"{'node':<10}{'state':<10}{'store':<9}{'zone':<12}{'used':>10}{'capacity':>11}  {'shards':>9}")
+    output.say(
+        f"{'node':<10}{'state':<10}{'store':<9}{'zone':<12}{'used':>10}{'capacity':>11}  {'shards':>9}"
+    )
     for node in told.nodes:
         output.say(
             f"{node.id.short:<10}{node.state:<10}{node.store_state:<9}{node.zone[:11] or '-':<12}"

@@ -114,4 +114,6 @@ class Live:
         """Use it up; raises Refused."""
         found = self.nonces.pop(nonce, None)
         if found is None or found[0] != account or found[1] < self.source.now_ms():
-            raise Refused("this enrolment's nonce is not known or has expired", do="Run 'holdfast recover' again.")
+            raise Refused(
+                "this enrolment's nonce is not known or has expired", do="Run 'holdfast recover' again."
+            )

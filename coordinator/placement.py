@@ -139,9 +139,7 @@ def _plan_fallback(
     if profile is None:
         return LeasePlan()
     ready = [
-        group
-        for group in groups
-        if group.profile == profile and all(node in able for node in group.members)
+        group for group in groups if group.profile == profile and all(node in able for node in group.members)
     ]
     covered = {node for group in ready for node in group.members}
     if ready and (set(able) <= covered or len(able) > profile.n):

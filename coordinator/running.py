@@ -106,7 +106,12 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
     try:
         write_json(
             folder / "coordinator.json",
-            {"version": _VERSION, "cluster": identity.cluster.hex(), "term": identity.term, "listen": str(bound)},
+            {
+                "version": _VERSION,
+                "cluster": identity.cluster.hex(),
+                "term": identity.term,
+                "listen": str(bound),
+            },
         )
         _write_operator_key(folder, address)
         if first:
@@ -150,5 +155,3 @@ async def _tend(desk: Desk) -> None:
                 _log.info("abandoned uploads ended", count=ended)
         except HoldfastError as error:
             _log.warning("tending uploads failed", why=str(error))
-
-

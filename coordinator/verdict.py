@@ -56,7 +56,9 @@ def judge(spare: Mapping[tuple[int, int], int]) -> Verdict:
             told,
         )
     if worst == 0:
-        return Verdict("at_risk", f"AT RISK: {_stripes(counts[0])} would be lost with any one more node.", told)
+        return Verdict(
+            "at_risk", f"AT RISK: {_stripes(counts[0])} would be lost with any one more node.", told
+        )
     if below_full:
         return Verdict("degraded", f"Degraded: {_stripes(below_full)} can lose only {_nodes(worst)}.", told)
     return Verdict("safe", f"All data safe: every stripe can lose {_nodes(worst)}.", told)

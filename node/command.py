@@ -17,12 +17,26 @@ def node() -> None:
 
 
 @node.command("run")
-@option("--dir", "folder", type=click.Path(path_type=Path), required=True, envvar="HOLDFAST_NODE_DIR",
-        help="The node's own folder: identity, key and store.")
+@option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    envvar="HOLDFAST_NODE_DIR",
+    help="The node's own folder: identity, key and store.",
+)
 @option("--coordinator", required=True, metavar="URL", help="The coordinator's address.")
-@option("--join-token-file", type=click.Path(path_type=Path), help="One-time token; needed on the first start only.")
-@option("--listen", metavar="HOST:PORT", envvar="HOLDFAST_NODE_LISTEN",
-        help="Where to serve; chosen once and kept. Default: a free port on 127.0.0.1.")
+@option(
+    "--join-token-file",
+    type=click.Path(path_type=Path),
+    help="One-time token; needed on the first start only.",
+)
+@option(
+    "--listen",
+    metavar="HOST:PORT",
+    envvar="HOLDFAST_NODE_LISTEN",
+    help="Where to serve; chosen once and kept. Default: a free port on 127.0.0.1.",
+)
 @option("--advertise", metavar="URL", help="How others reach this node, where that differs.")
 @option("--zone", default="", help="Failure domain: rack, room, datacentre.")
 @option("--capacity", type=BYTES, help="Bytes to store at most. Default: what the disk has free.")

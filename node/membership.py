@@ -114,7 +114,9 @@ class Membership:
             Refused: another cluster, or a term that is over.
             Unreachable: no answer.
         """
-        info = await self._transport.call("GET", self._address.url, "/v1/cluster", answer=ClusterInfo, reads=True)
+        info = await self._transport.call(
+            "GET", self._address.url, "/v1/cluster", answer=ClusterInfo, reads=True
+        )
         cluster = self._address.cluster
         if cluster is None:
             raise BadRequest("the cluster's id is not known")
@@ -146,7 +148,14 @@ class Membership:
         return Signer("node", b"", signing.node_id(signing.public_key(key)), key, cluster)
 
     async def join(
-        self, token: Token, key: Ed25519PrivateKey, *, url: str, zone: str, capacity_bytes: int, store: StoreId
+        self,
+        token: Token,
+        key: Ed25519PrivateKey,
+        *,
+        url: str,
+        zone: str,
+        capacity_bytes: int,
+        store: StoreId,
     ) -> Joined:
         """Join with a one-time token; asking again with the same token and key is safe."""
         assert self.charter is not None and self._address.cluster is not None

@@ -154,7 +154,9 @@ class _Node:
     async def serve(self, known: Identity | None, token: Token | None, key: Ed25519PrivateKey) -> None:
         """Listen, join if need be, report, until told to stop."""
         settings, source = self._settings, self._source
-        listen = settings.listen or (ListenAddress.parse(known.listen) if known else ListenAddress("127.0.0.1", 0))
+        listen = settings.listen or (
+            ListenAddress.parse(known.listen) if known else ListenAddress("127.0.0.1", 0)
+        )
         cluster = known.cluster if known else (token.address.cluster if token else None)
         assert cluster is not None
         store: StoreId = self._writer.store.id
@@ -191,7 +193,10 @@ class _Node:
             tasks.append(
                 asyncio.create_task(
                     self._membership.report_forever(
-                        identity, lambda: self._report(service, service.state), reigned, lambda: admission.term
+                        identity,
+                        lambda: self._report(service, service.state),
+                        reigned,
+                        lambda: admission.term,
                     )
                 )
             )
@@ -258,8 +263,13 @@ class _Node:
                 continue
             try:
                 if self._writer.store.stats().marked:
-                    await self._writer.run(lambda store: store.erase_due(self.running_ms(), ERASE_TURN_ENTRIES_MAX))
-                if self.running_ms() - saved > RUNNING_CLOCK_SAVE_S * 1000 and self._writer.store.stats().marked:
+                    await self._writer.run(
+                        lambda store: store.erase_due(self.running_ms(), ERASE_TURN_ENTRIES_MAX)
+                    )
+                if (
+                    self.running_ms() - saved > RUNNING_CLOCK_SAVE_S * 1000
+                    and self._writer.store.stats().marked
+                ):
                     saved = self.running_ms()
                     await self._writer.run(lambda store: store.save_running(self.running_ms()))
             except HoldfastError as error:

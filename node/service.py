@@ -224,8 +224,7 @@ class NodeService:
                 shards.append(outcome.shard)
                 results.append(ReadResult("ok", outcome.header, len(outcome.shard)))
             else:
-                status = "damaged" if isinstance(outcome, Damaged) else "absent"
-                results.append(ReadResult(status, b"", 0))
+                results.append(ReadResult("damaged" if isinstance(outcome, Damaged) else "absent", b"", 0))
         return results, shards
 
     async def delete(self, request: web.Request) -> web.Response:

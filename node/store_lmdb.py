@@ -193,7 +193,9 @@ class LmdbStore:
                 outcomes.append(self._put_batch(txn, totals, batch, disk_full))
         return outcomes
 
-    def _put_batch(self, txn: Any, totals: _Totals, batch: Sequence[Put], disk_full: bool) -> HoldfastError | None:
+    def _put_batch(
+        self, txn: Any, totals: _Totals, batch: Sequence[Put], disk_full: bool
+    ) -> HoldfastError | None:
         fresh: list[tuple[bytes, bytes, memoryview | bytes]] = []
         for put in batch:
             key = ShardKey.of(put.record).pack()
@@ -226,7 +228,9 @@ class LmdbStore:
                     absent += 1
                     continue
                 marked += 1
-                if number > last and txn.put(packed, due_ms.to_bytes(8, "big"), db=self._marks, overwrite=False):
+                if number > last and txn.put(
+                    packed, due_ms.to_bytes(8, "big"), db=self._marks, overwrite=False
+                ):
                     totals.marked += 1
             if number > last:
                 txn.put(b"order", number.to_bytes(8, "big"), db=self._meta)

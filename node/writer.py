@@ -140,7 +140,11 @@ class Writer:
             outcomes = self.store.put([batch.puts for batch in group])
             counter = self.store.stats().counter
         except Exception as error:
-            failure = error if isinstance(error, HoldfastError) else StoreFailed("the store failed", why=repr(error))
+            failure = (
+                error
+                if isinstance(error, HoldfastError)
+                else StoreFailed("the store failed", why=repr(error))
+            )
             for batch in group:
                 self._resolve(batch.future, None, failure)
             if self.failed is None:

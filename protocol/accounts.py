@@ -66,7 +66,10 @@ class KeyWrap(Record):
 
 
 class KeyRecord(Record):
-    """How one epoch's account key is handed out. ``previous`` is A_(e-1) sealed under A_e, empty at epoch 1."""
+    """How one epoch's account key is handed out.
+
+    ``previous`` is A_(e-1) sealed under A_e, empty at epoch 1.
+    """
 
     epoch: int
     wraps: list[KeyWrap]
@@ -161,7 +164,12 @@ def open_device_list(signed: Signed, cluster: ClusterId) -> DeviceList:
 
 
 def open_head(
-    signed: Signed, cluster: ClusterId, devices: DeviceList, devices_digest: Digest, *, oldest_list_seq: int = 0
+    signed: Signed,
+    cluster: ClusterId,
+    devices: DeviceList,
+    devices_digest: Digest,
+    *,
+    oldest_list_seq: int = 0,
 ) -> Head:
     """The head in an envelope, verified against the account's device list.
 

@@ -69,9 +69,7 @@ def parse_auth(header: str | None) -> Auth:
     return auth
 
 
-def _covered(
-    receiver: bytes, auth: Auth | _Unsigned, method: str, target: str, body: Digest
-) -> bytes:
+def _covered(receiver: bytes, auth: Auth | _Unsigned, method: str, target: str, body: Digest) -> bytes:
     parts = (
         receiver,
         auth.role.encode(),
@@ -116,9 +114,7 @@ class Signer:
             body: BLAKE3 of what the receiver says the signature covers.
         """
         plain = _Unsigned(self.role, self.account, self.id, time_ms, nonce)
-        signature = sign(
-            self.key, "request", self.cluster, _covered(receiver, plain, method, target, body)
-        )
+        signature = sign(self.key, "request", self.cluster, _covered(receiver, plain, method, target, body))
         return Auth(1, self.role, self.account, self.id, time_ms, nonce, signature)
 
 
@@ -151,7 +147,13 @@ class Gate:
                 why=f"it may be off by {REQUEST_WINDOW_MS // 1000} s, and not older than the server's start",
                 server_time_ms=now_ms,
             )
-        verify(key, auth.signature, "request", self._cluster, _covered(self._receiver, auth, method, target, body))
+        verify(
+            key,
+            auth.signature,
+            "request",
+            self._cluster,
+            _covered(self._receiver, auth, method, target, body),
+        )
         mark = (auth.signer, auth.nonce)
         if mark in self._nonces:
             raise Refused("this very request was already made", do="Sign a new one.")

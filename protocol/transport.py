@@ -14,7 +14,6 @@ Bodies are lists of buffers that are written as they are, never joined.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -58,8 +57,8 @@ _ANSWER_BYTES_MAX = max(MESSAGE_BYTES_MAX, SHARD_BATCH_BODY_BYTES_MAX + SHARD_BA
 class _BuffersPayload(payload.Payload):
     """A request body of several buffers, of known total length."""
 
-    def __init__(self, buffers: Buffers, *args: Any, **kwargs: Any) -> None:
-        super().__init__(buffers, *args, content_type="application/msgpack", **kwargs)
+    def __init__(self, buffers: Buffers) -> None:
+        super().__init__(buffers, content_type="application/msgpack")
         self._buffers = buffers
         self._size = sum(len(buffer) for buffer in buffers)
 
@@ -253,7 +252,7 @@ class Transport:
             if isinstance(error, aiohttp.SocketTimeoutError):
                 raise _no_answer(url, target, "it stopped answering", reads) from error
             raise Unreachable(f"{url} does not answer", why=_reason(error)) from error
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise _no_answer(url, target, f"nothing came within {timeout_s:.0f} s", reads) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _no_answer(url, target, _reason(error), reads) from error

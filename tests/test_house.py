@@ -49,7 +49,9 @@ CLOCK_NAMES = {
     ("datetime", "now"),
     ("datetime", "utcnow"),
 }
-NOT_NAMES = re.compile(r"(^|_)(blocks?|objects?|blobs?|segments?|fragments?|pieces?|managers?|utils?|helpers?|misc)(_|$)")
+NOT_NAMES = re.compile(
+    r"(^|_)(blocks?|objects?|blobs?|segments?|fragments?|pieces?|managers?|utils?|helpers?|misc)(_|$)"
+)
 LINES_WISHED = 400
 LINES_MAX = 600
 FUNCTION_LINES_WISHED = 60
@@ -74,7 +76,9 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)}:{node.lineno}: import by the installed name, not relatively"
+            assert node.level == 0, (
+                f"{name_of(path)}:{node.lineno}: import by the installed name, not relatively"
+            )
             assert node.module
             yield node.lineno, node.module
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
@@ -95,7 +99,7 @@ def test_a_part_imports_only_what_its_place_allows(part: str) -> None:
 
 
 def test_no_path_leads_from_servers_or_erasure_to_a_key() -> None:
-    """node and coordinator import no module of the client (above); protocol must then hold no sealing either."""
+    """Node and coordinator import nothing of the client (above); protocol must then hold no sealing."""
     for path in sources("protocol"):
         for line, module in imports(path):
             assert not re.search(r"ciphers|\.hpke|\.hkdf|x25519", module), (
@@ -119,12 +123,14 @@ def test_time_and_randomness_enter_in_one_place() -> None:
         if name_of(path) == CLOCK:
             continue
         for line, module in imports(path):
-            if module.split(".")[0] in ("secrets", "random", "uuid") and not name_of(path).startswith("cluster/"):
+            if module.split(".")[0] in ("secrets", "random", "uuid") and not name_of(path).startswith(
+                "cluster/"
+            ):
                 wrong.append(f"{name_of(path)}:{line} imports {module}")
         for node in ast.walk(tree(path)):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                if (node.value.id, node.attr) in CLOCK_NAMES:
-                    wrong.append(f"{name_of(path)}:{node.lineno} uses {node.value.id}.{node.attr}")
+            named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            if named and (node.value.id, node.attr) in CLOCK_NAMES:
+                wrong.append(f"{name_of(path)}:{node.lineno} uses {node.value.id}.{node.attr}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -153,13 +159,20 @@ def test_names_use_the_field_s_terms() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [name_of(path) for path in sources() if path.read_text().strip() and not ast.get_docstring(tree(path))]
+    silent = [
+        name_of(path) for path in sources() if path.read_text().strip() and not ast.get_docstring(tree(path))
+    ]
     assert not silent, silent
 
 
 def test_public_functions_and_classes_of_protocol_and_sdk_are_documented() -> None:
     silent = []
-    for path in [*sources("protocol"), ROOT / "client/sdk.py", ROOT / "client/sync.py", ROOT / "cluster/local.py"]:
+    for path in [
+        *sources("protocol"),
+        ROOT / "client/sdk.py",
+        ROOT / "client/sync.py",
+        ROOT / "cluster/local.py",
+    ]:
         for node in tree(path).body:
             named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
             if named and not node.name.startswith("_") and not ast.get_docstring(node):
@@ -195,7 +208,9 @@ def test_the_package_list_is_complete() -> None:
 
 def test_the_help_of_the_command_line_imports_nothing_heavy() -> None:
     """What `holdfast --help` loads decides how long it takes; the names are checked, not the time."""
-    heavy = "aiohttp,cryptography,sqlalchemy,lmdb,rich,msgspec,msgpack,blake3,reedsolo,uvloop,structlog,asyncio"
+    heavy = (
+        "aiohttp,cryptography,sqlalchemy,lmdb,rich,msgspec,msgpack,blake3,reedsolo,uvloop,structlog,asyncio"
+    )
     code = (
         "import sys\n"
         "from holdfast.client.console import main\n"
@@ -203,13 +218,17 @@ def test_the_help_of_the_command_line_imports_nothing_heavy() -> None:
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         f"print([m for m in '{heavy}'.split(',') if m in sys.modules], file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == "[]", done.stderr
 
 
 def test_nothing_names_a_machine() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split("\n")
     if not tracked[0]:
         pytest.skip("not a git checkout")
     pattern = re.compile(r"/(?:work|root|farm)/[a-z]")

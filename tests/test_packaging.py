@@ -22,7 +22,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(
         ROOT,
         clean,
-        ignore=shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"),
+        ignore=shutil.ignore_patterns(
+            ".git", ".venv*", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+        ),
     )
     made = tmp_path_factory.mktemp("wheel")
     done = subprocess.run(
@@ -59,5 +61,8 @@ def test_the_wheel_names_its_licence_and_its_command(wheel: Path) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert f"{info}/licenses/LICENSE" in archive.namelist()
     assert "holdfast = holdfast.client.console:main" in archive.read(f"{info}/entry_points.txt").decode()
-    wanted = {line.split(";")[0].split("<")[0].split(">")[0].strip() for line in metadata.get_all("Requires-Dist", [])}
+    wanted = {
+        line.split(";")[0].split("<")[0].split(">")[0].strip()
+        for line in metadata.get_all("Requires-Dist", [])
+    }
     assert {"aiohttp", "reedsolo", "lmdb", "msgpack", "cryptography", "uvloop"} <= wanted

@@ -11,10 +11,35 @@ from blake3 import blake3
 
 __all__ = ["change_messenger", "make_messenger"]
 
-_WORDS = (
-    "tomorrow morning harbour train photo birthday lake tickets thanks grandma winter bread music letter "
-    "garden window river street coffee holiday mountain dinner summer market bicycle island lantern"
-).split()
+_WORDS = [
+    "tomorrow",
+    "morning",
+    "harbour",
+    "train",
+    "photo",
+    "birthday",
+    "lake",
+    "tickets",
+    "thanks",
+    "grandma",
+    "winter",
+    "bread",
+    "music",
+    "letter",
+    "garden",
+    "window",
+    "river",
+    "street",
+    "coffee",
+    "holiday",
+    "mountain",
+    "dinner",
+    "summer",
+    "market",
+    "bicycle",
+    "island",
+    "lantern",
+]
 
 
 def _noise(seed: str, length: int) -> bytes:

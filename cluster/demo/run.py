@@ -77,7 +77,8 @@ class _Demo:
 
     def _tell_backup(self, what: str, snapshot: Snapshot, seconds: float) -> None:
         self.story.step(
-            f"{what}: {human_count(snapshot.files, 'file')}, {human_bytes(snapshot.bytes)} in {seconds:.1f} s "
+            f"{what}: {human_count(snapshot.files, 'file')}, "
+            f"{human_bytes(snapshot.bytes)} in {seconds:.1f} s "
             f"({snapshot.bytes / _MB / seconds:.0f} MB/s)",
             f"{human_bytes(snapshot.new_bytes)} sealed and sent, snapshot {snapshot.id.short}",
         )
@@ -198,7 +199,8 @@ class _Demo:
         written = [path for path in there if os.path.lexists(path)]
         self.identical &= self.story.verdict(
             compared.identical and not written,
-            f"nothing wrong was written: {human_count(compared.files, 'file')} could be restored, each identical",
+            f"nothing wrong was written: {human_count(compared.files, 'file')} could be restored, "
+            "each identical",
             "\n".join(f"{shown(d.path)}: {d.what}" for d in compared.differences[:8]),
         )
 
@@ -246,7 +248,9 @@ async def _tell(demo: _Demo, cluster: LocalCluster, folder: Path, parity: int, s
     invite = await cluster.run(cluster.invite)
     async with AsyncClient(folder / "first-device", coordinator=cluster.address) as client:
         texts: list[str] = []
-        await client.init(invite, device_name="first device", show_code=lambda _code, text: texts.append(text))
+        await client.init(
+            invite, device_name="first device", show_code=lambda _code, text: texts.append(text)
+        )
         story.step("Made an account; its recovery code is all that a new device will have")
         await demo.first_backup(client)
         group = await cluster.run(demo.members_of_a_group)

@@ -14,7 +14,15 @@ from holdfast.protocol.errors import Conflict, NoAccount, Refused
 from holdfast.protocol.ids import AccountId, ClusterId, Digest
 from holdfast.protocol.signing import Signed
 
-__all__ = ["AccountRow", "account_row", "chunk_totals", "count_accounts", "find_account", "register", "replace_device_list"]
+__all__ = [
+    "AccountRow",
+    "account_row",
+    "chunk_totals",
+    "count_accounts",
+    "find_account",
+    "register",
+    "replace_device_list",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,9 @@ def _take_quota(connection: Connection, account: AccountRow, upload: UploadRow, 
 def _clear(connection: Connection, account: AccountRow, chunk: ChunkId, slots: frozenset[int]) -> None:
     connection.execute(
         delete(missing).where(
-            missing.c.account == account.number, missing.c.chunk == bytes(chunk), missing.c.slot.in_(sorted(slots))
+            missing.c.account == account.number,
+            missing.c.chunk == bytes(chunk),
+            missing.c.slot.in_(sorted(slots)),
         )
     )
 
@@ -190,7 +192,9 @@ def _remove(connection: Connection, account: AccountRow, gone: Sequence[ChunkId]
     for portion in batched(gone):
         ids = [bytes(chunk) for chunk in portion]
         connection.execute(delete(chunks).where(chunks.c.account == account.number, chunks.c.id.in_(ids)))
-        connection.execute(delete(missing).where(missing.c.account == account.number, missing.c.chunk.in_(ids)))
+        connection.execute(
+            delete(missing).where(missing.c.account == account.number, missing.c.chunk.in_(ids))
+        )
 
 
 def _insert(
@@ -230,7 +234,9 @@ def _insert(
         connection.execute(insert(missing), gone)
 
 
-def locate(connection: Connection, account: AccountRow, wanted: Sequence[ChunkId]) -> list[LocatedChunk | None]:
+def locate(
+    connection: Connection, account: AccountRow, wanted: Sequence[ChunkId]
+) -> list[LocatedChunk | None]:
     """Where chunks lie; trash is served too."""
     rows = _rows(connection, account, wanted)
     return [
@@ -262,7 +268,11 @@ def note_reports(
             noted.add((entry.chunk, entry.slot))
             connection.execute(
                 insert(missing).values(
-                    account=account.number, chunk=bytes(entry.chunk), group_id=row.group, slot=entry.slot, why="reported"
+                    account=account.number,
+                    chunk=bytes(entry.chunk),
+                    group_id=row.group,
+                    slot=entry.slot,
+                    why="reported",
                 )
             )
     return len(noted)

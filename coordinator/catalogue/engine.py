@@ -110,7 +110,9 @@ class Catalogue:
                     return command(connection)
             except DBAPIError as error:
                 if "disk is full" in str(error.orig):
-                    raise NoRoom("the coordinator's disk is full", do="Free some room; reads go on.") from error
+                    raise NoRoom(
+                        "the coordinator's disk is full", do="Free some room; reads go on."
+                    ) from error
                 if attempt == TRANSACTION_TRIES_MAX or not _retried(error):
                     raise HoldfastError("the catalogue's database failed", why=str(error.orig)) from error
         raise AssertionError("the loop returns or raises")

@@ -14,6 +14,7 @@ from holdfast.coordinator.catalogue.uploads import require_open
 from holdfast.protocol.accounts import (
     NO_DIGEST,
     DeviceList,
+    SnapshotList,
     open_head,
     open_snapshot_list,
     signed_digest,
@@ -49,8 +50,11 @@ def post_head(
     devices: DeviceList,
     posted: PostHead,
     now_ms: int,
-) -> None:
+) -> HeadState:
     """Compare-and-swap on (seq, previous hash). Posting the current head again succeeds.
+
+    Returns:
+        The state with the posted head in it.
 
     Raises:
         HeadMoved: another head is there; details: seq.
@@ -59,7 +63,7 @@ def post_head(
     """
     newest = _newest(connection, account)
     if newest is not None and newest[1] == posted.head:
-        return
+        return HeadState(head=posted.head, snapshot_list=posted.snapshot_list, links=[posted.head])
     head = open_head(
         posted.head,
         cluster,
@@ -82,22 +86,7 @@ def post_head(
             "unused chunks were swept since this upload opened",
             do="Claim everything the snapshot reaches, then post again.",
         )
-    listed = open_snapshot_list(posted.snapshot_list, head)
-    if len(posted.records) > HEAD_NEW_RECORDS_MAX:
-        raise BadRequest(f"a head brings at most {HEAD_NEW_RECORDS_MAX} new records")
-    new = {SnapshotId(blake3(sealed).digest()): sealed for sealed in posted.records}
-    if any(len(sealed) > SNAPSHOT_RECORD_BYTES_MAX for sealed in posted.records):
-        raise BadRequest(f"a snapshot record has at most {SNAPSHOT_RECORD_BYTES_MAX} bytes")
-    if not set(new) <= set(listed.snapshots):
-        raise BadRequest("a head brings a record that its list does not name")
-    known = _known(connection, account, listed.snapshots)
-    if unknown := [snapshot for snapshot in listed.snapshots if snapshot not in known and snapshot not in new]:
-        raise BadRequest(f"the snapshot list names {unknown[0].short}, whose record is not here")
-    for snapshot, sealed in new.items():
-        if snapshot not in known:
-            connection.execute(
-                insert(snapshot_records).values(account=account.number, id=bytes(snapshot), sealed=sealed)
-            )
+    _keep_records(connection, account, posted, open_snapshot_list(posted.snapshot_list, head))
     connection.execute(
         insert(heads).values(
             account=account.number,
@@ -109,9 +98,31 @@ def post_head(
             posted_ms=now_ms,
         )
     )
-    connection.execute(
-        update(accounts).where(accounts.c.number == account.number).values(head_seq=head.seq)
-    )
+    connection.execute(update(accounts).where(accounts.c.number == account.number).values(head_seq=head.seq))
+    return HeadState(head=posted.head, snapshot_list=posted.snapshot_list, links=[posted.head])
+
+
+def _keep_records(
+    connection: Connection, account: AccountRow, posted: PostHead, listed: SnapshotList
+) -> None:
+    """Insert the new records; every one that the list names must then be here."""
+    if len(posted.records) > HEAD_NEW_RECORDS_MAX:
+        raise BadRequest(f"a head brings at most {HEAD_NEW_RECORDS_MAX} new records")
+    new = {SnapshotId(blake3(sealed).digest()): sealed for sealed in posted.records}
+    if any(len(sealed) > SNAPSHOT_RECORD_BYTES_MAX for sealed in posted.records):
+        raise BadRequest(f"a snapshot record has at most {SNAPSHOT_RECORD_BYTES_MAX} bytes")
+    if not set(new) <= set(listed.snapshots):
+        raise BadRequest("a head brings a record that its list does not name")
+    known = _known(connection, account, listed.snapshots)
+    if unknown := [
+        snapshot for snapshot in listed.snapshots if snapshot not in known and snapshot not in new
+    ]:
+        raise BadRequest(f"the snapshot list names {unknown[0].short}, whose record is not here")
+    for snapshot, sealed in new.items():
+        if snapshot not in known:
+            connection.execute(
+                insert(snapshot_records).values(account=account.number, id=bytes(snapshot), sealed=sealed)
+            )
 
 
 def _known(connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]) -> set[SnapshotId]:

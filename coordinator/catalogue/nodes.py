@@ -53,7 +53,9 @@ def _raise_epoch(connection: Connection) -> None:
     connection.execute(insert(meta).values(name="epoch", number=now + 1))
 
 
-def add_token(connection: Connection, digest: Digest, kind: TokenKind, expires_ms: int, quota_bytes: int) -> None:
+def add_token(
+    connection: Connection, digest: Digest, kind: TokenKind, expires_ms: int, quota_bytes: int
+) -> None:
     """Remember a token by the hash of its secret."""
     connection.execute(
         insert(tokens).values(digest=bytes(digest), kind=kind, expires_ms=expires_ms, quota_bytes=quota_bytes)
@@ -75,7 +77,8 @@ def use_token(connection: Connection, digest: Digest, kind: TokenKind, user: byt
     if row is None or not known:
         raise Refused(
             "this token is not known, was used, or has expired",
-            do=f"Ask the operator for a new one: 'holdfast admin {'invite' if kind == 'invite' else 'node-token'}'.",
+            do="Ask the operator for a new one: "
+            f"'holdfast admin {'invite' if kind == 'invite' else 'node-token'}'.",
         )
     connection.execute(update(tokens).where(tokens.c.digest == bytes(digest)).values(used_by=user))
     return int(row.quota_bytes)
@@ -86,7 +89,12 @@ def all_nodes(connection: Connection) -> dict[NodeId, NodeRow]:
     rows = connection.execute(select(nodes).where(nodes.c.state == "joined")).all()
     return {
         NodeId(row.id): NodeRow(
-            NodeId(row.id), PublicKey(row.public_key), row.url, row.zone, row.capacity_bytes, StoreId(row.store)
+            NodeId(row.id),
+            PublicKey(row.public_key),
+            row.url,
+            row.zone,
+            row.capacity_bytes,
+            StoreId(row.store),
         )
         for row in rows
     }
@@ -132,7 +140,9 @@ def update_node(connection: Connection, row: NodeRow) -> None:
 def all_groups(connection: Connection) -> dict[int, Group]:
     """Every group with its members in slot order."""
     members: dict[int, list[NodeId]] = {}
-    slots = select(group_slots.c.group_id, group_slots.c.node).order_by(group_slots.c.group_id, group_slots.c.slot)
+    slots = select(group_slots.c.group_id, group_slots.c.node).order_by(
+        group_slots.c.group_id, group_slots.c.slot
+    )
     for slot in connection.execute(slots):
         members.setdefault(slot.group_id, []).append(NodeId(slot.node))
     return {
@@ -153,7 +163,10 @@ def add_groups(
         assert primary is not None
         connection.execute(
             insert(group_slots),
-            [{"group_id": primary[0], "slot": slot, "node": bytes(node)} for slot, node in enumerate(members)],
+            [
+                {"group_id": primary[0], "slot": slot, "node": bytes(node)}
+                for slot, node in enumerate(members)
+            ],
         )
     if fresh:
         _raise_epoch(connection)

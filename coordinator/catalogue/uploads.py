@@ -12,7 +12,15 @@ from holdfast.protocol.errors import Conflict, QuotaExceeded, UploadEnded
 from holdfast.protocol.ids import DeviceId, UploadId
 from holdfast.protocol.limits import UPLOAD_SILENCE_MS
 
-__all__ = ["UploadRow", "count_open", "end_upload", "expire_uploads", "open_upload", "renew_upload", "require_open"]
+__all__ = [
+    "UploadRow",
+    "count_open",
+    "end_upload",
+    "expire_uploads",
+    "open_upload",
+    "renew_upload",
+    "require_open",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,12 @@ def _check_quota(connection: Connection, account: AccountRow, wanted: int) -> No
 
 
 def open_upload(
-    connection: Connection, account: AccountRow, upload: UploadId, device: DeviceId, expected_bytes: int, now_ms: int
+    connection: Connection,
+    account: AccountRow,
+    upload: UploadId,
+    device: DeviceId,
+    expected_bytes: int,
+    now_ms: int,
 ) -> UploadRow:
     """Open an upload under the client's own random id; asking again is fine while it is open.
 

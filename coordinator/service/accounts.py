@@ -82,7 +82,8 @@ class AccountHandlers:
         if row is None:
             raise NoAccount(
                 f"this cluster has no account {proven.account.short}",
-                why="the recovery code is right in itself, but belongs to another cluster or was never used here",
+                why="the recovery code is right in itself, but belongs to another cluster, "
+                "or was never used here",
                 do="Check the cluster's address.",
             )
         return msgpack_answer(

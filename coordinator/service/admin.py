@@ -43,7 +43,9 @@ class AdminHandlers:
 
     async def _token(self, kind: TokenKind, quota_bytes: int, lifetime_s: int) -> web.Response:
         if not 1 <= lifetime_s <= TOKEN_LIFETIME_S_MAX or quota_bytes < 0:
-            raise BadRequest(f"a token lives 1 to {TOKEN_LIFETIME_S_MAX} seconds, and a quota is not negative")
+            raise BadRequest(
+                f"a token lives 1 to {TOKEN_LIFETIME_S_MAX} seconds, and a quota is not negative"
+            )
         secret = self._desk.source.random_bytes(TOKEN_SECRET_BYTES)
         expires_ms = self._desk.source.now_ms() + 1000 * lifetime_s
         digest = digest_of(secret)

@@ -98,7 +98,9 @@ class Desk:
         self._pass(request, auth, device.sign_key, body)
         return Asked(devices.account, device, devices, body)
 
-    async def new_device(self, request: web.Request, listed_in: Callable[[bytes], Signed]) -> tuple[DeviceList, Signed]:
+    async def new_device(
+        self, request: web.Request, listed_in: Callable[[bytes], Signed]
+    ) -> tuple[DeviceList, Signed]:
         """A request that brings the very device list which lists its signer."""
         auth, body = await self._auth(request, "device")
         signed = listed_in(body)
@@ -109,7 +111,9 @@ class Desk:
         self._pass(request, auth, device.sign_key, body)
         return listed, signed
 
-    async def node(self, request: web.Request, key_in: Callable[[bytes], PublicKey] | None = None) -> tuple[NodeId, bytes]:
+    async def node(
+        self, request: web.Request, key_in: Callable[[bytes], PublicKey] | None = None
+    ) -> tuple[NodeId, bytes]:
         """A request signed by a node that joined (or, to join, by the key in its body)."""
         auth, body = await self._auth(request, "node")
         if key_in is not None:
@@ -199,7 +203,7 @@ class Desk:
         raise NoQuorum(
             f"too few nodes can take shards: {up} of {len(self.live.nodes)} are up and have room",
             why="a backup on fewer than two nodes would not be one",
-            do="Start more nodes ('holdfast cluster status' or 'holdfast admin status' shows them), then try again.",
+            do="Start more nodes ('holdfast admin status' shows them), then try again.",
         )
 
     def _lease(self, asked: Asked, upload: UploadId, group: Group, able: set[NodeId]) -> Lease:

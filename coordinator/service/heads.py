@@ -34,10 +34,7 @@ class HeadHandlers:
         posted = decode(asked.body, PostHead)
         cluster, now_ms = desk.identity.cluster, desk.source.now_ms()
         state = await desk.catalogue.write(
-            lambda c: (
-                post_head(c, cluster, account_row(c, asked.account), asked.devices, posted, now_ms),
-                head_state(c, (row := account_row(c, asked.account)), row.head_seq - 1),
-            )[1]
+            lambda c: post_head(c, cluster, account_row(c, asked.account), asked.devices, posted, now_ms)
         )
         return msgpack_answer(state)
 

@@ -19,9 +19,7 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     with_gaps: Counter[int] = Counter()
     for (group_id, slots), count in gaps.items():
         group = desk.live.groups[group_id]
-        present = sum(
-            slot not in slots and node not in away for slot, node in enumerate(group.members)
-        )
+        present = sum(slot not in slots and node not in away for slot, node in enumerate(group.members))
         spare[(present - group.profile.k, group.profile.m)] += count
         with_gaps[group_id] += count
     for group_id, count in by_group.items():

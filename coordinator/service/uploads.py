@@ -69,9 +69,7 @@ class UploadHandlers:
         router.add_post("/v1/locate", self.locate)
         router.add_post("/v1/reports", self.report)
 
-    async def _opened(
-        self, asked: Asked, row: upload_rows.UploadRow, exclude: list[NodeId]
-    ) -> web.Response:
+    async def _opened(self, asked: Asked, row: upload_rows.UploadRow, exclude: list[NodeId]) -> web.Response:
         leases = await self._desk.leases(asked, row.id, frozenset(exclude))
         return msgpack_answer(
             UploadOpened(
@@ -169,9 +167,7 @@ class UploadHandlers:
         asked = await desk.device(request)
         decode(asked.body, EndUpload)
         upload = _upload(request)
-        await desk.catalogue.write(
-            lambda c: upload_rows.end_upload(c, account_row(c, asked.account), upload)
-        )
+        await desk.catalogue.write(lambda c: upload_rows.end_upload(c, account_row(c, asked.account), upload))
         return msgpack_answer(Done())
 
     async def locate(self, request: web.Request) -> web.Response:

@@ -20,7 +20,7 @@ class Refusal(Message):
     what: str
     why: str = ""
     do: str = ""
-    details: dict[str, str | int | bool | list[str]] = {}
+    details: dict[str, str | int | bool | list[str]] = {}  # noqa: RUF012 - msgspec copies it
 
 
 class ClusterInfo(Message):

@@ -10,7 +10,8 @@ Node:
 - ``GET  /v1/node``           NodeInfo (unsigned)
 - ``PUT  /v1/shards``         u32 BE length || PutHeader || the shards' bytes, in order -> PutAnswer
 - ``POST /v1/shards/read``    ReadHeader -> u32 BE length || ReadAnswer || the shards' bytes, in order
-- ``POST /v1/shards/delete``  DeletionOrder as Signed (kind "deletion-order", by the coordinator) -> DeletionAnswer
+- ``POST /v1/shards/delete``  DeletionOrder as Signed (kind "deletion-order", by the coordinator)
+                              -> DeletionAnswer
 
 Towards nodes a request's body digest is BLAKE3(msgpack header || ticket digest),
 and the ticket goes into the Holdfast-Ticket header as base64url.

@@ -39,13 +39,19 @@ class Pipeline:
         for ref in refs:
             async for _, sealed in self.chunks.fetch([ref.chunk]):
                 try:
-                    found.append(sealed if isinstance(sealed, HoldfastError) else open_page(SEALING, ref, sealed))
+                    found.append(
+                        sealed if isinstance(sealed, HoldfastError) else open_page(SEALING, ref, sealed)
+                    )
                 except HoldfastError as error:
                     found.append(error)
         return found
 
     async def backup(
-        self, *paths: Path | bytes, parent: BackupResult | None = None, exclude: Sequence[str] = (), **options: Any
+        self,
+        *paths: Path | bytes,
+        parent: BackupResult | None = None,
+        exclude: Sequence[str] = (),
+        **options: Any,
     ) -> BackupResult:
         """Back up paths, compared with a parent."""
         plan = BackupPlan(normal_roots(paths), Excluder(exclude), **options)  # type: ignore[arg-type]
@@ -58,13 +64,17 @@ class Pipeline:
             source=self.source,
         )
 
-    async def restore(self, result: BackupResult, target: Path, of: Path | None = None, **options: Any) -> RestoreReport:
+    async def restore(
+        self, result: BackupResult, target: Path, of: Path | None = None, **options: Any
+    ) -> RestoreReport:
         """Restore what lies in ``of`` (or everything) below a target."""
         prefix = os.fsencode(of).lstrip(b"/") if of is not None else b""
         plan = RestorePlan(str(target), prefix, **options)
         return await run_restore(plan, result.pages, self.load, self.chunks, SEALING)
 
-    async def check(self, result: BackupResult, missing: dict[Any, HoldfastError] | None = None, **options: Any) -> CheckReport:
+    async def check(
+        self, result: BackupResult, missing: dict[Any, HoldfastError] | None = None, **options: Any
+    ) -> CheckReport:
         """Check a result; ``missing`` is what the catalogue says is gone."""
 
         async def find_missing(ids: Sequence[Any]) -> dict[Any, HoldfastError]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from holdfast.protocol.address import Address, Token, is_loopback, parse_url
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.ids import ClusterId
@@ -24,7 +25,8 @@ def test_urls_have_one_normal_form(text: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ftp://x", "http://", "http://a/b", "http://a?x", "http://a:99999", "http://u:p@a", "http://a:b"]
+    "text",
+    ["", "ftp://x", "http://", "http://a/b", "http://a?x", "http://a:99999", "http://u:p@a", "http://a:b"],
 )
 def test_what_is_not_a_server_s_url_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
@@ -50,13 +52,27 @@ def test_a_token_survives_its_text_and_hides_its_secret() -> None:
     assert token.text().rsplit("#", 1)[1] not in repr(token)
 
 
-@pytest.mark.parametrize("text", ["", "x", f"http://a:1#{CLUSTER}", f"http://a:1#{CLUSTER}#short", "http://a:1#" + "A" * 26])
+@pytest.mark.parametrize(
+    "text", ["", "x", f"http://a:1#{CLUSTER}", f"http://a:1#{CLUSTER}#short", "http://a:1#" + "A" * 26]
+)
 def test_what_is_not_a_token_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(BadRequest) as told:
         Token.parse(text)
     assert "A" * 26 not in str(told.value)
 
 
-@pytest.mark.parametrize(("host", "inside"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("[::1]", True), ("localhost", True), ("10.0.0.1", False), ("0.0.0.0", False), ("example.org", False)])
+@pytest.mark.parametrize(
+    ("host", "inside"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("10.0.0.1", False),
+        ("0.0.0.0", False),
+        ("example.org", False),
+    ],
+)
 def test_loopback_is_known_exactly(host: str, inside: bool) -> None:
     assert is_loopback(host) is inside

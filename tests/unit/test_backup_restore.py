@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -55,10 +56,8 @@ def tree(folder: Path) -> Path:
         sparse.truncate(12_000_000)
     with (folder / "all hole").open("wb") as hole:
         hole.truncate(1_000_000)
-    try:
+    with contextlib.suppress(OSError):  # a filesystem without attributes: then there is nothing to keep
         os.setxattr(folder / "small", "user.note", b"\0\xff")
-    except OSError:
-        pass  # a filesystem without attributes: then there is nothing to keep
     os.utime(folder / "small", ns=(1_234_567_890_123_456_789, 1_234_567_890_987_654_321))
     os.utime(folder / "deep", ns=(0, 999_999_999))
     return folder
@@ -70,7 +69,12 @@ def assert_same(source: Path, restored: Path) -> None:
 
 
 def leftovers(target: Path) -> list[bytes]:
-    return [name for _, _, names in os.walk(os.fsencode(target)) for name in names if name.startswith(temporary_prefix)]
+    return [
+        name
+        for _, _, names in os.walk(os.fsencode(target))
+        for name in names
+        if name.startswith(temporary_prefix)
+    ]
 
 
 async def test_everything_a_tree_can_hold_comes_back(tmp_path: Path) -> None:
@@ -232,11 +236,15 @@ async def test_what_cannot_be_read_is_named_and_the_rest_is_there(tmp_path: Path
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(source / "socket"))
         made = await pipeline.backup(source)
-    assert [(skipped.path.rsplit(b"/", 1)[1], skipped.why) for skipped in made.skipped] == [(b"socket", "it is a socket")]
+    assert [(skipped.path.rsplit(b"/", 1)[1], skipped.why) for skipped in made.skipped] == [
+        (b"socket", "it is a socket")
+    ]
     (source / "socket").unlink()
 
 
-async def test_a_file_that_vanishes_while_walking_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_vanishes_while_walking_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, pipeline = tree(tmp_path / "tree"), Pipeline()
     real = reading.FileReader.__init__
 
@@ -261,7 +269,7 @@ async def test_a_file_that_changes_while_it_is_read_is_reported_and_read_again(
     real = reading.FileReader.changed_since
 
     def grow(self: reading.FileReader, entry: object) -> bool:
-        if getattr(entry, "path").endswith(b"/" + name.encode()):
+        if entry.path.endswith(b"/" + name.encode()):
             with (source / name).open("ab") as opened:
                 opened.write(b"more")
         return real(self, entry)  # type: ignore[arg-type]
@@ -364,7 +372,9 @@ async def test_what_is_there_is_left_alone_by_default(tmp_path: Path) -> None:
         ("never", False, False, False),
     ],
 )
-async def test_overwrite_does_what_it_says(tmp_path: Path, overwrite: str, older: bool, newer: bool, same: bool) -> None:
+async def test_overwrite_does_what_it_says(
+    tmp_path: Path, overwrite: str, older: bool, newer: bool, same: bool
+) -> None:
     source, pipeline = tmp_path / "tree", Pipeline()
     source.mkdir()
     for name in ("older", "newer", "same"):
@@ -442,7 +452,14 @@ async def test_many_small_files_share_chunks(tmp_path: Path) -> None:
 async def test_files_around_the_small_file_bound_come_back(tmp_path: Path) -> None:
     source, pipeline = tmp_path / "tree", Pipeline()
     source.mkdir()
-    for size in (1, SMALL_FILE_BYTES_MAX - 1, SMALL_FILE_BYTES_MAX, SMALL_FILE_BYTES_MAX + 1, 4_194_299, 4_194_300):
+    for size in (
+        1,
+        SMALL_FILE_BYTES_MAX - 1,
+        SMALL_FILE_BYTES_MAX,
+        SMALL_FILE_BYTES_MAX + 1,
+        4_194_299,
+        4_194_300,
+    ):
         (source / f"{size}").write_bytes(os.urandom(size))
     made = await pipeline.backup(source)
     await pipeline.restore(made, tmp_path / "back", of=source)

@@ -29,7 +29,9 @@ def test_the_help_lists_every_command_in_80_columns() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("bakcup", "backup"), ("snapshot", "snapshots"), ("verson", "version")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("bakcup", "backup"), ("snapshot", "snapshots"), ("verson", "version")]
+)
 def test_a_near_miss_is_named(typed: str, meant: str) -> None:
     done = CliRunner().invoke(main, [typed])
     assert done.exit_code == 2 and f"Did you mean '{meant}'?" in done.stderr
@@ -68,13 +70,18 @@ def test_the_package_gives_both_clients_without_importing_them_early() -> None:
         "assert AsyncClient.__name__ == 'AsyncClient' and Client.__name__ == 'Client'\n"
         "try:\n    c.Nothing\nexcept AttributeError:\n    pass\nelse:\n    raise SystemExit('no error')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 def _variables(command: click.Command) -> set[str]:
     if isinstance(command, click.Group):
-        inside = [command.get_command(click.Context(command), n) for n in command.list_commands(click.Context(command))]
+        inside = [
+            command.get_command(click.Context(command), n)
+            for n in command.list_commands(click.Context(command))
+        ]
         return set().union(*(_variables(made) for made in inside if made is not None))
     found = (p.envvar for p in command.params if isinstance(p, click.Option) and p.envvar)
     return {variable for value in found for variable in ([value] if isinstance(value, str) else value)}

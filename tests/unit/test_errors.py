@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from holdfast.protocol import errors
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import HeadMoved, HoldfastError, error_from_wire

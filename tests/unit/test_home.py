@@ -41,7 +41,7 @@ def test_what_was_set_up_comes_back(home: Home) -> None:
     again = Home(home.folder)
     assert again.has_account and again.account() == KNOWN
     assert again.device().to_bytes() == DeviceKeys.generate(FixedSource()).to_bytes()
-    assert [(keys.epoch, keys.secret) for keys in again.keys()] == [(1, b"k" * 32)]
+    assert [(keys.epoch, keys.secret) for keys in again] == [(1, b"k" * 32)]
 
 
 def test_only_the_owner_can_look_inside(home: Home) -> None:

@@ -22,7 +22,9 @@ def file(path: str, size: int = 10, **other: object) -> Entry:
     return Entry("file", path.encode(), mode=0o644, size=size, extents=(Extent(REF, 0, size),), **other)  # type: ignore[arg-type]
 
 
-async def read(pipeline: Pipeline, pages: Sequence[ChunkRef], *, skip: bool = False) -> list[Entry | UnreadablePage]:
+async def read(
+    pipeline: Pipeline, pages: Sequence[ChunkRef], *, skip: bool = False
+) -> list[Entry | UnreadablePage]:
     return [entry async for entry in read_manifest(pages, pipeline.load, skip_unreadable=skip)]
 
 
@@ -106,7 +108,20 @@ async def test_a_lost_last_page_is_told_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [b"", b"/a", b"a//b", b"a/", b"..", b"a/../b", b".", b"a/./b", b"a\0b", b"n" * 256, b"a/" * 40_000 + b"b"]
+    "path",
+    [
+        b"",
+        b"/a",
+        b"a//b",
+        b"a/",
+        b"..",
+        b"a/../b",
+        b".",
+        b"a/./b",
+        b"a\0b",
+        b"n" * 256,
+        b"a/" * 40_000 + b"b",
+    ],
 )
 def test_paths_that_could_lead_elsewhere_are_refused(path: bytes) -> None:
     with pytest.raises(IntegrityFailure):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.folders import removed_afterwards
 from support.pipeline import KEYS, Pipeline
 
 from holdfast.client.entries import Entry, Extent
@@ -46,7 +47,9 @@ async def test_a_link_that_is_in_the_target_already_is_never_written_through(tmp
     (back / "a").symlink_to(outside)
     made = pipeline()
     for overwrite in ("never", "always"):
-        report = await made.restore(made.forge([Entry("dir", b"a"), evil(b"a/file")]), back, overwrite=overwrite)
+        report = await made.restore(
+            made.forge([Entry("dir", b"a"), evil(b"a/file")]), back, overwrite=overwrite
+        )
         assert list(outside.iterdir()) == []
         assert not report.complete
 
@@ -102,15 +105,20 @@ async def test_extents_that_do_not_add_up_to_the_size_restore_nothing(tmp_path: 
 async def test_a_deep_hostile_path_does_not_exhaust_the_process(tmp_path: Path) -> None:
     made = pipeline()
     deep = b"/".join([b"d"] * 3000)
-    report = await made.restore(made.forge([evil(b"a"), evil(deep)]), tmp_path / "back")
-    assert (tmp_path / "back" / "a").exists()
-    assert len(report.failed) + report.files == 2
+    with removed_afterwards(tmp_path / "back") as back:
+        report = await made.restore(made.forge([evil(b"a"), evil(deep)]), back)
+        assert (back / "a").exists()
+        assert len(report.failed) + report.files == 2
 
 
 async def test_hard_links_join_names_of_one_restore_only(tmp_path: Path) -> None:
     back = tmp_path / "back"
     back.mkdir()
-    entries = [evil(b"a", linked=True, inode=7, device=1), evil(b"b", linked=True, inode=7, device=1), evil(b"c", linked=True, inode=8, device=1)]
+    entries = [
+        evil(b"a", linked=True, inode=7, device=1),
+        evil(b"b", linked=True, inode=7, device=1),
+        evil(b"c", linked=True, inode=8, device=1),
+    ]
     made = pipeline()
     await made.restore(made.forge(entries), back)
     assert (back / "a").stat().st_ino == (back / "b").stat().st_ino != (back / "c").stat().st_ino

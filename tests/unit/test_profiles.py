@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import pytest
-from holdfast.protocol.errors import BadRequest
-from holdfast.protocol.profiles import Profile, default_profile, fallback_profile
 from hypothesis import given
 from hypothesis import strategies as st
+
+from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.profiles import Profile, default_profile, fallback_profile
 
 
 @pytest.mark.parametrize(
     ("nodes", "profile"),
-    [(0, None), (1, None), (2, "1+1"), (3, "2+1"), (5, "2+1"), (6, "4+2"), (13, "4+2"), (14, "10+4"), (99, "10+4")],
+    [
+        (0, None),
+        (1, None),
+        (2, "1+1"),
+        (3, "2+1"),
+        (5, "2+1"),
+        (6, "4+2"),
+        (13, "4+2"),
+        (14, "10+4"),
+        (99, "10+4"),
+    ],
 )
 def test_the_default_follows_the_number_of_nodes(nodes: int, profile: str | None) -> None:
     found = default_profile(nodes)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+
 from holdfast.protocol import signing
 from holdfast.protocol.clock import FixedSource
 from holdfast.protocol.errors import BadRequest, Refused, StaleRequest
@@ -73,7 +74,13 @@ def test_a_request_holds_for_nothing_else_than_what_was_signed(other: dict[str, 
 
 @pytest.mark.parametrize("field", ["role", "account", "signer", "time_ms", "nonce"])
 def test_no_field_of_the_header_can_be_exchanged(field: str) -> None:
-    other = {"role": "node", "account": b"b" * 32, "signer": b"s" * 16, "time_ms": NOW + 1, "nonce": b"m" * 16}
+    other = {
+        "role": "node",
+        "account": b"b" * 32,
+        "signer": b"s" * 16,
+        "time_ms": NOW + 1,
+        "nonce": b"m" * 16,
+    }
     with pytest.raises(Refused):
         check(msgspec.structs.replace(made(), **{field: other[field]}))
 

@@ -95,7 +95,10 @@ def test_people_and_programs_read_different_things() -> None:
     people = CliRunner().invoke(command(), ["--target-size", "2KiB"])
     assert (people.stdout, people.stderr) == ("size 2048\n", "a note\n")
     programs = CliRunner().invoke(command(), ["--target-size", "2k", "--json"])
-    assert [json.loads(line)["message_type"] for line in programs.stdout.splitlines()] == ["status", "summary"]
+    assert [json.loads(line)["message_type"] for line in programs.stdout.splitlines()] == [
+        "status",
+        "summary",
+    ]
     assert programs.stderr == ""
     quiet = CliRunner().invoke(command(), ["--quiet"])
     assert (quiet.stdout, quiet.stderr) == ("size 0\n", "")
@@ -121,7 +124,12 @@ def test_what_is_no_number_of_bytes_is_a_usage_error(text: str) -> None:
 
 
 def test_numbers_read_well() -> None:
-    assert [human_bytes(n) for n in (0, 1023, 1536, 3 * 1024**5)] == ["0 B", "1023 B", "1.5 KiB", "3072.0 TiB"]
+    assert [human_bytes(n) for n in (0, 1023, 1536, 3 * 1024**5)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "3072.0 TiB",
+    ]
     assert [human_count(n, "file") for n in (0, 1, 1234)] == ["0 files", "1 file", "1,234 files"]
     assert human_count(2, "entry", "entries") == "2 entries"
 

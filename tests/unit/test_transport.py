@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+
 from holdfast.protocol import signing
 from holdfast.protocol.clock import FixedSource
 from holdfast.protocol.errors import BadRequest, HeadMoved, HoldfastError, OutcomeUnknown, Unreachable
@@ -144,7 +145,9 @@ async def test_a_body_beyond_the_bound_is_refused_before_it_is_read() -> None:
 
     async with serving(small) as url, Transport() as transport:
         with pytest.raises(BadRequest, match="too long"):
-            await transport.send("POST", url, "/v1/x", [b"x" * 11], signer=None, receiver=b"", digest=body_digest(b""))
+            await transport.send(
+                "POST", url, "/v1/x", [b"x" * 11], signer=None, receiver=b"", digest=body_digest(b"")
+            )
 
 
 def test_a_frame_splits_where_it_was_joined() -> None:
@@ -158,7 +161,9 @@ def test_a_frame_that_does_not_hold_is_refused(body: bytes) -> None:
         split_frame(body)
 
 
-@pytest.mark.parametrize("text", ["0.0.0.0:1", "10.0.0.1:80", "example.org:80", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"])
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0:1", "10.0.0.1:80", "example.org:80", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"]
+)
 def test_nothing_listens_beyond_loopback(text: str) -> None:
     with pytest.raises(BadRequest):
         ListenAddress.parse(text)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.folders import removed_afterwards
 
 from holdfast.client.exclude import Excluder
 from holdfast.client.walk import Found, Problem, components, normal_roots, walk
@@ -71,13 +72,13 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tree_deeper_than_recursion_allows_is_walked(tmp_path: Path) -> None:
-    here = tmp_path
-    for _ in range(1200):
-        here = here / "d"
-        os.mkdir(here)
-        if len(str(here)) > 3900:
-            break
-    assert len(told(tmp_path, below=tmp_path)) > 1000
+    with removed_afterwards(tmp_path / "d") as here:
+        for _ in range(1200):
+            os.mkdir(here)
+            here = here / "d"
+            if len(str(here)) > 3900:
+                break
+        assert len(told(tmp_path, below=tmp_path)) > 1000
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -103,7 +104,9 @@ def test_a_folder_that_cannot_be_read_is_a_problem_not_the_end(tmp_path: Path) -
         (("?.o/",), ["a", "a/keep.c", "a/y.o", "b", "b/deep", "b/deep/x.c", "b/x.o"]),
     ],
 )
-def test_patterns_leave_out_what_gitignore_would(tmp_path: Path, patterns: tuple[str, ...], left: list[str]) -> None:
+def test_patterns_leave_out_what_gitignore_would(
+    tmp_path: Path, patterns: tuple[str, ...], left: list[str]
+) -> None:
     make(tmp_path, "a/keep.c", "a/y.o", "b/deep/x.c", "b/x.o")
     assert told(tmp_path, exclude=patterns, below=tmp_path) == left
 

@@ -148,7 +148,14 @@ def portrait(root: Path) -> dict[str, tuple[object, ...]]:
                 seen[relative] = ("dir", oct(told.st_mode), told.st_mtime_ns)
             elif path.is_file():
                 first = links.setdefault(told.st_ino, relative) if told.st_nlink > 1 else relative
-                seen[relative] = ("file", oct(told.st_mode), told.st_mtime_ns, told.st_size, path.read_bytes(), first)
+                seen[relative] = (
+                    "file",
+                    oct(told.st_mode),
+                    told.st_mtime_ns,
+                    told.st_size,
+                    path.read_bytes(),
+                    first,
+                )
     return seen
 
 

@@ -27,7 +27,9 @@ DEADLINE_S = 90
 # The account
 
 
-def test_init_prints_the_code_once_and_recover_takes_it(visitor: Any, tree: Path, same: Same, tmp_path: Path) -> None:
+def test_init_prints_the_code_once_and_recover_takes_it(
+    visitor: Any, tree: Path, same: Same, tmp_path: Path
+) -> None:
     first = visitor("first")
     printed = first.run("init").stdout
     groups = re.findall(r"\b[0-9A-HJKMNP-TV-Z]{8}\b", printed)
@@ -38,7 +40,9 @@ def test_init_prints_the_code_once_and_recover_takes_it(visitor: Any, tree: Path
 
     # Nothing but the code and the address, two characters mistyped and one unreadable.
     code = " ".join(groups)
-    wrong = ("1" if code[0] != "1" else "2") + code[1:20] + ("Z" if code[20] != "Z" else "Y") + code[21:-1] + "?"
+    wrong = (
+        ("1" if code[0] != "1" else "2") + code[1:20] + ("Z" if code[20] != "Z" else "Y") + code[21:-1] + "?"
+    )
     second = visitor("second")
     done = second.run("recover", typed=wrong)
     assert "3 characters of the code were wrong" in done.stderr
@@ -144,7 +148,8 @@ def test_what_did_not_change_is_neither_read_nor_sent_again(person: Any, tree: P
 def test_excluded_files_stay_out(person: Any, tree: Path, tmp_path: Path) -> None:
     (tmp_path / "patterns").write_text("# pictures\n*.jpg\n\nsparse\n")
     person.run(
-        "backup", tree, "--exclude", "note 1*.txt", "--exclude", "/nowhere", "--exclude-file", tmp_path / "patterns",
+        "backup", tree, "--exclude", "note 1*.txt", "--exclude", "/nowhere",
+        "--exclude-file", tmp_path / "patterns",
         "--one-file-system",
     )  # fmt: skip
     names = [line["path"] for line in person.ask("ls")[:-1]]
@@ -194,7 +199,9 @@ def test_restore_takes_a_part_and_leaves_what_is_there(person: Any, tree: Path, 
     assert [path.name for path in one.iterdir()] == ["note 5.txt"]
 
 
-def test_skipped_files_are_named_and_exit_with_3(person: Any, tree_with_socket: Path, same: Same, tmp_path: Path) -> None:
+def test_skipped_files_are_named_and_exit_with_3(
+    person: Any, tree_with_socket: Path, same: Same, tmp_path: Path
+) -> None:
     done = person.run("backup", tree_with_socket, code=3)
     assert f"skipped {tree_with_socket}/s" in done.stderr and "Snapshot " in done.stdout
     lines = person.ask("backup", tree_with_socket, code=3)
@@ -259,11 +266,15 @@ def test_a_reader_that_leaves_early_meets_no_trace(person: Any, tree: Path) -> N
         (tree / "empty" / f"{number}").touch()
     person.run("backup", tree)
     shell = f"{sys.executable} -m holdfast.client.console ls latest | head -1"
-    done = subprocess.run(shell, shell=True, env=person.env(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell], env=person.env(), capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.stderr == "" and len(done.stdout.splitlines()) == 1
 
 
-def test_ctrl_c_leaves_nothing_visible_and_the_next_backup_goes_on(person: Any, tree: Path, same: Same, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing_visible_and_the_next_backup_goes_on(
+    person: Any, tree: Path, same: Same, tmp_path: Path
+) -> None:
     for number in range(40):
         (tree / f"large {number}").write_bytes(os.urandom(4_000_000))
     process = subprocess.Popen(
@@ -302,6 +313,8 @@ def test_every_line_for_programs_is_json(person: Any, tree: Path, tmp_path: Path
         assert all(re.fullmatch(r"[a-z0-9_]+", name) for line in lines for name in line)
 
 
-@pytest.mark.parametrize("arguments", [("backup",), ("restore", "latest"), ("check", "--sample", "101%"), ("ls", "--x")])
+@pytest.mark.parametrize(
+    "arguments", [("backup",), ("restore", "latest"), ("check", "--sample", "101%"), ("ls", "--x")]
+)
 def test_wrong_usage_is_2(visitor: Any, arguments: tuple[str, ...]) -> None:
     assert "Usage:" in visitor().run(*arguments, code=2).stderr

@@ -92,7 +92,9 @@ async def tags(session: Session) -> list[str]:
     return [record.tags[0] for record in await session.records(view.snapshots)]
 
 
-async def test_snapshots_are_listed_in_the_order_they_were_posted(device: OpenDevice, coordinator: Any) -> None:
+async def test_snapshots_are_listed_in_the_order_they_were_posted(
+    device: OpenDevice, coordinator: Any
+) -> None:
     one = await device("one")
     for text in ("first", "second", "third"):
         await post(one, coordinator, text)

@@ -51,7 +51,9 @@ def person(tmp_path: Path, transport: Any) -> Person:
     return Person(Home(tmp_path / "home"), transport)
 
 
-async def test_an_account_is_made_and_its_recovery_secret_is_not_kept(person: Person, coordinator: Any) -> None:
+async def test_an_account_is_made_and_its_recovery_secret_is_not_kept(
+    person: Person, coordinator: Any
+) -> None:
     joined = await person.init(coordinator.invite())
     assert not joined.resumed and len(person.codes) == 1
     known = person.home.account()
@@ -163,7 +165,7 @@ async def test_the_code_alone_brings_a_new_device_to_the_same_keys(
     joined = await other.recover(person.codes[0], coordinator.address)
     assert joined.account == person.home.account().account
     assert joined.device != person.home.account().device
-    assert [keys.secret for keys in other.home.keys()] == [keys.secret for keys in person.home.keys()]
+    assert [keys.secret for keys in other.home] == [keys.secret for keys in person.home]
     session = await Session.open(person.home, transport=person.transport, source=SYSTEM)
     names = [device.name for device in (await session.head()).devices.devices]
     assert names == ["laptop", "new laptop"]
@@ -212,5 +214,3 @@ async def test_another_cluster_than_the_account_s_is_refused(person: Person, coo
     elsewhere = Address(coordinator.address.url, ClusterId(bytes(32)))
     with pytest.raises(Refused, match="another cluster"):
         await Session.open(person.home, transport=person.transport, source=SYSTEM, coordinator=elsewhere)
-
-
