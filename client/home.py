@@ -162,7 +162,7 @@ class Home:
         stored = _StoredKeys(_VERSION, [(epoch.epoch, epoch.secret) for epoch in keys])
         write_file(self.folder / "account.keys", encode(stored))
 
-    def keys(self) -> list[AccountKeys]:
+    def account_keys(self) -> list[AccountKeys]:
         """The account's keys, oldest epoch first; raises WrongDirectory, NoAccount."""
         raw = read_private(self.folder / "account.keys")
         if raw is None:

@@ -32,7 +32,7 @@ class Session:
         self.link = link
         self.source = source
         self.device = home.device()
-        self.keys: list[AccountKeys] = home.keys()
+        self.keys: list[AccountKeys] = home.account_keys()
         self.cache = home.cache()
         self.downloader = Downloader(link, source=source)
 

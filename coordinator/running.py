@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from aiohttp import web
 
 from holdfast.coordinator.catalogue.engine import Catalogue
 from holdfast.coordinator.catalogue.uploads import expire_uploads
@@ -16,12 +15,8 @@ from holdfast.coordinator.health import HealthSettings
 from holdfast.coordinator.identity import load_or_make, operator_key_text
 from holdfast.coordinator.limits import SWEEP_UPLOADS_EVERY_S
 from holdfast.coordinator.live import Live
-from holdfast.coordinator.service.accounts import AccountHandlers
-from holdfast.coordinator.service.admin import AdminHandlers
+from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
-from holdfast.coordinator.service.heads import HeadHandlers
-from holdfast.coordinator.service.nodes import NodeHandlers
-from holdfast.coordinator.service.uploads import UploadHandlers
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import Source
 from holdfast.protocol.directory import (
@@ -34,11 +29,10 @@ from holdfast.protocol.directory import (
     write_json,
 )
 from holdfast.protocol.errors import HoldfastError
-from holdfast.protocol.limits import MESSAGE_BYTES_MAX
 from holdfast.protocol.profiles import Profile
-from holdfast.protocol.serving import ListenAddress, Server, errors_middleware, until_stopped
+from holdfast.protocol.serving import ListenAddress, Server, until_stopped
 
-__all__ = ["CoordinatorSettings", "make_app", "run_coordinator"]
+__all__ = ["CoordinatorSettings", "run_coordinator"]
 
 _VERSION = 1
 _log = structlog.get_logger()
@@ -53,20 +47,6 @@ class CoordinatorSettings:
     profile: Profile | None
     health: HealthSettings
     program: str
-
-
-def make_app(desk: Desk) -> web.Application:
-    """All routes over one desk."""
-    app = web.Application(middlewares=[errors_middleware], client_max_size=MESSAGE_BYTES_MAX)
-    for handlers in (
-        AccountHandlers(desk),
-        UploadHandlers(desk),
-        HeadHandlers(desk),
-        NodeHandlers(desk),
-        AdminHandlers(desk),
-    ):
-        handlers.routes(app.router)
-    return app
 
 
 async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None:

@@ -41,7 +41,7 @@ def test_what_was_set_up_comes_back(home: Home) -> None:
     again = Home(home.folder)
     assert again.has_account and again.account() == KNOWN
     assert again.device().to_bytes() == DeviceKeys.generate(FixedSource()).to_bytes()
-    assert [(keys.epoch, keys.secret) for keys in again] == [(1, b"k" * 32)]
+    assert [(keys.epoch, keys.secret) for keys in again.account_keys()] == [(1, b"k" * 32)]
 
 
 def test_only_the_owner_can_look_inside(home: Home) -> None:
@@ -53,7 +53,7 @@ def test_only_the_owner_can_look_inside(home: Home) -> None:
 def test_no_account_is_said_so(tmp_path: Path) -> None:
     empty = Home(tmp_path / "nothing")
     assert not empty.has_account and empty.joining() is None
-    for ask in (empty.account, empty.keys, empty.device):
+    for ask in (empty.account, empty.account_keys, empty.device):
         with pytest.raises(NoAccount) as met:
             ask()
         assert "holdfast init" in met.value.do and "holdfast recover" in met.value.do
@@ -73,7 +73,7 @@ def test_a_damaged_file_is_a_typed_error(home: Home, name: str, content: bytes) 
     (home.folder / name).write_bytes(content)
     with pytest.raises(WrongDirectory):
         home.account()
-        home.keys()
+        home.account_keys()
         home.device()
 
 
@@ -110,7 +110,7 @@ def test_a_joining_under_way_is_kept_until_the_account_is_there(home: Home, tmp_
     joining = Joining(1, "http://x:1", "laptop", b"d" * 64, b"s" * 32, Signed(b"list", Signature(bytes(64))))
     begun.save_joining(joining)
     assert Home(begun.folder).joining() == joining and not begun.has_account
-    begun.set_up(KNOWN, home.device(), home.keys())
+    begun.set_up(KNOWN, home.device(), home.account_keys())
     assert begun.joining() is None
     (begun.folder / "joining.bin").write_bytes(b"half")
     with pytest.raises(WrongDirectory):

@@ -16,7 +16,7 @@ from holdfast.coordinator.catalogue.uploads import open_upload
 from holdfast.coordinator.health import HealthSettings
 from holdfast.coordinator.identity import load_or_make
 from holdfast.coordinator.live import Live
-from holdfast.coordinator.running import make_app
+from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.clock import SYSTEM

@@ -1,0 +1,30 @@
+"""The coordinator's HTTP application: all handlers over one desk."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from holdfast.coordinator.service.accounts import AccountHandlers
+from holdfast.coordinator.service.admin import AdminHandlers
+from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.heads import HeadHandlers
+from holdfast.coordinator.service.nodes import NodeHandlers
+from holdfast.coordinator.service.uploads import UploadHandlers
+from holdfast.protocol.limits import MESSAGE_BYTES_MAX
+from holdfast.protocol.serving import errors_middleware
+
+__all__ = ["make_app"]
+
+
+def make_app(desk: Desk) -> web.Application:
+    """All routes over one desk."""
+    app = web.Application(middlewares=[errors_middleware], client_max_size=MESSAGE_BYTES_MAX)
+    for handlers in (
+        AccountHandlers(desk),
+        UploadHandlers(desk),
+        HeadHandlers(desk),
+        NodeHandlers(desk),
+        AdminHandlers(desk),
+    ):
+        handlers.routes(app.router)
+    return app
