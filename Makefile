@@ -14,7 +14,7 @@ SOURCES := pyproject.toml constraints.txt README.md $(shell find $(PARTS) -type 
 INSTALL := rm -rf build holdfast.egg-info && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
            --constraint constraints.txt
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test check format lock clean bench
 
 demo: $(VENV)/.installed
 	$(BIN)/holdfast demo
@@ -58,3 +58,7 @@ lock:
 
 clean:
 	rm -rf $(VENV) build holdfast.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Rates, processor seconds and memory of one big file in and out, beside what the disk can do.
+bench: $(VENV)/.installed
+	$(BIN)/python -m holdfast.cluster.bench

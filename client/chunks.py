@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from blake3 import blake3
+
 from holdfast.client.sealing import SealedChunk
-from holdfast.protocol.errors import HoldfastError, NotFound
+from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NotFound
 from holdfast.protocol.ids import ChunkId
 
 __all__ = ["ChunkSink", "ChunkSource", "MemoryChunks"]
@@ -72,6 +74,8 @@ class MemoryChunks:
         for chunk in dict.fromkeys(wanted):
             if chunk in self.errors:
                 yield chunk, self.errors[chunk]
+            elif chunk in self.stored and blake3(self.stored[chunk]).digest() != chunk:
+                yield chunk, IntegrityFailure(f"chunk {chunk.short} is damaged")
             elif chunk in self.stored:
                 yield chunk, self.stored[chunk]
             else:

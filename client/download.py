@@ -9,10 +9,9 @@ decoded chunk must hash to its id. Never wrong bytes, never a silent hole.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-
-import structlog
 
 from holdfast.client.limits import (
     FETCH_SEALED_BYTES,
@@ -33,7 +32,7 @@ from holdfast.protocol.messages.uploads import Located, LocatedGroup, ReportEntr
 
 __all__ = ["Downloader"]
 
-_log = structlog.get_logger()
+_log = logging.getLogger(__name__)
 _LOCATE_CHUNKS = 1024
 _LAG_S = 2.0
 """A read that takes longer is asked of other slots while it may still answer."""
@@ -194,7 +193,7 @@ class Downloader:
                 answer, shards = await self._calls.read(node, group.ticket, header, READ_TIMEOUT_S)
             except HoldfastError as error:
                 if not self._is_resting(node.id):
-                    _log.debug("a node does not give its shards", node=node.id.short, why=error.what)
+                    _log.info("node %s does not give its shards: %s", node.id.short, error.what)
                 unreachable[node.id] = error
                 self._rest(node.id)
                 return

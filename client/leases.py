@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-
-import structlog
+import logging
 
 from holdfast.client.link import Link
 from holdfast.protocol.clock import Source
@@ -15,7 +14,7 @@ from holdfast.protocol.messages.uploads import Lease, UploadOpened
 
 __all__ = ["Leases"]
 
-_log = structlog.get_logger()
+_log = logging.getLogger(__name__)
 _BLAMED_S = 60.0
 _RENEW_BEFORE_MS = TICKET_LIFETIME_MS // 3
 _KEEP_ALIVE_S = min(TICKET_LIFETIME_MS, UPLOAD_SILENCE_MS) / 3000
@@ -53,7 +52,7 @@ class Leases:
             self._stale = True
             return
         if not self.is_failing(node):
-            _log.warning("a node fails; going on without it", node=node.short, why=error.what)
+            _log.info("node %s fails; going on without it: %s", node.short, error.what)
         self._blamed[node] = self._source.monotonic() + _BLAMED_S
         self._stale = True
 
@@ -97,4 +96,4 @@ class Leases:
             try:
                 await self._renew(self._renewals)
             except HoldfastError as error:
-                _log.warning("the upload could not be renewed", why=str(error))
+                _log.warning("the upload could not be renewed: %s", error)

@@ -47,7 +47,7 @@ PATIENCE_S = 30.0
 """How long an upload or restore goes on trying while the coordinator does not answer."""
 
 # Fetching
-FETCH_SEALED_BYTES = 8 * MIB
+FETCH_SEALED_BYTES = 16 * MIB
 """Sealed bytes asked for in one round of reads."""
 FETCHES_IN_FLIGHT_MAX = 3
 READ_TIMEOUT_S = 8.0

@@ -165,7 +165,9 @@ def open_page(keys: Mapping[int, SealingKeys], ref: ChunkRef, sealed: bytes | by
     """A page's plaintext; raises IntegrityFailure (see open_chunk)."""
     if ref.epoch not in keys:
         raise IntegrityFailure(f"there is no key for epoch {ref.epoch}")
-    return open_chunk(keys[ref.epoch], sealed, chunk_id=ref.chunk, pid=ref.pid, plain_bytes=ref.plain_bytes)
+    return bytes(
+        open_chunk(keys[ref.epoch], sealed, chunk_id=ref.chunk, pid=ref.pid, plain_bytes=ref.plain_bytes)
+    )
 
 
 def page_entries(plain: bytes, after: bytes = b"") -> Iterator[Entry]:

@@ -29,6 +29,7 @@ from holdfast.client.restore_window import (
     FinishFolder,
     Link,
     Make,
+    Plain,
     RestoreReport,
     Window,
     WindowWriter,
@@ -59,19 +60,24 @@ class RestorePlan:
 
 async def open_refs(
     refs: Sequence[ChunkRef], chunks: ChunkSource, keys: Mapping[int, SealingKeys]
-) -> dict[ChunkRef, bytes | HoldfastError]:
+) -> dict[ChunkRef, Plain | HoldfastError]:
     """Fetch and open chunks; for each its plaintext, or why it cannot be had."""
     by_id: dict[bytes, list[ChunkRef]] = {}
     for ref in refs:
         by_id.setdefault(ref.chunk, []).append(ref)
-    found: dict[ChunkRef, bytes | HoldfastError] = {}
+    found: dict[ChunkRef, Plain | HoldfastError] = {}
 
-    def opened(ref: ChunkRef, sealed: bytes | bytearray) -> bytes | HoldfastError:
+    def opened(ref: ChunkRef, sealed: bytes | bytearray) -> Plain | HoldfastError:
         if ref.epoch not in keys:
             return IntegrityFailure(f"there is no key for epoch {ref.epoch}")
         try:
             return open_chunk(
-                keys[ref.epoch], sealed, chunk_id=ref.chunk, pid=ref.pid, plain_bytes=ref.plain_bytes
+                keys[ref.epoch],
+                sealed,
+                chunk_id=ref.chunk,
+                pid=ref.pid,
+                plain_bytes=ref.plain_bytes,
+                proven=True,
             )
         except HoldfastError as error:
             return error
@@ -203,7 +209,7 @@ class _Restorer:
         self._writer = writer
         self._chunks = chunks
         self._keys = keys
-        self._fetching: deque[tuple[Window, asyncio.Task[dict[ChunkRef, bytes | HoldfastError]]]] = deque()
+        self._fetching: deque[tuple[Window, asyncio.Task[dict[ChunkRef, Plain | HoldfastError]]]] = deque()
         self._writing: asyncio.Task[None] | None = None
 
     async def add(self, window: Window) -> None:
@@ -216,8 +222,8 @@ class _Restorer:
     async def _fetch(
         self,
         window: Window,
-        before: tuple[Window, asyncio.Task[dict[ChunkRef, bytes | HoldfastError]]] | None,
-    ) -> dict[ChunkRef, bytes | HoldfastError]:
+        before: tuple[Window, asyncio.Task[dict[ChunkRef, Plain | HoldfastError]]] | None,
+    ) -> dict[ChunkRef, Plain | HoldfastError]:
         """A window's plaintexts; what the window before has is taken from there."""
         shared = [ref for ref in window.refs if before is not None and ref in before[0].refs]
         known = set(shared)
@@ -276,7 +282,14 @@ async def run_restore(
     report = RestoreReport()
     target = Target(plan.target, plan.overwrite)
     planner = _Planner(plan, target, report)
-    restorer = _Restorer(WindowWriter(target, report, verify=plan.verify), chunks, keys)
+    writer = WindowWriter(target, report, verify=plan.verify)
+    restorer = _Restorer(writer, chunks, keys)
+
+    def tell(path: bytes = b"") -> None:
+        if on_progress is not None:
+            name = os.fsdecode(path)
+            on_progress(Progress("restore", files=report.files, bytes=writer.written_bytes, path=name))
+
     try:
         async for entry in read_manifest(pages, load, skip_unreadable=True):
             if isinstance(entry, UnreadablePage):
@@ -285,14 +298,13 @@ async def run_restore(
             while not planner.take(entry):
                 await restorer.add(planner.window)
                 planner.window = Window()
-                if on_progress is not None:
-                    path = os.fsdecode(entry.path)
-                    on_progress(Progress("restore", files=report.files, bytes=report.bytes, path=path))
+                tell(entry.path)
         while not planner.finish():
             await restorer.add(planner.window)
             planner.window = Window()
         await restorer.add(planner.window)
         await restorer.finish()
+        tell()
     finally:
         await restorer.stop()
         target.close()

@@ -26,13 +26,15 @@ __all__ = [
     "FinishFolder",
     "Link",
     "Make",
+    "Plain",
     "RestoreReport",
     "Window",
     "WindowWriter",
 ]
 
 Parts = tuple[bytes, ...]
-Contents = Mapping[ChunkRef, bytes | HoldfastError]
+Plain = bytes | memoryview
+Contents = Mapping[ChunkRef, Plain | HoldfastError]
 
 
 _EntryPath: TypeAlias = bytes
@@ -152,6 +154,9 @@ class WindowWriter:
 
     Args:
         verify: read every file again after it was placed, and compare.
+
+    Attributes:
+        written_bytes: content written so far, of finished and unfinished files.
     """
 
     def __init__(self, target: Target, report: RestoreReport, *, verify: bool) -> None:
@@ -159,6 +164,7 @@ class WindowWriter:
         self._report = report
         self._verify = verify
         self._open: set[FileJob] = set()
+        self.written_bytes = 0
 
     def carry_out(self, window: Window, contents: Contents) -> None:
         """Do all of a window.
@@ -224,12 +230,14 @@ class WindowWriter:
                 return False
             job.fd, job.name = self._target.temporary(job.parts)
             self._open.add(job)
+        began = job.position
         for extent in action.extents:
             plain = contents[extent.ref]
             if isinstance(plain, HoldfastError):
                 raise plain
             self._write_extent(job, memoryview(plain)[extent.offset : extent.offset + extent.length])
         if not action.last:
+            self._target.write_back(job.fd, began, job.position - began)
             return False
         written = job.position + sum(length for _, length in job.entry.holes)
         if written != job.entry.size:
@@ -255,6 +263,7 @@ class WindowWriter:
                 count = os.pwrite(job.fd, portion, offset)
                 portion, offset = portion[count:], offset + count
         job.position += len(view)
+        self.written_bytes += len(view)
 
     def _place(self, done: list[FileJob]) -> None:
         """One sync for all, then the names."""

@@ -497,7 +497,7 @@ class AsyncClient:
                     plain = opened[extent.ref]
                     if isinstance(plain, HoldfastError):
                         raise plain
-                    yield plain[extent.offset : extent.offset + extent.length]
+                    yield bytes(plain[extent.offset : extent.offset + extent.length])
         if not found:
             raise NotFound(f"there is no file {os.fsdecode(wanted)} in snapshot {chosen.id.short}")
 
