@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from holdfast.protocol.limits import MIB, SHARD_BATCH_BODY_BYTES_MAX, SHARD_BATCH_HEADER_BYTES_MAX
+from holdfast.protocol.limits import (
+    MIB,
+    SEALED_BYTES_MAX,
+    SHARD_BATCH_BODY_BYTES_MAX,
+    SHARD_BATCH_HEADER_BYTES_MAX,
+)
 
 BODY_BYTES_MAX = SHARD_BATCH_BODY_BYTES_MAX + SHARD_BATCH_HEADER_BYTES_MAX + 4
 IN_FLIGHT_BYTES_MAX = 160 * MIB
 """Bodies being received and answers being made, together; beyond it requests wait."""
+READ_ANSWER_BYTES_MAX = 12 * MIB
+"""Shards in one answer; what is beyond it is asked for again."""
 COMMIT_GROUP_BYTES_MAX = 32 * MIB
 """Shard bytes gathered into one LMDB transaction."""
 MAP_RESERVE_BYTES = 64 * MIB
@@ -26,4 +33,5 @@ HEARTBEAT_BACKOFF_S_MAX = 10.0
 WORKER_THREADS = 2
 
 assert IN_FLIGHT_BYTES_MAX >= 2 * BODY_BYTES_MAX, "one large request never starves another"
+assert SEALED_BYTES_MAX <= READ_ANSWER_BYTES_MAX <= IN_FLIGHT_BYTES_MAX // 2, "any one shard fits"
 assert COMMIT_GROUP_BYTES_MAX <= IN_FLIGHT_BYTES_MAX

@@ -17,7 +17,12 @@ from typing import TypeVar
 from aiohttp import web
 
 from holdfast.node.admission import Admission, Admitted, puts_of, read_keys
-from holdfast.node.limits import BODY_BYTES_MAX, IN_FLIGHT_BYTES_MAX, WORKER_THREADS
+from holdfast.node.limits import (
+    BODY_BYTES_MAX,
+    IN_FLIGHT_BYTES_MAX,
+    READ_ANSWER_BYTES_MAX,
+    WORKER_THREADS,
+)
 from holdfast.node.membership import Identity
 from holdfast.node.store import Damaged, Found, Put, ShardKey
 from holdfast.node.writer import Writer
@@ -25,7 +30,7 @@ from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, Refused
 from holdfast.protocol.ids import PublicKey
-from holdfast.protocol.limits import DELETION_ENTRIES_MAX, MESSAGE_BYTES_MAX, SHARD_BATCH_BODY_BYTES_MAX
+from holdfast.protocol.limits import DELETION_ENTRIES_MAX, MESSAGE_BYTES_MAX
 from holdfast.protocol.messages.nodes import (
     DeletionAnswer,
     DeletionOrder,
@@ -38,10 +43,10 @@ from holdfast.protocol.messages.nodes import (
 )
 from holdfast.protocol.receipts import Receipt, ReceiptEntry, encode_receipt
 from holdfast.protocol.requests import AUTH_HEADER, TICKET_HEADER, Auth, Gate, parse_auth
-from holdfast.protocol.serving import errors_middleware, msgpack_answer, read_body
+from holdfast.protocol.serving import errors_middleware, msgpack_answer, read_body, send_buffers
 from holdfast.protocol.signing import Signed, sign, verify
 from holdfast.protocol.tickets import Verb
-from holdfast.protocol.transport import body_digest, split_frame
+from holdfast.protocol.transport import body_digest, frame, split_frame
 
 __all__ = ["NodeService"]
 
@@ -163,7 +168,9 @@ class NodeService:
 
     async def put(self, request: web.Request) -> web.Response:
         """PUT /v1/shards: durable, then the receipt."""
-        length = request.content_length or 0
+        length = request.content_length
+        if length is None:
+            raise BadRequest("a batch of shards must say its length")
         if length > BODY_BYTES_MAX:
             raise BadRequest(f"a batch of {length} bytes is too long", why=f"the bound is {BODY_BYTES_MAX}")
         async with self._bytes.hold(length):
@@ -197,18 +204,17 @@ class NodeService:
         )
         return Signed(payload, sign(self._identity.key, "receipt", self._identity.cluster, payload))
 
-    async def read(self, request: web.Request) -> web.Response:
+    async def read(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/shards/read: each shard verified, damaged ones never sent."""
         body = await read_body(request, MESSAGE_BYTES_MAX)
         admitted = self._admit(request, memoryview(body), "read")
         keys = read_keys(admitted, decode(body, ReadHeader))
         # What an answer may hold is not known before reading: count the most it can be.
-        async with self._bytes.hold(SHARD_BATCH_BODY_BYTES_MAX // 4):
+        async with self._bytes.hold(READ_ANSWER_BYTES_MAX):
             results, shards = await self._off_loop(lambda: self._gather(keys))
             self._admission.spend(admitted, sum(len(shard) for shard in shards))
             header = encode(ReadAnswer(results=results))
-            parts = [len(header).to_bytes(4, "big"), header, *shards]
-            return web.Response(body=b"".join(parts), content_type="application/octet-stream")
+            return await send_buffers(request, frame(header, shards))
 
     def _gather(self, keys: list[ShardKey]) -> tuple[list[ReadResult], list[bytes]]:
         """Results in order until the answer is as long as it may be."""
@@ -218,7 +224,7 @@ class NodeService:
         for key in keys:
             (outcome,) = self._writer.store.read([key])
             if isinstance(outcome, Found):
-                if size and size + len(outcome.shard) > SHARD_BATCH_BODY_BYTES_MAX // 4:
+                if size and size + len(outcome.shard) > READ_ANSWER_BYTES_MAX:
                     break
                 size += len(outcome.shard)
                 shards.append(outcome.shard)

@@ -65,6 +65,9 @@ GROUPS_LEASED_MAX = 64
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 60.0
 READ_IDLE_TIMEOUT_S = 20.0
+BODY_GRACE_S = 20.0
+BODY_BYTES_PER_S_MIN = 128 * KIB
+"""A body gets its grace and a second for each of these; a peer that is slower is let go."""
 
 assert SEALED_BYTES_MIN < SEALED_BYTES_MAX
 assert CHUNK_PADDED_BYTES_MAX >= CHUNK_PLAIN_BYTES_MAX + 5

@@ -17,7 +17,9 @@ from aiohttp import web
 from holdfast.protocol.address import is_loopback
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import BadRequest, HoldfastError
+from holdfast.protocol.limits import BODY_BYTES_PER_S_MIN, BODY_GRACE_S
 from holdfast.protocol.messages.cluster import Refusal
+from holdfast.protocol.transport import Buffers, BuffersPayload
 
 __all__ = [
     "ListenAddress",
@@ -26,6 +28,7 @@ __all__ = [
     "msgpack_answer",
     "read_body",
     "refusal_answer",
+    "send_buffers",
     "until_stopped",
 ]
 
@@ -84,7 +87,37 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes:
     length = request.content_length or 0
     if length > limit_bytes:
         raise BadRequest(f"a body of {length} bytes is too long here", why=f"the bound is {limit_bytes}")
-    return await request.content.readexactly(length) if length else b""
+    if not length:
+        return b""
+    try:
+        async with asyncio.timeout(_body_within_s(length)):
+            return await request.content.readexactly(length)
+    except TimeoutError:
+        raise BadRequest("the request's body did not arrive in time", do="Send it again.") from None
+    except asyncio.IncompleteReadError as error:
+        raise BadRequest(f"the request ended after {len(error.partial)} of {length} bytes") from None
+
+
+def _body_within_s(length: int) -> float:
+    return BODY_GRACE_S + length / BODY_BYTES_PER_S_MIN
+
+
+async def send_buffers(request: web.Request, buffers: Buffers) -> web.StreamResponse:
+    """Answer with several buffers, unjoined; returns when the peer's kernel has them.
+
+    Whoever holds memory for the answer holds it until then, so a peer that does not read is
+    cut off after the time that a body may take.
+    """
+    size = sum(len(buffer) for buffer in buffers)
+    response = web.Response(body=BuffersPayload(buffers))
+    try:
+        async with asyncio.timeout(_body_within_s(size)):
+            await response.prepare(request)
+            await response.write_eof()
+    except (TimeoutError, ConnectionError):
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ from holdfast.protocol.limits import (
 from holdfast.protocol.messages.cluster import Refusal
 from holdfast.protocol.requests import AUTH_HEADER, TICKET_HEADER, Signer
 
-__all__ = ["Buffers", "Transport", "body_digest", "frame", "split_frame"]
+__all__ = ["Buffers", "BuffersPayload", "Transport", "body_digest", "frame", "split_frame"]
 
 T = TypeVar("T")
 Buffers = Sequence[bytes | memoryview]
@@ -54,8 +54,8 @@ Buffers = Sequence[bytes | memoryview]
 _ANSWER_BYTES_MAX = max(MESSAGE_BYTES_MAX, SHARD_BATCH_BODY_BYTES_MAX + SHARD_BATCH_HEADER_BYTES_MAX + 4)
 
 
-class _BuffersPayload(payload.Payload):
-    """A request body of several buffers, of known total length."""
+class BuffersPayload(payload.Payload):
+    """A body of several buffers, of known total length, sent without joining them."""
 
     def __init__(self, buffers: Buffers) -> None:
         super().__init__(buffers, content_type="application/msgpack")
@@ -235,7 +235,7 @@ class Transport:
         timeout = aiohttp.ClientTimeout(
             total=timeout_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=min(READ_IDLE_TIMEOUT_S, timeout_s)
         )
-        body = _BuffersPayload(buffers) if buffers else None
+        body = BuffersPayload(buffers) if buffers else None
         try:
             async with self._open().request(
                 method, url + target, data=body, headers=headers, timeout=timeout, allow_redirects=False
