@@ -26,13 +26,13 @@ from holdfast.protocol.address import Address
 from holdfast.protocol.charter import Charter, cluster_id, open_charter
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import Record, decode, encode
-from holdfast.protocol.directory import read_private, write_file
+from holdfast.protocol.directory import read_private, remove_file, write_file
 from holdfast.protocol.errors import BadRequest, WrongDirectory
 from holdfast.protocol.ids import ClusterId, PublicKey
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.signing import Signed, sign
 
-__all__ = ["CoordinatorIdentity", "load_or_make", "operator_key_text", "read_operator_key"]
+__all__ = ["CoordinatorIdentity", "hand_over_operator_key", "load_or_make", "read_operator_key"]
 
 _KIT_WORDS = b"""Holdfast cluster kit.
 
@@ -158,9 +158,29 @@ def _kit_key(folder: Path, source: Source) -> Ed25519PrivateKey:
 _OPERATOR_LINE = "holdfast operator key v1"
 
 
-def operator_key_text(address: Address, seed: bytes) -> bytes:
-    """The operator key file: what it is, the cluster's address, the key."""
-    return f"{_OPERATOR_LINE}\n{address}\n{base64.b64encode(seed).decode()}\n".encode()
+def hand_over_operator_key(folder: Path, address: Address) -> None:
+    """Write operator.key, which carries the cluster's address too; again when that has changed.
+
+    Its seed lies in a file of its own only until the first operator.key is written. An operator
+    who has taken operator.key away keeps the only copy: none is made again.
+    """
+    seed = read_private(folder / "operator.seed")
+    kept = read_private(folder / "operator.key")
+    if seed is None and kept is not None:
+        seed = _operator_seed(folder / "operator.key", kept)
+    if seed is None:
+        return
+    text = f"{_OPERATOR_LINE}\n{address}\n{base64.b64encode(seed).decode()}\n".encode()
+    if kept != text:
+        write_file(folder / "operator.key", text)
+    remove_file(folder / "operator.seed")
+
+
+def _operator_seed(path: Path, kept: bytes) -> bytes:
+    try:
+        return base64.b64decode(kept.split(b"\n")[2], validate=True)
+    except (IndexError, ValueError):
+        raise WrongDirectory(f"{path} is damaged", do="Put the operator's own copy in its place.") from None
 
 
 def read_operator_key(path: Path) -> tuple[Address, Signer]:

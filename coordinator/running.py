@@ -12,7 +12,7 @@ import structlog
 from holdfast.coordinator.catalogue.engine import Catalogue
 from holdfast.coordinator.catalogue.uploads import expire_uploads
 from holdfast.coordinator.health import HealthSettings
-from holdfast.coordinator.identity import load_or_make, operator_key_text
+from holdfast.coordinator.identity import hand_over_operator_key, load_or_make
 from holdfast.coordinator.limits import SWEEP_UPLOADS_EVERY_S
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.service.app import make_app
@@ -23,9 +23,7 @@ from holdfast.protocol.directory import (
     Lock,
     make_private,
     read_json,
-    read_private,
     remove_file,
-    write_file,
     write_json,
 )
 from holdfast.protocol.errors import HoldfastError
@@ -93,7 +91,7 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
                 "listen": str(bound),
             },
         )
-        _write_operator_key(folder, address)
+        hand_over_operator_key(folder, address)
         if first:
             _log.warning(
                 "a new cluster: move the cluster kit off this machine and keep it offline",
@@ -112,16 +110,6 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
         remove_file(folder / "ready.json")
         await server.stop()
         _log.info("stopped")
-
-
-def _write_operator_key(folder: Path, address: Address) -> None:
-    """operator.key carries the address too; written again when that changed."""
-    seed = read_private(folder / "operator.seed")
-    if seed is None:
-        return  # the operator took the key away: their copy counts
-    text = operator_key_text(address, seed)
-    if read_private(folder / "operator.key") != text:
-        write_file(folder / "operator.key", text)
 
 
 async def _tend(desk: Desk) -> None:
