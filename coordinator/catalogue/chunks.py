@@ -14,7 +14,7 @@ from holdfast.coordinator.catalogue.schema import accounts, chunks, missing
 from holdfast.coordinator.catalogue.uploads import UploadRow
 from holdfast.coordinator.placement import Group
 from holdfast.coordinator.quorum import DurableStripe
-from holdfast.protocol.errors import GroupMoved, QuotaExceeded
+from holdfast.protocol.errors import BadRequest, GroupMoved, QuotaExceeded
 from holdfast.protocol.ids import ChunkId, Digest, NodeId, UploadId
 from holdfast.protocol.messages.uploads import (
     CommittedChunk,
@@ -128,7 +128,10 @@ def commit(
     Raises:
         GroupMoved: a group changed since the stripes were judged.
         QuotaExceeded: the account's quota does not hold them.
+        BadRequest: a chunk is named twice.
     """
+    if len({stripe.chunk for stripe in stripes}) != len(stripes):
+        raise BadRequest("a commit names each chunk once")
     rows = _rows(connection, account, [stripe.chunk for stripe in stripes])
     answers: list[CommittedChunk] = []
     fresh: list[DurableStripe] = []

@@ -1,0 +1,91 @@
+"""Who counts as up, and what the operator is told."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.coordinator.health import HealthSettings, NodeState, state_of
+from holdfast.coordinator.verdict import judge
+from holdfast.protocol.errors import BadRequest
+
+SETTINGS = HealthSettings(heartbeat_ms=1000, suspect_after_s=5, down_after_s=10, lost_after_s=100)
+
+
+def seen(age_s: float, told: str = "ok") -> NodeState:
+    return state_of(last_seen_s=1000, started_s=0, now_s=1000 + age_s, told=told, settings=SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("age", "state"), [(0, "up"), (4.9, "up"), (5, "suspect"), (9.9, "suspect"), (10, "down"), (1e6, "down")]
+)
+def test_a_node_is_judged_by_the_age_of_its_last_heartbeat(age: float, state: str) -> None:
+    assert seen(age) == state
+
+
+def test_a_node_that_says_goodbye_is_not_counted_on_from_then() -> None:
+    assert seen(0, told="stopping") == "stopping"
+
+
+def test_after_a_restart_of_the_coordinator_absence_is_counted_afresh() -> None:
+    def after_start(seconds: float) -> NodeState:
+        return state_of(last_seen_s=None, started_s=5000, now_s=5000 + seconds, told="", settings=SETTINGS)
+
+    assert after_start(0) == "suspect"
+    assert after_start(9.9) == "suspect"
+    assert after_start(10) == "down"
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"heartbeat_ms": 0},
+        {"heartbeat_ms": 5000},
+        {"suspect_after_s": 11},
+        {"down_after_s": 100},
+        {"lost_after_s": 10},
+    ],
+)
+def test_times_that_do_not_fit_together_are_refused(times: dict[str, float]) -> None:
+    with pytest.raises(BadRequest):
+        HealthSettings(
+            **{"heartbeat_ms": 1000, "suspect_after_s": 5, "down_after_s": 10, "lost_after_s": 100, **times}  # type: ignore[arg-type]
+        )
+
+
+@pytest.mark.parametrize(
+    ("spare", "word", "says"),
+    [
+        ({}, "empty", "Nothing is stored yet."),
+        ({(2, 2): 5}, "safe", "All data safe: every stripe can lose 2 more nodes."),
+        ({(1, 1): 5}, "safe", "All data safe: every stripe can lose 1 more node."),
+        ({(2, 2): 5, (1, 1): 3}, "safe", "All data safe: every stripe can lose 1 more node."),
+        ({(2, 2): 5, (1, 2): 3}, "degraded", "Degraded: 3 stripes can lose only 1 more node."),
+        ({(0, 2): 1, (1, 2): 3}, "at_risk", "AT RISK: 1 stripe would be lost with any one more node."),
+        (
+            {(-1, 2): 1200, (-4, 2): 34, (0, 2): 9},
+            "unavailable",
+            "UNAVAILABLE: 1,234 stripes cannot be read until nodes return; nothing was discarded.",
+        ),
+    ],
+)
+def test_the_operator_gets_one_true_sentence(spare: dict[tuple[int, int], int], word: str, says: str) -> None:
+    verdict = judge(spare)
+    assert (verdict.word, verdict.sentence) == (word, says)
+    assert verdict.stripes.total == sum(spare.values())
+
+
+@given(st.dictionaries(st.tuples(st.integers(-6, 6), st.integers(1, 6)), st.integers(1, 1000), max_size=12))
+def test_the_word_is_never_better_than_the_worst_stripe(spare: dict[tuple[int, int], int]) -> None:
+    verdict = judge(spare)
+    worst = min((now for now, _ in spare), default=None)
+    if worst is None:
+        assert verdict.word == "empty"
+    elif worst < 0:
+        assert verdict.word == "unavailable"
+    elif worst == 0:
+        assert verdict.word == "at_risk"
+    else:
+        assert verdict.word == ("degraded" if any(now < whole for now, whole in spare) else "safe")
+    assert sum(verdict.stripes.by_spare.values()) == verdict.stripes.total
