@@ -109,10 +109,18 @@ class LmdbStore:
             raise Locked(f"another process has the store in {path} open") from error
         except lmdb.Error as error:
             raise WrongDirectory(f"{path} is not a shard store that opens here", why=str(error)) from error
-        self._meta = self._env.open_db(b"meta")
-        self._shards = self._env.open_db(b"shards")
-        self._marks = self._env.open_db(b"marks")
-        self.id = self._open_meta(source)
+        try:
+            self._meta = self._env.open_db(b"meta")
+            self._shards = self._env.open_db(b"shards")
+            self._marks = self._env.open_db(b"marks")
+            self.id = self._open_meta(source)
+        except lmdb.Error as error:
+            self._env.close()
+            raise IntegrityFailure(
+                f"the store in {path} is damaged",
+                why=str(error),
+                do="Do not use this store; the other nodes hold what is needed to fill a new one.",
+            ) from error
 
     def _open_meta(self, source: Source) -> StoreId:
         with self._env.begin() as txn:
@@ -142,6 +150,13 @@ class LmdbStore:
             totals = _Totals(txn, self._meta)
             yield txn, totals
             totals.save()
+        except lmdb.MapFullError:
+            txn.abort()
+            raise
+        except lmdb.Error as error:
+            txn.abort()
+            self._failed = True
+            raise StoreFailed(f"the store in {self._path} is damaged", why=str(error)) from error
         except BaseException:
             txn.abort()
             raise
@@ -278,7 +293,12 @@ class LmdbStore:
         outcomes: list[ReadOutcome] = []
         with self._reading(), self._env.begin(buffers=True) as txn:
             for key in keys:
-                stored = txn.get(key.pack(), db=self._shards)
+                try:
+                    stored = txn.get(key.pack(), db=self._shards)
+                except lmdb.Error as error:  # a page of the tree on the way to it is damaged
+                    self._damaged += 1
+                    outcomes.append(Damaged(str(error)))
+                    continue
                 outcomes.append(Absent() if stored is None else self._verified(key, stored))
         return outcomes
 

@@ -1,0 +1,325 @@
+"""What every shard store promises: the real one on LMDB, and the model it is compared with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from support.shards import ACCOUNT, ModelStore, key_of, made_put
+
+from holdfast.node.store import Absent, Found, Put, ShardKey, ShardStore
+from holdfast.node.store_lmdb import LmdbStore
+from holdfast.protocol.clock import FixedSource
+from holdfast.protocol.errors import Conflict, NoRoom, StoreFailed
+from holdfast.protocol.ids import AccountId
+from holdfast.protocol.stripes import ShardRecord
+
+
+@dataclass
+class Subject:
+    """A store under test, and what is done to it from outside."""
+
+    store: ShardStore
+    reopen: Callable[[], ShardStore]
+    fail_next_commit: Callable[[], None]
+
+
+def lmdb_subject(folder: Path, capacity_bytes: int) -> Subject:
+    failing: list[bool] = []
+
+    def seam() -> None:
+        if failing:
+            failing.clear()
+            raise OSError(5, "Input/output error")
+
+    def open_() -> LmdbStore:
+        return LmdbStore(folder, source=FixedSource(), capacity_bytes=capacity_bytes, commit_seam=seam)
+
+    def reopen() -> ShardStore:
+        subject.store.close()
+        subject.store = open_()
+        return subject.store
+
+    subject = Subject(open_(), reopen, lambda: failing.append(True))
+    return subject
+
+
+def model_subject(capacity_bytes: int) -> Subject:
+    store = ModelStore(capacity_bytes)
+
+    def reopen() -> ShardStore:
+        store.failed, store.damaged = False, 0
+        return store
+
+    return Subject(store, reopen, lambda: setattr(store, "fail_next_commit", True))
+
+
+@pytest.fixture(params=["lmdb", "model"])
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
+    made = lmdb_subject(tmp_path / "store", 100_000) if request.param == "lmdb" else model_subject(100_000)
+    yield made
+    made.store.close()
+
+
+def the(outcomes: list[object]) -> object:
+    (outcome,) = outcomes
+    return outcome
+
+
+def test_what_was_put_comes_back_even_after_reopening(subject: Subject) -> None:
+    puts = [made_put(number, slot=number % 6) for number in range(20)]
+    assert subject.store.put([puts[:5], puts[5:]]) == [None, None]
+    for reopened in (False, True):
+        store = subject.reopen() if reopened else subject.store
+        for put, outcome in zip(puts, store.read([key_of(put) for put in puts]), strict=True):
+            assert outcome == Found(put.record.pack(), put.shard)
+
+
+def test_the_same_bytes_again_are_fine_and_take_no_room(subject: Subject) -> None:
+    put = made_put(1)
+    assert subject.store.put([[put]]) == [None]
+    used = subject.store.stats().used_bytes
+    assert subject.store.put([[put], [put]]) == [None, None]
+    assert subject.store.stats().used_bytes == used
+    assert subject.store.stats().shards == 1
+
+
+def test_other_bytes_under_the_same_key_are_a_conflict_and_change_nothing(subject: Subject) -> None:
+    put, other, third = made_put(1), made_put(1, variant=1), made_put(2)
+    subject.store.put([[put]])
+    first, second = subject.store.put([[other, third], [third]])
+    assert isinstance(first, Conflict) and second is None
+    assert the(subject.store.read([key_of(put)])) == Found(put.record.pack(), put.shard)
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(subject: Subject) -> None:
+    subject.store.put([[made_put(1)]])
+    refused = the(subject.store.put([[made_put(2), made_put(1, variant=1), made_put(3)]]))
+    assert isinstance(refused, Conflict)
+    assert subject.store.read([key_of(made_put(2)), key_of(made_put(3))]) == [Absent(), Absent()]
+
+
+def test_every_part_of_the_key_tells_shards_apart(subject: Subject) -> None:
+    others = [
+        made_put(1, slot=1),
+        made_put(1, group=2),
+        made_put(1, generation=2),
+        made_put(2),
+        made_put(1, account=AccountId(b"b" * 32)),
+    ]
+    subject.store.put([[made_put(1)]])
+    assert subject.store.read([key_of(put) for put in others]) == [Absent()] * 5
+    assert subject.store.put([others]) == [None]
+    assert subject.store.stats().shards == 6
+
+
+def test_a_full_store_refuses_new_shards_and_goes_on_serving(subject: Subject) -> None:
+    stored, refused = [], None
+    for number in range(100):
+        put = made_put(number, sealed_bytes=16_000)
+        refused = the(subject.store.put([[put]]))
+        if refused is not None:
+            break
+        stored.append(put)
+    assert isinstance(refused, NoRoom)
+    assert stored
+    assert all(isinstance(found, Found) for found in subject.store.read([key_of(put) for put in stored]))
+    assert subject.store.put([[stored[0]]]) == [None], "what is there already needs no room"
+    assert subject.store.mark(1, [key_of(stored[0])], 0) == (1, 0)
+    assert subject.store.erase_due(0, 10) == 1
+    assert subject.store.put([[stored[0]]]) == [None], "what was erased has made room"
+
+
+def test_one_batch_too_large_does_not_keep_others_out(subject: Subject) -> None:
+    large = [made_put(number, sealed_bytes=16_000) for number in range(100)]
+    outcomes = subject.store.put([[made_put(1000)], large, [made_put(1001)]])
+    assert outcomes[0] is None and isinstance(outcomes[1], NoRoom) and outcomes[2] is None
+
+
+def test_a_deletion_marks_first_and_erases_when_its_time_has_come(subject: Subject) -> None:
+    puts = [made_put(number) for number in range(3)]
+    subject.store.put([puts])
+    keys = [key_of(put) for put in puts]
+    assert subject.store.mark(1, [*keys[:2], key_of(made_put(9))], due_ms=500) == (2, 1)
+    assert subject.store.stats().marked == 2
+    assert subject.store.erase_due(499, 10) == 0
+    assert all(isinstance(outcome, Found) for outcome in subject.store.read(keys)), "marked is not gone"
+    assert subject.store.erase_due(500, 1) == 1
+    assert subject.store.erase_due(500, 10) == 1
+    assert [isinstance(outcome, Found) for outcome in subject.store.read(keys)] == [False, False, True]
+    assert (subject.store.stats().shards, subject.store.stats().marked) == (1, 0)
+
+
+def test_a_shard_put_again_is_no_longer_marked(subject: Subject) -> None:
+    put = made_put(1)
+    subject.store.put([[put]])
+    subject.store.mark(1, [key_of(put)], due_ms=0)
+    assert subject.store.put([[put]]) == [None]
+    assert subject.store.erase_due(10**9, 10) == 0
+    assert isinstance(the(subject.store.read([key_of(put)])), Found)
+
+
+def test_an_order_that_comes_again_or_late_marks_nothing(subject: Subject) -> None:
+    put = made_put(1)
+    subject.store.put([[put]])
+    subject.store.mark(5, [], due_ms=0)
+    for number in (5, 4):
+        assert subject.store.mark(number, [key_of(put)], due_ms=0) == (1, 0)
+        assert subject.store.stats().marked == 0
+    subject.reopen()
+    subject.store.mark(5, [key_of(put)], due_ms=0)
+    assert subject.store.stats().marked == 0, "the last number is durable"
+
+
+def test_a_second_order_does_not_move_the_first_one_s_date(subject: Subject) -> None:
+    put = made_put(1)
+    subject.store.put([[put]])
+    subject.store.mark(1, [key_of(put)], due_ms=1000)
+    subject.store.mark(2, [key_of(put)], due_ms=5000)
+    assert subject.store.erase_due(1000, 10) == 1
+
+
+def test_the_counter_rises_with_every_durable_commit_and_never_falls(subject: Subject) -> None:
+    seen = [subject.store.stats().counter]
+    for change in (
+        lambda: subject.store.put([[made_put(1)]]),
+        lambda: subject.store.put([[made_put(1)]]),
+        lambda: subject.store.mark(1, [key_of(made_put(1))], 0),
+        lambda: subject.store.erase_due(0, 10),
+        lambda: subject.store.save_running(77),
+        lambda: subject.store.raise_term(3),
+    ):
+        change()
+        seen.append(subject.store.stats().counter)
+    assert seen == sorted(set(seen))
+    assert subject.reopen().stats().counter == seen[-1]
+
+
+def test_term_and_running_clock_are_durable_and_the_term_only_rises(subject: Subject) -> None:
+    subject.store.raise_term(7)
+    subject.store.raise_term(3)
+    subject.store.save_running(123_456)
+    store = subject.reopen()
+    assert (store.term(), store.running_ms) == (7, 123_456)
+
+
+def test_after_a_failed_commit_nothing_more_is_accepted_until_it_is_reopened(subject: Subject) -> None:
+    kept, lost = made_put(1), made_put(2)
+    subject.store.put([[kept]])
+    counter = subject.store.stats().counter
+    subject.fail_next_commit()
+    with pytest.raises(StoreFailed):
+        subject.store.put([[lost]])
+    for change in (
+        lambda: subject.store.put([[made_put(3)]]),
+        lambda: subject.store.mark(1, [key_of(kept)], 0),
+        lambda: subject.store.save_running(1),
+    ):
+        with pytest.raises(StoreFailed):
+            change()
+    assert isinstance(the(subject.store.read([key_of(kept)])), Found), "reading goes on"
+    store = subject.reopen()
+    assert store.stats().counter >= counter
+    assert isinstance(the(store.read([key_of(kept)])), Found)
+    assert store.put([[lost]]) == [None]
+
+
+def test_the_store_keeps_its_id(subject: Subject) -> None:
+    before = subject.store.id
+    assert subject.reopen().id == before
+
+
+class StoreAgainstModel(RuleBasedStateMachine):
+    """Whatever is done, LMDB and the model say the same."""
+
+    puts = Bundle("puts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.real = lmdb_subject(Path(self.folder.name) / "store", 12_000)
+        self.model = ModelStore(12_000)
+        self.known: dict[bytes, Put] = {}
+        self.order = 0
+
+    @rule(
+        target=puts,
+        number=st.integers(0, 4),
+        slot=st.integers(0, 1),
+        group=st.integers(1, 2),
+        generation=st.integers(1, 2),
+        size=st.sampled_from([60, 400, 9000]),
+        variant=st.integers(0, 1),
+    )
+    def draw(self, number: int, slot: int, group: int, generation: int, size: int, variant: int) -> Put:
+        made = made_put(
+            number, slot=slot, group=group, generation=generation, sealed_bytes=size, variant=variant
+        )
+        self.known[key_of(made).pack()] = made
+        return made
+
+    @rule(batches=st.lists(st.lists(puts, max_size=4, unique_by=lambda put: key_of(put)), max_size=3))
+    def put(self, batches: list[list[Put]]) -> None:
+        told = [type(outcome) for outcome in self.real.store.put(batches)]
+        assert told == [type(outcome) for outcome in self.model.put(batches)]
+
+    @rule(chosen=st.lists(puts, max_size=4), late=st.booleans(), due=st.integers(0, 20))
+    def mark(self, chosen: list[Put], late: bool, due: int) -> None:
+        self.order += 0 if late else 1
+        keys = [key_of(put) for put in dict.fromkeys(chosen)]
+        told = self.real.store.mark(self.order, keys, due)
+        assert told == self.model.mark(self.order, keys, due)
+
+    @rule(now=st.integers(0, 20))
+    def erase(self, now: int) -> None:
+        assert self.real.store.erase_due(now, 1000) == self.model.erase_due(now, 1000)
+
+    @rule()
+    def reopen(self) -> None:
+        self.real.reopen()
+
+    @rule()
+    def fail_a_commit(self) -> None:
+        self.real.fail_next_commit()
+        with pytest.raises(StoreFailed):
+            self.real.store.put([[made_put(99)]])
+        self.real.reopen()
+
+    @invariant()
+    def same(self) -> None:
+        keys = [ShardKey.unpack(key) for key in self.known]
+        assert self.real.store.read(keys) == self.model.read(keys)
+        told, expected = self.real.store.stats(), self.model.stats()
+        assert (told.shards, told.used_bytes, told.marked) == (
+            expected.shards,
+            expected.used_bytes,
+            expected.marked,
+        )
+
+    def teardown(self) -> None:
+        self.real.store.close()
+        self.folder.cleanup()
+
+
+TestStoreAgainstModel = StoreAgainstModel.TestCase
+TestStoreAgainstModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def test_keys_sort_by_group_slot_account_chunk_generation() -> None:
+    keys = [
+        key_of(made_put(number, slot=slot, group=group, generation=generation))
+        for group in (1, 2, 2**40)
+        for slot in (0, 5)
+        for number in (1, 2)
+        for generation in (1, 2)
+    ]
+    by_fields = sorted(keys, key=lambda k: (k.group, k.slot, k.account, k.chunk, k.generation))
+    assert sorted(keys, key=ShardKey.pack) == by_fields
+    assert all(ShardKey.unpack(key.pack()) == key for key in keys)
+    assert ShardRecord.unpack_header(made_put(1).record.pack()).account == ACCOUNT
