@@ -25,7 +25,7 @@ from holdfast.protocol.address import Address, Token, parse_url
 from holdfast.protocol.charter import Charter
 from holdfast.protocol.clock import Source
 from holdfast.protocol.directory import Lock, make_private, read_json, remove_file, write_json
-from holdfast.protocol.errors import BadRequest, HoldfastError, WrongDirectory
+from holdfast.protocol.errors import BadRequest, HoldfastError, StoreFailed, WrongDirectory
 from holdfast.protocol.ids import PublicKey, StoreId
 from holdfast.protocol.limits import LABEL_BYTES_MAX
 from holdfast.protocol.messages.nodes import Heartbeat
@@ -145,6 +145,7 @@ class _Node:
         self._membership = membership
         self._running_from = source.monotonic()
         self._running_before_ms = writer.store.running_ms
+        self._stats = writer.store.stats()
         self._url = ""
 
     def running_ms(self) -> int:
@@ -239,7 +240,9 @@ class _Node:
         await self._membership.patiently(attempt, "joining")
 
     def _report(self, service: NodeService, state: str) -> Heartbeat:
-        stats = self._writer.store.stats()
+        with suppress(StoreFailed):  # a store that did not reopen: what it last held, told as "failed"
+            self._stats = self._writer.store.stats()
+        stats = self._stats
         capacity = self._writer.store.capacity_bytes
         service.full = stats.used_bytes >= capacity - capacity // 50
         return Heartbeat(
