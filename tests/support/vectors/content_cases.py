@@ -1,0 +1,216 @@
+"""Cases of content: padding, sealing, stripes, shard records, manifest pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from holdfast.client.entries import Entry, Extent
+from holdfast.client.manifest import ManifestWriter
+from holdfast.client.sealing import PlainId, SealedChunk, open_chunk, seal
+from holdfast.client.snapshot_record import ChunkRef
+from holdfast.protocol import erasure
+from holdfast.protocol.ids import ChunkId, UploadId
+from holdfast.protocol.profiles import Profile
+from holdfast.protocol.stripes import ShardRecord, StripeHeader, digest_of
+from support.vectors.case import KEYS, ROOT, Case, Values, flipped
+
+
+def padme() -> Iterator[Case]:
+    for length in (0, 1, 2, 5, 8, 9, 100, 1000, 4096, 65_537, 1_048_581, 4_194_304):
+        yield Case("padme", str(length), f"{length} bytes", {"length": length})
+
+
+def _sealed(p: bytes) -> Values:
+    """Sealed by somebody who has the keys and does not keep the rules."""
+    pid = blake3(p, key=KEYS.sealing.id_key).digest()
+    made = HKDFExpand(SHA512(), 64, b"holdfast/v1/chunk\0\1" + pid).derive(KEYS.sealing.chunk_key)
+    lead = b"\1" + made[32:]
+    sealed = lead + AESGCM(made[:32]).encrypt(bytes(12), p, lead)
+    return {"pid": pid.hex(), "sealed": sealed.hex(), "chunk_id": blake3(sealed).hexdigest()}
+
+
+def _renamed(sealed: bytes) -> Values:
+    return {"sealed": sealed.hex(), "chunk_id": blake3(sealed).hexdigest()}
+
+
+def sealing() -> Iterator[Case]:
+    made = seal(KEYS.sealing, b"memory", compress=False)
+
+    def case(
+        name: str,
+        about: str,
+        outcome: str = "IntegrityFailure",
+        *,
+        chunk: SealedChunk = made,
+        kept: bool = False,
+        **given: Any,
+    ) -> Case:
+        values = {
+            "k_id": KEYS.sealing.id_key.hex(),
+            "k_chunk": KEYS.sealing.chunk_key.hex(),
+            "chunk_id": chunk.chunk_id.hex(),
+            "pid": chunk.pid.hex(),
+            "plain_bytes": chunk.plain_bytes,
+            "sealed": chunk.sealed.hex(),
+        }
+        return Case("sealing", name, about, {**values, **given}, outcome, kept)
+
+    for length in (0, 1, 11, 27, 28, 200):
+        plain = bytes(i * 7 % 256 for i in range(length))
+        chunk = seal(KEYS.sealing, plain, compress=False)
+        yield case(f"stored-{length}", f"{length} bytes, not compressed", "ok", chunk=chunk)
+    squeezed = seal(KEYS.sealing, b"holdfast " * 500)
+    yield case("zstd", "4,500 bytes, compressed", "ok", chunk=squeezed, kept=True)
+    yield case("zstd-longer", "more than the snapshot says", chunk=squeezed, kept=True, plain_bytes=4499)
+    sealed = made.sealed
+    yield case("other-chunk-id", "not the chunk id's bytes", sealed=flipped(sealed, -1).hex())
+    yield case("other-version", "version 2", **_renamed(b"\2" + sealed[1:]))
+    yield case("other-commitment", "one bit of the commitment differs", **_renamed(flipped(sealed, 1)))
+    yield case("other-tag", "one bit of the tag differs", **_renamed(flipped(sealed, -1)))
+    yield case("other-ciphertext", "one bit of the ciphertext differs", **_renamed(flipped(sealed, 40)))
+    yield case("cut-off", "shorter than the least", **_renamed(sealed[:53]))
+    yield case("other-pid", "another plain id: another key", pid="01" * 32)
+    yield case("other-k-chunk", "another account's K_chunk", k_chunk="01" * 64)
+    yield case("other-k-id", "another account's K_id: the pid does not fit", k_id="01" * 32)
+    yield case("other-length", "one byte less than the snapshot says", plain_bytes=7)
+    yield case("padding-not-zero", "the padding holds a one", **_sealed(b"\0\0\0\0\6memory\1"))
+    longer = {"plain_bytes": 22, **_sealed(b"\0\0\0\0\x16" + b"m" * 22)}
+    yield case("padding-short", "less padding than Padmé's", **longer)
+    yield case("padding-long", "more padding than Padmé's", **_sealed(b"\0\0\0\0\6memory" + bytes(5)))
+    yield case("inner-length", "the inner length reaches beyond p", **_sealed(b"\0\0\0\0\xffmemory\0"))
+    yield case("other-how", "a compression that is not known", **_sealed(b"\2\0\0\0\6memory\0"))
+    yield case("not-zstd", "said to be zstd, and is not", **_sealed(b"\1\0\0\0\6memory\0"))
+
+
+def stripe() -> Iterator[Case]:
+    content = bytes(i * i % 251 for i in range(101))
+    for k, m in ((1, 1), (2, 1), (4, 2), (10, 4), (20, 10)):
+        yield Case("erasure", f"{k}+{m}", f"a {k}+{m} stripe", {"k": k, "m": m, "sealed": content.hex()})
+    yield Case("erasure", "short", "fewer bytes than data shards", {"k": 4, "m": 2, "sealed": "0102"})
+    shards = [bytes(shard) for shard in erasure.encode(Profile(4, 2), content)]
+
+    def decoding(name: str, about: str, chosen: dict[int, bytes], outcome: str = "ok") -> Case:
+        given = {str(slot): shard.hex() for slot, shard in chosen.items()}
+        values = {"k": 4, "m": 2, "shards": given, "sealed_bytes": 101}
+        return Case("erasure", name, about, values, outcome)
+
+    def those(*slots: int) -> dict[int, bytes]:
+        return {slot: shards[slot] for slot in slots}
+
+    yield decoding("decode-parity", "two data shards and both parity shards", those(1, 2, 4, 5))
+    yield decoding("decode-few", "three shards", those(0, 1, 5), "TooFewShards")
+    yield decoding("decode-lengths", "shards of two lengths", {**those(0, 1, 2), 3: b"x"}, "BadRequest")
+
+
+def shard_record() -> Iterator[Case]:
+    sealed = bytes(range(200))
+    shards = [bytes(shard) for shard in erasure.encode(Profile(4, 2), sealed)]
+    header = StripeHeader(Profile(4, 2), 200, b"".join(digest_of(shard) for shard in shards))
+    record = ShardRecord(ROOT.account, ChunkId(digest_of(sealed)), UploadId(b"\x08" * 16), 5, 4, header)
+    whole, fixed = record.pack() + shards[4], record.pack()[:-8]
+
+    def case(name: str, about: str, raw: bytes, outcome: str = "IntegrityFailure") -> Case:
+        return Case("shard-record", name, about, {"record": raw.hex()}, outcome)
+
+    def proven(changed: bytes) -> bytes:
+        return changed + blake3(changed).digest(length=8) + shards[4]
+
+    yield case("good", "a record as nodes store it", whole, "ok")
+    yield case("flipped-shard", "one bit of the shard differs", flipped(whole, -1))
+    yield case("flipped-header", "one bit of the header differs", flipped(whole, 20))
+    yield case("cut-off", "the last byte is missing", whole[:-1])
+    yield case("longer", "a byte behind the shard", whole + b"\0")
+    yield case("header-only", "no shard", record.pack())
+    yield case("other-magic", "another magic", proven(b"HFsx" + fixed[4:]))
+    yield case("other-version", "version 2", proven(b"HFsr\2" + fixed[5:]))
+    yield case("slot-out-of-range", "slot 6 of a 4+2 stripe", proven(fixed[:93] + b"\6" + fixed[94:]))
+    yield case("group-out-of-range", "group 2^63", proven(fixed[:85] + b"\x80" + fixed[86:]))
+    yield case("empty", "nothing", b"")
+
+
+REF = ChunkRef(PlainId(b"\x10" * 32), ChunkId(b"\x11" * 32), 100, 1)
+
+
+def _page(*entries: Entry) -> bytes:
+    """The plaintext of one page with these entries, whatever they are."""
+    pages: list[bytes] = []
+
+    def opened(chunk: SealedChunk) -> None:
+        plain = open_chunk(
+            KEYS.sealing,
+            chunk.sealed,
+            chunk_id=chunk.chunk_id,
+            pid=chunk.pid,
+            plain_bytes=chunk.plain_bytes,
+        )
+        pages.append(bytes(plain))
+
+    writer = ManifestWriter(KEYS, opened)
+    for entry in entries:
+        writer.add(entry)
+    writer.finish()
+    return pages[-1]
+
+
+def _file(path: bytes, *extents: tuple[int, int]) -> Entry:
+    made = tuple(Extent(REF, offset, length) for offset, length in extents)
+    size = sum(length for _, length in extents)
+    return Entry("file", path, 0o644, 1000, 1000, "ada", "ada", 1, 2, 3, 4, size, extents=made)
+
+
+def manifest() -> Iterator[Case]:
+    def case(
+        name: str, about: str, raw: bytes, outcome: str = "IntegrityFailure", after: bytes = b""
+    ) -> Case:
+        return Case("manifest", name, about, {"page": raw.hex(), "after": after.hex()}, outcome)
+
+    link = Entry("symlink", b"home/b", target=b"a")
+    right = _page(Entry("dir", b"home"), _file(b"home/a", (0, 60)), link, _file(b"home/c", (60, 40)))
+    more = _page(Entry("more", b"home/c", extents=(Extent(REF, 0, 5),)))
+    a, b = _file(b"a", (0, 1)), _file(b"b", (0, 1))
+    yield case("good", "a folder, two files, a link", right, "ok")
+    yield case("goes-on", "goes on with the file before the page", more, "ok", b"home/c")
+    components = _page(_file(b"a/b", (0, 1)), _file(b"a.b", (1, 1)))
+    yield case("component-order", "a/b is before a.b: components count, not bytes", components, "ok")
+    yield case("not-sorted", "a name before the one before it", _page(b, a))
+    yield case("twice", "a path twice", _page(a, a))
+    yield case("before-the-page", "a path before the page before", _page(a), after=b"b")
+    yield case("goes-on-with-another", "goes on with a file that was not begun", more, after=b"home/b")
+    for name, path in (
+        ("dot-dot", b"../etc/passwd"),
+        ("inner-dot-dot", b"a/../../b"),
+        ("absolute", b"/etc/passwd"),
+        ("empty-path", b""),
+        ("dot", b"./a"),
+        ("double-slash", b"a//b"),
+        ("zero-byte", b"a\0b"),
+        ("long-name", b"n" * 256),
+    ):
+        yield case(name, "a path that leads elsewhere or nowhere", _page(_file(path, (0, 1))))
+    yield case("beyond-chunk", "an extent that reaches beyond its chunk", _page(_file(b"a", (50, 51))))
+    yield case("empty-extent", "an extent of no bytes", _page(_file(b"a", (0, 0))))
+    yield case("negative-offset", "an extent before its chunk", _page(_file(b"a", (-1, 5))))
+    for name, about, holes in (
+        ("hole-beyond-size", "a hole that reaches beyond the size", ((5, 6),)),
+        ("holes-overlap", "holes that overlap", ((0, 6), (5, 2))),
+        ("hole-empty", "a hole of nothing", ((3, 0),)),
+    ):
+        yield case(name, about, _page(Entry("file", b"a", size=10, holes=holes)))
+    unpacked = msgpack.unpackb(right)
+    unpacked[2][1][18][0][0] = 7
+    yield case("unknown-chunk", "an extent of a chunk that the page has not", msgpack.packb(unpacked))
+    unpacked = msgpack.unpackb(right)
+    unpacked[2][0][0] = "socket"
+    yield case("other-kind", "a kind that is not known", msgpack.packb(unpacked))
+    yield case("other-version", "version 2", b"\x93\x02" + right[2:])
+    yield case("trailing-byte", "a byte behind the page", right + b"\0")
+
+
+CONTENT_CASES = (padme, sealing, stripe, shard_record, manifest)
