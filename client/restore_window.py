@@ -45,6 +45,8 @@ class RestoreReport:
     """What a restore did.
 
     Attributes:
+        files, bytes: names of files, as a backup counts them: each of several hard links.
+        links: symbolic links.
         failed: (path, error) of every entry that could not be restored.
         unreadable: (after, before) path ranges whose manifest page could not be read.
         verified_bytes: bytes read again and compared, with ``verify``.
@@ -314,7 +316,8 @@ class WindowWriter:
                 self._report.skipped_existing += 1
             else:
                 self._target.hard_link(action.parts, action.first.parts)
-                self._report.links += 1
+                self._report.files += 1
+                self._report.bytes += action.entry.size
         except OSError as error:
             self._report.failed.append((action.entry.path, no_room_or(error, self._target.path)))
         except HoldfastError as error:

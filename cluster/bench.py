@@ -110,12 +110,12 @@ class _Bench:
         """New random bytes: nothing to compress, nothing stored yet."""
         with self.file.open("wb") as file:
             for start in range(0, self.size, _PORTION):
-                file.write(os.urandom(min(_PORTION, self.size - start)))
+                file.write(SYSTEM.random_bytes(min(_PORTION, self.size - start)))
             os.fsync(file.fileno())
 
     def floor_s(self, times: float) -> float:
         """Seconds to write and fsync ``times`` the file's size to this disk."""
-        portion = os.urandom(_PORTION)
+        portion = SYSTEM.random_bytes(_PORTION)
         path = self.folder / "floor"
         started = SYSTEM.monotonic()
         with path.open("wb") as file:

@@ -36,13 +36,13 @@ def cluster() -> None:
 
 
 @cluster.command("up")
-@option("--nodes", type=click.IntRange(1, 64), default=6, show_default=True)
+@option("--nodes", type=click.IntRange(1, 64), help="How many. Default: those that are there, or 6.")
 @option("--profile", metavar="K+M", help="Redundancy. Default: by the number of nodes.")
 @option("--zones", type=click.IntRange(1, 64), help="Spread the nodes over so many zones.")
 @_folder
 @json_option
 @guarded
-def up(nodes: int, profile: str | None, zones: int | None, folder: Path | None, as_json: bool) -> None:
+def up(nodes: int | None, profile: str | None, zones: int | None, folder: Path | None, as_json: bool) -> None:
     """Start the cluster, or what of it does not run, and wait until it is healthy."""
     output = Output(as_json)
     made = _cluster(folder, nodes=nodes, profile=profile, zones=zones)
@@ -159,7 +159,9 @@ def down(delete: bool, folder: Path | None, as_json: bool) -> None:
     if not made.exists and not delete:
         output.say(f"There is no cluster in {made.folder}.")
     else:
-        made.down(delete=delete)
+        gone = made.down(delete=delete)
+        if delete and not gone:
+            output.note(f"{made.folder} holds something that is not the cluster's; that was left alone")
         output.say(f"Stopped the cluster in {made.folder}{' and deleted it' if delete else ''}.")
     output.summary(folder=str(made.folder), deleted=delete)
 
@@ -171,13 +173,14 @@ def down(delete: bool, folder: Path | None, as_json: bool) -> None:
     help="A folder to back up. Default: Python's standard library.",
 )
 @option("--nodes", type=click.IntRange(3, 64), default=6, show_default=True)
+@option("--profile", metavar="K+M", help="Redundancy. Default: by the number of nodes (4+2 for six).")
 @json_option
 @guarded
-def demo(source: Path | None, nodes: int, as_json: bool) -> None:
+def demo(source: Path | None, nodes: int, profile: str | None, as_json: bool) -> None:
     """Show the main job on a cluster of its own: back up, lose nodes, restore byte for byte."""
     from holdfast.cluster.demo.run import run_demo
     from holdfast.protocol.terminal import configure_logging
 
     configure_logging(False, "error")
     output = Output(as_json)
-    raise SystemExit(run(lambda: run_demo(source, nodes, output)))
+    raise SystemExit(run(lambda: run_demo(source, nodes, profile, output)))

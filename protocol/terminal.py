@@ -41,6 +41,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INTERRUPTED_EXIT = 130
+TERMINATED_EXIT = 143
 
 
 def option(*names: str, **settings: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -184,16 +185,40 @@ def _of_system(error: OSError) -> HoldfastError:
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine on uvloop; a process entry point."""
+    """Run a coroutine on uvloop; a process entry point. SIGTERM ends it as Ctrl-C does: in order.
+
+    Raises:
+        SystemExit: 143 after SIGTERM.
+    """
     import asyncio
+    import signal
 
     import uvloop
 
     from holdfast.protocol.memory import keep_freed_memory
 
     keep_freed_memory()
+    stopped = False
+
+    async def until_done() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+        return await work()
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work())
+        try:
+            return runner.run(until_done())
+        except asyncio.CancelledError:
+            if stopped:
+                raise SystemExit(TERMINATED_EXIT) from None
+            raise
 
 
 def configure_logging(as_json: bool, level: str = "info") -> None:

@@ -23,7 +23,8 @@ from holdfast.cluster.demo.messenger import change_messenger, make_messenger
 from holdfast.cluster.demo.story import Story
 from holdfast.cluster.local import LocalCluster
 from holdfast.protocol.clock import SYSTEM
-from holdfast.protocol.profiles import default_profile
+from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.profiles import Profile, default_profile
 from holdfast.protocol.terminal import Output, human_bytes, human_count
 
 __all__ = ["run_demo"]
@@ -87,12 +88,8 @@ class _Demo:
 
     def members_of_a_group(self) -> list[int]:
         """The node numbers of the group that holds most chunks."""
-        told = self.cluster.status()
-        group = max(told.groups, key=lambda group: group.chunks)
-        numbers = {}
-        for number in range(1, self.cluster.node_count + 1):
-            known = json.loads((self.cluster.folder / f"node-{number}" / "node.json").read_bytes())
-            numbers[known["node"]] = number
+        group = max(self.cluster.status().groups, key=lambda group: group.chunks)
+        numbers = self.cluster.numbers()
         return [numbers[node.hex()] for node in group.members]
 
     async def backup_while_nodes_die(self, client: AsyncClient, victims: Sequence[int]) -> Snapshot:
@@ -209,11 +206,25 @@ def _listed(numbers: Sequence[int]) -> str:
     return " and ".join(str(number) for number in numbers)
 
 
-async def run_demo(source: Path | None, nodes: int, output: Output) -> int:
+def _profile(nodes: int, wanted: str | None) -> Profile:
+    """What was asked for, or what fits so many nodes.
+
+    Raises:
+        BadRequest: there are too few nodes for it.
+    """
+    profile = Profile.parse(wanted) if wanted is not None else default_profile(nodes)
+    if profile is None or profile.n > nodes:
+        raise BadRequest(
+            f"{profile or 'a cluster'} needs {profile.n if profile else 2} nodes, and there would be {nodes}",
+            do="Use more --nodes, or a smaller --profile.",
+        )
+    return profile
+
+
+async def run_demo(source: Path | None, nodes: int, wanted: str | None, output: Output) -> int:
     """Run all steps; 0 only if every comparison held."""
     story = Story(output)
-    profile = default_profile(nodes)
-    assert profile is not None
+    profile = _profile(nodes, wanted)
     started = SYSTEM.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdfast-demo-") as temporary:
         folder = Path(temporary)
