@@ -20,5 +20,7 @@ ENROLMENT_NONCES_MAX = 10_000
 DEVICE_LISTS_REMEMBERED_MAX = 10_000
 SWEEP_UPLOADS_EVERY_S = 30.0
 CLOCK_JITTER_MS = 1000
+SETTLE_LOOK_S = 0.05
+"""How often an upload looks whether the nodes have reported, right after a start."""
 
 assert READ_TICKET_REUSED_MS < TICKET_LIFETIME_MS

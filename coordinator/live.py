@@ -6,6 +6,7 @@ whenever a command changed them; heartbeats fill themselves within seconds.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from holdfast.coordinator.limits import (
     ENROLMENT_NONCE_MS,
     ENROLMENT_NONCES_MAX,
     READ_TICKETS_REMEMBERED_MAX,
+    SETTLE_LOOK_S,
 )
 from holdfast.coordinator.placement import Candidate, Group
 from holdfast.protocol.accounts import DeviceList
@@ -70,6 +72,17 @@ class Live:
             told=beat.report.state if beat else "",
             settings=self.health,
         )
+
+    async def settle(self) -> None:
+        """After a start: hear from every node first, or give those that are silent time to become suspect.
+
+        Without it the first uploads would find too few nodes up, and have fallback groups made over those
+        that happened to report first.
+        """
+        until = self.started_s + self.health.suspect_after_s
+        # Looked at again and again: what ends the wait is the clock as often as a heartbeat.
+        while self.nodes.keys() - self.beats.keys() and self.source.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(SETTLE_LOOK_S)
 
     def down(self) -> list[NodeId]:
         """Nodes that are not worth asking first."""

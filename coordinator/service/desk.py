@@ -184,6 +184,7 @@ class Desk:
         Raises:
             NoQuorum: too few nodes are up and have room.
         """
+        await self.live.settle()
         usual = self.live.usual_profile()
         # A plan may ask for groups to be made, and then needs another look; never more than a few.
         for _ in range(3):

@@ -285,10 +285,16 @@ def test_ctrl_c_leaves_nothing_visible_and_the_next_backup_goes_on(
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = monotonic() + 30
-    while person.last("status")["chunks"] == 0 and process.poll() is None and monotonic() < deadline:
-        sleep(0.02)
+    # It runs in slices far shorter than it needs, so that it is still under way when something has arrived.
+    deadline = monotonic() + 60
+    while monotonic() < deadline:
+        sleep(0.05)
+        process.send_signal(signal.SIGSTOP)
+        if person.last("status")["chunks"] or process.poll() is not None:
+            break
+        process.send_signal(signal.SIGCONT)
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, (out, err)
     assert err == "Interrupted.\n" and out == ""

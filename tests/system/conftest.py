@@ -94,9 +94,7 @@ def healed(cluster: LocalCluster) -> Iterator[LocalCluster]:
     try:
         yield cluster
     finally:
-        cluster.start("coordinator")
-        cluster.start(*range(1, 7))
-        cluster.wait_healthy()
+        cluster.heal()
 
 
 @pytest.fixture
