@@ -84,7 +84,7 @@ class HoldfastError(Exception):
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
-    default_do: ClassVar[str] = ""
+    default_do: ClassVar[str] = "Run it again; if it stays, look at the logs of coordinator and nodes."
 
     def __init__(self, what: str, *, why: str = "", do: str = "", **details: object) -> None:
         super().__init__(what)
@@ -106,6 +106,7 @@ class BadRequest(HoldfastError):
 
     code = "bad_request"
     http_status = 400
+    default_do = "Check what was given; 'holdfast COMMAND --help' shows the forms."
 
 
 class Refused(HoldfastError):
@@ -113,6 +114,7 @@ class Refused(HoldfastError):
 
     code = "refused"
     http_status = 403
+    default_do = "Check that address, account and token belong together; the operator makes new tokens."
 
 
 class StaleRequest(Refused):
@@ -134,6 +136,7 @@ class NotFound(HoldfastError):
 
     code = "not_found"
     http_status = 404
+    default_do = "Look at what there is: 'holdfast snapshots', 'holdfast ls', 'holdfast cluster status'."
 
 
 class Conflict(HoldfastError):
@@ -141,6 +144,7 @@ class Conflict(HoldfastError):
 
     code = "conflict"
     http_status = 409
+    default_do = "Run it again: it starts from what is there now."
 
 
 class HeadMoved(Conflict):
@@ -166,6 +170,7 @@ class WrongDirectory(HoldfastError):
 
     code = "wrong_directory"
     http_status = 409
+    default_do = "Name another folder, or run the program version that made this one."
 
 
 class StoreFailed(HoldfastError):
@@ -173,6 +178,7 @@ class StoreFailed(HoldfastError):
 
     code = "store_failed"
     http_status = 503
+    default_do = "Look at the node's log, then restart it; other nodes hold what it holds."
 
 
 class Partial(HoldfastError):
@@ -180,6 +186,7 @@ class Partial(HoldfastError):
 
     code = "partial"
     exit_code = 3
+    default_do = "Run it again when what is named can be read; everything else is done."
 
 
 class NoAccount(HoldfastError):

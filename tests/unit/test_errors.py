@@ -55,3 +55,11 @@ def test_the_text_says_what_why_and_what_next() -> None:
     assert str(HeadMoved("The head moved.", why="another device was first.", do="Read it again.")) == (
         "The head moved, because another device was first. Read it again."
     )
+
+
+def test_every_error_has_a_next_step_even_where_its_raiser_gave_none() -> None:
+    def walk(kind: type[HoldfastError]) -> list[type[HoldfastError]]:
+        return [kind, *(below for child in kind.__subclasses__() for below in walk(child))]
+
+    for kind in walk(HoldfastError):
+        assert kind("something happened").do, kind.__name__
