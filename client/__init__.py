@@ -2,8 +2,9 @@
 
     from holdfast.client import AsyncClient, Client
 
-Both have the same names; one is awaited, the other is not. They load lazily, so
-that ``holdfast --help`` stays quick.
+Both have the same names; one is awaited, the other is not. What they give back is
+named here too; the errors they raise are in ``holdfast.protocol.errors``. Everything
+loads lazily, so that ``holdfast --help`` stays quick.
 """
 
 from __future__ import annotations
@@ -11,12 +12,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.client.check import CheckReport
+    from holdfast.client.entries import Entry
+    from holdfast.client.progress import Progress
+    from holdfast.client.restore_window import RestoreReport
     from holdfast.client.sdk import AsyncClient
+    from holdfast.client.snapshots import Snapshot
     from holdfast.client.sync import Client
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "CheckReport", "Client", "Entry", "Progress", "RestoreReport", "Snapshot"]
 
-_HOMES = {"AsyncClient": "holdfast.client.sdk", "Client": "holdfast.client.sync"}
+_HOMES = {
+    "AsyncClient": "holdfast.client.sdk",
+    "CheckReport": "holdfast.client.check",
+    "Client": "holdfast.client.sync",
+    "Entry": "holdfast.client.entries",
+    "Progress": "holdfast.client.progress",
+    "RestoreReport": "holdfast.client.restore_window",
+    "Snapshot": "holdfast.client.snapshots",
+}
 
 
 def __getattr__(name: str) -> Any:
