@@ -152,22 +152,24 @@ class Downloader:
     def _plan_round(
         self, batch: list[Reading], group: LocatedGroup, nodes: dict[NodeId, MapNode]
     ) -> dict[tuple[NodeId, int], list[Reading]]:
-        """Who to ask for what: for each chunk as many untried slots as it still lacks."""
+        """Who to ask for what: for each chunk as many untried slots as it still lacks.
+
+        Slots noted as missing come last, but they do come: a note is a hint, and may be wrong.
+        """
         asked: dict[tuple[NodeId, int], list[Reading]] = {}
         for reading in batch:
             lacking = reading.profile.k - reading.good_count
             if lacking <= 0:
                 continue
             sources = [
-                (self._is_resting(node), slot, node)
+                (slot in reading.missing, self._is_resting(node), slot, node)
                 for slot, holders in enumerate(group.holders)
                 for node in holders
                 if node in nodes
                 and not reading.tried_source(slot, node)
-                and slot not in reading.missing
                 and not reading.has_slot(slot)
             ]
-            for _, slot, node in sorted(sources)[:lacking]:
+            for _, _, slot, node in sorted(sources)[:lacking]:
                 reading.tried.add((slot, node))
                 asked.setdefault((node, slot), []).append(reading)
         return asked
