@@ -165,9 +165,7 @@ class Downloader:
                 (slot in reading.missing, self._is_resting(node), slot, node)
                 for slot, holders in enumerate(group.holders)
                 for node in holders
-                if node in nodes
-                and not reading.tried_source(slot, node)
-                and not reading.has_slot(slot)
+                if node in nodes and not reading.tried_source(slot, node) and not reading.has_slot(slot)
             ]
             for _, _, slot, node in sorted(sources)[:lacking]:
                 reading.tried.add((slot, node))

@@ -15,6 +15,7 @@ import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,8 +33,22 @@ from holdfast.protocol.ids import ClusterId, PublicKey
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.signing import Signed, sign
 
-__all__ = ["CoordinatorIdentity", "hand_over_operator_key", "load_or_make", "read_operator_key"]
+__all__ = [
+    "IDENTITY_FILES",
+    "CoordinatorIdentity",
+    "hand_over_operator_key",
+    "load_or_make",
+    "read_operator_key",
+]
 
+IDENTITY_FILES: Final = (
+    "cluster-kit.pem",
+    "coordinator.key",
+    "operator.seed",
+    "charter.bin",
+    "operator.key",
+)
+"""What :func:`load_or_make` and :func:`hand_over_operator_key` keep in the coordinator's folder."""
 _KIT_WORDS = b"""Holdfast cluster kit.
 
 Keep this file offline (paper, a stick in a drawer) and take it off this machine. It is the root of the

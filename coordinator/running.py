@@ -12,7 +12,7 @@ import structlog
 from holdfast.coordinator.catalogue.engine import Catalogue
 from holdfast.coordinator.catalogue.uploads import expire_uploads
 from holdfast.coordinator.health import HealthSettings
-from holdfast.coordinator.identity import hand_over_operator_key, load_or_make
+from holdfast.coordinator.identity import IDENTITY_FILES, hand_over_operator_key, load_or_make
 from holdfast.coordinator.limits import SWEEP_UPLOADS_EVERY_S
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.service.app import make_app
@@ -23,6 +23,7 @@ from holdfast.protocol.directory import (
     Lock,
     make_private,
     read_json,
+    refuse_strangers,
     remove_file,
     write_json,
 )
@@ -56,6 +57,8 @@ async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None
     folder = settings.folder
     make_private(folder)
     with Lock(folder, "a coordinator"):
+        if not (folder / "charter.bin").exists() and not (folder / "coordinator.json").exists():
+            refuse_strangers(folder, IDENTITY_FILES, "a coordinator's")
         remove_file(folder / "ready.json")
         kept = read_json(folder / "coordinator.json", _VERSION)
         identity, fresh = load_or_make(folder, source)

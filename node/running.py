@@ -24,7 +24,14 @@ from holdfast.protocol import signing
 from holdfast.protocol.address import Address, Token, parse_url
 from holdfast.protocol.charter import Charter
 from holdfast.protocol.clock import Source
-from holdfast.protocol.directory import Lock, make_private, read_json, remove_file, write_json
+from holdfast.protocol.directory import (
+    Lock,
+    make_private,
+    read_json,
+    refuse_strangers,
+    remove_file,
+    write_json,
+)
 from holdfast.protocol.errors import BadRequest, HoldfastError, StoreFailed, WrongDirectory
 from holdfast.protocol.ids import PublicKey, StoreId
 from holdfast.protocol.limits import LABEL_BYTES_MAX
@@ -83,6 +90,11 @@ async def run_node(settings: NodeSettings, source: Source) -> None:
     address, token = _checked(settings)
     make_private(settings.folder)
     with Lock(settings.folder, "a node"):
+        if not (settings.folder / "node.json").exists():
+            own = {"node.key", "charter.json", "store"}
+            if settings.token_file is not None and settings.token_file.parent == settings.folder:
+                own.add(settings.token_file.name)
+            refuse_strangers(settings.folder, own, "a node's")
         remove_file(settings.folder / "ready.json")
         key = load_key(settings.folder, source)
         identity = load_identity(settings.folder, key)

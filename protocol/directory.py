@@ -9,12 +9,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from holdfast.protocol.errors import HoldfastError, Locked, WrongDirectory
 
-__all__ = ["Lock", "make_private", "read_json", "read_private", "remove_file", "write_file", "write_json"]
+__all__ = [
+    "Lock",
+    "make_private",
+    "read_json",
+    "read_private",
+    "refuse_strangers",
+    "remove_file",
+    "write_file",
+    "write_json",
+]
 
 
 class Lock:
@@ -114,6 +124,24 @@ def read_private(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def refuse_strangers(folder: Path, own: Collection[str], what: str) -> None:
+    """Before a folder is first used: nothing of anybody else's may be in it.
+
+    Args:
+        own: names that a start which died halfway may have left.
+
+    Raises:
+        WrongDirectory: something else is there.
+    """
+    known = {*own, *(f"{name}.new" for name in own), "lock", "ready.json", "lost+found"}
+    strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in known)
+    if strangers:
+        raise WrongDirectory(
+            f"{folder} holds something that is not {what} ({strangers[0]})",
+            do="Name an empty or new folder with --dir.",
+        )
 
 
 def remove_file(path: Path) -> None:
