@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from holdfast.client.limits import NAME_BYTES_MAX, PATH_BYTES_MAX
+from holdfast.client.limits import MODE_MAX, NAME_BYTES_MAX, OWNER_MAX, PATH_BYTES_MAX, SIZE_BYTES_MAX
 from holdfast.client.snapshot_record import ChunkRef
 from holdfast.protocol.errors import IntegrityFailure
 
-__all__ = ["KINDS", "Entry", "Extent", "Kind", "check_path"]
+__all__ = ["KINDS", "Entry", "Extent", "Kind", "check_entry", "check_path"]
 
 Kind = Literal["file", "dir", "symlink", "fifo", "more"]
 KINDS: Final = ("file", "dir", "symlink", "fifo", "more")
@@ -85,4 +85,26 @@ def check_path(path: bytes) -> None:
             "the manifest names a path that no backup can have made",
             why=f"{path[:80]!r} is not a plain relative path",
             do="Nothing was written for it. Treat this snapshot as hostile.",
+        )
+
+
+def check_entry(entry: Entry) -> None:
+    """Refuse what the system calls of a restore would not take, whatever they made of it.
+
+    Raises:
+        IntegrityFailure: a mode, owner or size out of range, or a zero byte in a link's target or an
+            attribute's name.
+    """
+    wrong = (
+        not 0 <= entry.mode <= MODE_MAX
+        or not 0 <= entry.uid <= OWNER_MAX
+        or not 0 <= entry.gid <= OWNER_MAX
+        or not 0 <= entry.size <= SIZE_BYTES_MAX
+        or b"\0" in entry.target
+        or any(b"\0" in name for name, _ in entry.xattrs)
+    )
+    if wrong:
+        raise IntegrityFailure(
+            "the manifest describes what no filesystem can hold",
+            why=f"mode, owner, size, target or attributes of {entry.path[:80]!r} are out of range",
         )

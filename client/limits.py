@@ -33,6 +33,13 @@ PAGE_BOUNDARY_ONE_IN = 512
 PAGE_EXTENTS_MAX = 8192
 PATH_BYTES_MAX = 64 * KIB
 NAME_BYTES_MAX = 255
+MODE_MAX = 0o7777
+OWNER_MAX = 2**32 - 2
+"""User and group ids; the next one means "leave it as it is" to chown."""
+SIZE_BYTES_MAX = 2**63 - 1
+TIME_NS_MIN = -(2**63)
+TIME_NS_MAX = 2**64 - 1
+"""What msgpack can hold: from 1677 to 2554. A file's time beyond is written as the nearest of the two."""
 XATTR_BYTES_MAX = 256 * KIB
 """All extended attributes of one entry together; more are skipped with a warning."""
 

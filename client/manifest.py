@@ -18,13 +18,15 @@ from typing import Literal
 
 from blake3 import blake3
 
-from holdfast.client.entries import Entry, Extent, check_path
+from holdfast.client.entries import Entry, Extent, check_entry, check_path
 from holdfast.client.identity import AccountKeys
 from holdfast.client.limits import (
     PAGE_BOUNDARY_ONE_IN,
     PAGE_BYTES_MAX,
     PAGE_BYTES_MIN,
     PAGE_EXTENTS_MAX,
+    TIME_NS_MAX,
+    TIME_NS_MIN,
 )
 from holdfast.client.sealing import SealedChunk, SealingKeys, open_chunk, seal
 from holdfast.client.snapshot_record import ChunkRef
@@ -127,10 +129,10 @@ class ManifestWriter:
                 entry.mode,
                 entry.uid,
                 entry.gid,
-                entry.user,
-                entry.group,
-                entry.mtime_ns,
-                entry.ctime_ns,
+                _unicode(entry.user),
+                _unicode(entry.group),
+                _time_ns(entry.mtime_ns),
+                _time_ns(entry.ctime_ns),
                 entry.inode,
                 entry.device,
                 entry.size,
@@ -161,6 +163,16 @@ class ManifestWriter:
         return self.pages
 
 
+def _time_ns(time_ns: int) -> int:
+    """A file's time as a page can hold it: some filesystems keep times of any year."""
+    return min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
+
+
+def _unicode(name: str) -> str:
+    """An owner's name as a page can hold it: the system's list of users may hold any bytes."""
+    return name.encode(errors="replace").decode()
+
+
 def open_page(keys: Mapping[int, SealingKeys], ref: ChunkRef, sealed: bytes | bytearray) -> bytes:
     """A page's plaintext; raises IntegrityFailure (see open_chunk)."""
     if ref.epoch not in keys:
@@ -184,15 +196,16 @@ def page_entries(plain: bytes, after: bytes = b"") -> Iterator[Entry]:
     except BadRequest as error:
         raise IntegrityFailure("a manifest page is malformed", why=error.why) from error
     last = components(after)
+    in_file = True  # before the page: then the path alone tells
     for raw in page.entries:
         check_path(raw.path)
         here = components(raw.path)
-        if raw.kind == "more" and here != last:
+        if raw.kind == "more" and (here != last or not in_file):
             raise IntegrityFailure("a manifest page goes on with a file that was not begun")
         if raw.kind != "more" and not here > last:
             raise IntegrityFailure("a manifest's entries are not in order", why=f"at {raw.path[:80]!r}")
-        last = here
-        yield Entry(
+        last, in_file = here, raw.kind in ("file", "more")
+        entry = Entry(
             raw.kind,
             raw.path,
             raw.mode,
@@ -213,6 +226,8 @@ def page_entries(plain: bytes, after: bytes = b"") -> Iterator[Entry]:
             raw.trusted,
             tuple(_extent(page, raw, *extent) for extent in raw.extents),
         )
+        check_entry(entry)
+        yield entry
 
 
 def _holes(raw: _PageEntry) -> tuple[tuple[int, int], ...]:
@@ -253,7 +268,7 @@ async def read_manifest(
                 if isinstance(plain, HoldfastError):
                     raise plain
                 # A page behind a gap may go on with a file that began in the gap.
-                entries = list(page_entries(plain, _before_first(plain) if broken else after))
+                entries = list(page_entries(plain, _before_first(plain, after) if broken else after))
             except HoldfastError as error:
                 if not skip_unreadable:
                     raise
@@ -270,8 +285,10 @@ async def read_manifest(
         yield UnreadablePage(broken, after, b"")
 
 
-def _before_first(plain: bytes) -> bytes:
-    """What a page behind a gap may follow: itself, when it begins by going on with a file."""
+def _before_first(plain: bytes, after: bytes) -> bytes:
+    """What a page behind a gap must follow: the file it goes on with, or else the last path before the gap."""
     page = decode(plain, _Page)
     first = page.entries[0] if page.entries else None
-    return first.path if first is not None and first.kind == "more" else b""
+    if first is None or first.kind != "more" or components(first.path) < components(after):
+        return after
+    return first.path

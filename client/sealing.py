@@ -190,8 +190,9 @@ def _unpacked(p: memoryview, chunk_id: ChunkId, plain_bytes: int) -> bytes | mem
 
 
 def _decompressed(body: memoryview, chunk_id: ChunkId, plain_bytes: int) -> bytes:
-    if plain_bytes > CHUNK_PLAIN_BYTES_MAX:
-        raise _refuse(chunk_id, "it claims to be longer than a chunk may be")
+    # Below -1 "max_length" would mean: without any bound.
+    if not 0 <= plain_bytes <= CHUNK_PLAIN_BYTES_MAX:
+        raise _refuse(chunk_id, f"it cannot have {plain_bytes} bytes")
     stream = zstd.ZstdDecompressor()
     try:
         plain = stream.decompress(body, max_length=plain_bytes + 1)

@@ -1,61 +1,84 @@
 """Benchmark: one big file in and out of a local cluster, beside what the machine itself can do.
 
-    python -m holdfast.cluster.bench [--mib 256] [--rounds 3] [--nodes 6] [--profile 4+2] [--json]
+    python -m holdfast.cluster.bench [--mib 256] [--rounds 5] [--nodes 6] [--profile 4+2] [--json]
 
-Each backup and restore is a ``holdfast`` process of its own, as a person would run it, so
-that its memory and processor time are its own. Machines are noisy: compare ratios within one
-run, not figures of two runs. The floor is what the same bytes cost without Holdfast, in the
-same minute: written and fsynced once (restore), and n/k times (backup).
+One client process uses the SDK for all rounds, so that its memory and processor time are its
+own; one more backup and restore run as ``holdfast`` commands, with Python's start and all.
+Machines are noisy: compare ratios within one run, not figures of two runs. The floor is what the
+same bytes cost without Holdfast, in the same minute: written and fsynced once (restore), and n/k
+times (backup).
 """
 
 from __future__ import annotations
 
+import asyncio
 import filecmp
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 
 from holdfast.cluster.local import LocalCluster
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.profiles import Profile
-from holdfast.protocol.terminal import Output, guarded, json_option
+from holdfast.protocol.terminal import Output, guarded, json_option, run
 
 __all__ = ["bench"]
 
 _MB = 1e6
 _PORTION = 4 * 1024 * 1024
+_AS_CLIENT = "--as-client"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One command, measured.
+class Timed:
+    """One backup or restore.
 
     Attributes:
-        seconds: as the command itself counted: from its connection to its result.
-        wall_s: the whole process, with Python's start.
-        cpu_s, servers_cpu_s: processor seconds of the client, and of coordinator and nodes meanwhile.
-        rss_bytes: the client's peak of resident memory.
+        cpu_s: processor seconds of the client; rss_bytes: its peak of resident memory so far.
     """
 
-    bytes: int
     seconds: float
-    wall_s: float
     cpu_s: float
-    servers_cpu_s: float
     rss_bytes: int
 
-    @property
-    def mb_per_s(self) -> float:
-        """Megabytes (10^6) of user data a second."""
-        return self.bytes / _MB / self.seconds
+
+# The client's process: a line in, a line out
+
+
+async def _timed(verb: str, path: str, target: str) -> Timed:
+    from holdfast.client.sdk import AsyncClient
+
+    async with AsyncClient.from_env() as client:
+        await client.status()
+        started, before = SYSTEM.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+        if verb == "backup":
+            await client.backup(path)
+        else:
+            await client.restore("latest", target, path=path)
+        seconds, after = SYSTEM.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return Timed(seconds, cpu, after.ru_maxrss * 1024)
+
+
+async def _client() -> None:
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        verb, path, target = json.loads(line)
+        print(json.dumps(asdict(await _timed(verb, path, target))), flush=True)
+
+
+# The benchmark's own
 
 
 class _Bench:
@@ -65,31 +88,42 @@ class _Bench:
         self.size = size
         self.file = folder / "source" / "file"
         self.file.parent.mkdir()
-        self.environment = {
-            **os.environ,
-            **cluster.env(),
-            "HOLDFAST_HOME": str(folder / "home"),
-        }
+        self.environment = {**os.environ, **cluster.env(), "HOLDFAST_HOME": str(folder / "home")}
 
-    def command(self, *arguments: str) -> tuple[dict[str, object], float, float, int]:
-        """Run ``holdfast``: its summary, wall seconds, processor seconds, peak bytes."""
+    def command(self, *arguments: str) -> float:
+        """Run ``holdfast``; its wall seconds, from Python's start to its end."""
         started = SYSTEM.monotonic()
-        with tempfile.TemporaryFile() as told:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "holdfast.client.console", *arguments, "--json"],
-                env=self.environment,
-                stdout=told,
-            )
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            wall = SYSTEM.monotonic() - started
-            told.seek(0)
-            lines = told.read().decode().splitlines()
-        if process.returncode:
-            raise click.ClickException(
-                f"'holdfast {arguments[0]}' ended with {process.returncode}: {lines[-1:]}"
-            )
-        return json.loads(lines[-1]), wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+        holdfast = [sys.executable, "-P", "-m", "holdfast.client.console", *arguments, "--json"]
+        subprocess.run(holdfast, env=self.environment, stdout=subprocess.DEVNULL, check=True)
+        return SYSTEM.monotonic() - started
+
+    @contextmanager
+    def client(self) -> Iterator[Callable[..., Timed]]:
+        """A client process, to be asked for one thing after the other."""
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "holdfast.cluster.bench", _AS_CLIENT],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        asked, told = process.stdin, process.stdout
+
+        def ask(verb: str, target: str = "") -> Timed:
+            asked.write(json.dumps([verb, str(self.file.parent), target]) + "\n")
+            asked.flush()
+            line = told.readline()
+            if not line:
+                raise click.ClickException(f"the client's {verb} failed")
+            return Timed(**json.loads(line))
+
+        try:
+            yield ask
+        finally:
+            asked.close()
+            process.wait(timeout=30)
+            told.close()
 
     def servers_cpu_s(self) -> float:
         """Processor seconds that coordinator and nodes have used so far."""
@@ -98,13 +132,6 @@ class _Bench:
             fields = Path(f"/proc/{member.pid()}/stat").read_text().rsplit(")", 1)[1].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
-
-    def measured(self, *arguments: str) -> Run:
-        """One command as a Run."""
-        before = self.servers_cpu_s()
-        summary, wall, cpu, rss = self.command(*arguments)
-        servers = self.servers_cpu_s() - before
-        return Run(self.size, float(str(summary["seconds"])), wall, cpu, servers, rss)
 
     def fresh_file(self) -> None:
         """New random bytes: nothing to compress, nothing stored yet."""
@@ -126,45 +153,76 @@ class _Bench:
         path.unlink()
         return seconds
 
-
-def _measure(
-    bench: _Bench, rounds: int, profile: Profile, say: Callable[[str], None]
-) -> tuple[list[Run], list[Run], list[float], list[float]]:
-    backups, restores, floors_in, floors_out = [], [], [], []
-    for number in range(1, rounds + 1):
-        bench.fresh_file()
-        floors_in.append(bench.floor_s(profile.n / profile.k))
-        backups.append(bench.measured("backup", str(bench.file.parent)))
-        target = bench.folder / f"back-{number}"
-        floors_out.append(bench.floor_s(1.0))
-        restores.append(bench.measured("restore", f"latest:{bench.file.parent}", "--target", str(target)))
-        if not filecmp.cmp(target / "file", bench.file, shallow=False):
+    def check(self, target: Path) -> None:
+        """What came back must be what went in."""
+        if not filecmp.cmp(target / "file", self.file, shallow=False):
             raise click.ClickException("the restored file differs")
-        (target / "file").unlink()
-        say(
-            f"  {number}   {backups[-1].mb_per_s:6.0f}   {restores[-1].mb_per_s:7.0f}   "
-            f"{bench.size / _MB / floors_in[-1]:8.0f}   {bench.size / _MB / floors_out[-1]:9.0f}"
-        )
-    return backups, restores, floors_in, floors_out
 
 
-def _told(name: str, runs: list[Run], floors: list[float]) -> dict[str, float]:
-    gb = runs[0].bytes / 1e9
-    ratios = [floor / one.seconds for one, floor in zip(runs, floors, strict=True)]
-    return {
-        f"{name}_mb_per_s": round(median(one.mb_per_s for one in runs), 1),
-        f"{name}_best_mb_per_s": round(max(one.mb_per_s for one in runs), 1),
-        f"{name}_of_floor": round(median(ratios), 3),
-        f"{name}_client_cpu_s_per_gb": round(median(one.cpu_s for one in runs) / gb, 2),
-        f"{name}_servers_cpu_s_per_gb": round(median(one.servers_cpu_s for one in runs) / gb, 2),
-        f"{name}_client_rss_mib": round(max(one.rss_bytes for one in runs) / 2**20, 1),
-        f"{name}_wall_s": round(median(one.wall_s for one in runs), 3),
+@dataclass(slots=True)
+class _Series:
+    """All rounds of one verb."""
+
+    name: str
+    bytes: int
+    runs: list[Timed]
+    servers_cpu_s: list[float]
+    floors_s: list[float]
+
+    def measure(self, bench: _Bench, work: Callable[[], Timed]) -> float:
+        """One round; gives its MB/s."""
+        before = bench.servers_cpu_s()
+        self.runs.append(work())
+        self.servers_cpu_s.append(bench.servers_cpu_s() - before)
+        return self.bytes / _MB / self.runs[-1].seconds
+
+    def numbers(self) -> dict[str, float]:
+        """What is told of it: medians, but for the best rate and the peak of memory."""
+        gb = self.bytes / 1e9
+        rates = [self.bytes / _MB / run.seconds for run in self.runs]
+        shares = [floor / run.seconds for floor, run in zip(self.floors_s, self.runs, strict=True)]
+        return {
+            f"{self.name}_mb_per_s": round(median(rates), 1),
+            f"{self.name}_best_mb_per_s": round(max(rates), 1),
+            f"{self.name}_of_floor": round(median(shares), 3),
+            f"{self.name}_client_cpu_s_per_gb": round(median(run.cpu_s for run in self.runs) / gb, 2),
+            f"{self.name}_servers_cpu_s_per_gb": round(median(self.servers_cpu_s) / gb, 2),
+        }
+
+
+def _measure(bench: _Bench, rounds: int, profile: Profile, output: Output) -> dict[str, float]:
+    into = _Series("backup", bench.size, [], [], [])
+    out = _Series("restore", bench.size, [], [], [])
+    back = bench.folder / "back"
+    with bench.client() as ask:
+        for number in range(1, rounds + 1):
+            # The floors come first: the disk is still busy with what they leave behind.
+            into.floors_s.append(bench.floor_s(profile.n / profile.k))
+            out.floors_s.append(bench.floor_s(1.0))
+            bench.fresh_file()
+            rate_in = into.measure(bench, lambda: ask("backup"))
+            # The last round's file goes now, so that this one finds memory that was in use before: on
+            # virtual machines memory that never was costs several times the work done on it.
+            shutil.rmtree(back, ignore_errors=True)
+            rate_out = out.measure(bench, lambda: ask("restore", str(back)))
+            bench.check(back)
+            output.say(f"  {number:5}{rate_in:12.0f}{rate_out:12.0f}")
+    bench.fresh_file()
+    by_command = bench.folder / "by-command"
+    commands = {
+        "backup_command_s": round(bench.command("backup", str(bench.file.parent)), 2),
+        "restore_command_s": round(
+            bench.command("restore", f"latest:{bench.file.parent}", "--target", str(by_command)), 2
+        ),
     }
+    bench.check(by_command)
+    memory = {"client_rss_mib": round(max(run.rss_bytes for run in (*into.runs, *out.runs)) / 2**20, 1)}
+    return into.numbers() | out.numbers() | memory | commands
 
 
 @click.command()
 @click.option("--mib", default=256, show_default=True, help="Size of the file.")
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
 @click.option("--nodes", default=6, show_default=True)
 @click.option("--profile", default="4+2", show_default=True)
 @json_option
@@ -180,13 +238,15 @@ def bench(as_json: bool, mib: int, rounds: int, nodes: int, profile: str) -> Non
         made = _Bench(cluster, Path(folder), mib * 2**20)
         made.command("init", "--recovery-file", f"{folder}/recovery.txt")
         output.say(f"{mib} MiB of random bytes, {nodes} nodes, {profile}, {os.cpu_count()} cores; MB/s:")
-        output.say("      backup   restore   floor in   floor out")
-        backups, restores, floors_in, floors_out = _measure(made, rounds, shape, output.say)
-    numbers = _told("backup", backups, floors_in) | _told("restore", restores, floors_out)
+        output.say("  round      backup     restore")
+        numbers: dict[str, Any] = _measure(made, rounds, shape, output)
     for name, value in numbers.items():
         output.say(f"{name:32} {value:>10}")
     output.summary(mib=mib, nodes=nodes, profile=profile, rounds=rounds, cores=os.cpu_count(), **numbers)
 
 
 if __name__ == "__main__":
-    bench()
+    if _AS_CLIENT in sys.argv:
+        run(_client)
+    else:
+        bench()

@@ -6,7 +6,8 @@ the bytes, ``msgspec`` checks the shape. Decoding is strict (docs/FORMAT.md,
 strings not in their shortest form, unknown fields and wrong types are each
 refused. That the bytes are canonical is proven by encoding the decoded value
 again: msgpack writes every value in its one shortest form, a duplicate key is
-lost in the dict, so any such input comes out different.
+lost in the dict, a message's fields come in their one order, so any other input
+comes out different.
 """
 
 from __future__ import annotations
@@ -59,9 +60,16 @@ def _typed(kind: type, value: Any) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """The canonical msgpack bytes of a struct (or of plain lists, dicts, ints, bytes, str)."""
+    """The canonical msgpack bytes of a struct (or of plain lists, dicts, ints, bytes, str).
+
+    Raises:
+        BadRequest: a text that is not Unicode, or an integer of more than 64 bits.
+    """
     built = msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plain)
-    packed: bytes = msgpack.packb(built, use_bin_type=True)
+    try:
+        packed: bytes = msgpack.packb(built, use_bin_type=True)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise BadRequest(f"a {type(value).__name__} cannot be written", why=str(error)) from error
     return packed
 
 
@@ -79,9 +87,12 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
             ext_hook=_no_extension,
             timestamp=0,
         )
-        if msgpack.packb(built, use_bin_type=True) != data:
+        value = msgspec.convert(built, kind, strict=True, builtin_types=(bytes,), dec_hook=_typed)
+        # A record has no keys whose order could differ: what was unpacked tells, and sooner.
+        again = encode(value) if isinstance(value, Message) else msgpack.packb(built, use_bin_type=True)
+        if again != data:
             raise ValueError("not in canonical form")
-        return msgspec.convert(built, kind, strict=True, builtin_types=(bytes,), dec_hook=_typed)
+        return value
     except BadRequest:
         raise
     except Exception as error:  # msgpack raises many kinds; each means the same here

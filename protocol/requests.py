@@ -63,6 +63,9 @@ def parse_auth(header: str | None) -> Auth:
         raw = base64.b64decode(header, altchars=b"-_", validate=True)
     except ValueError as error:
         raise BadRequest(f"the {AUTH_HEADER} header is not base64") from error
+    # The decoder also takes '+' and '/', and bits that belong to no byte.
+    if base64.urlsafe_b64encode(raw).decode() != header:
+        raise BadRequest(f"the {AUTH_HEADER} header is not in its one base64url form")
     auth = decode(raw, Auth)
     if len(auth.nonce) != NONCE_BYTES or len(auth.account) not in (0, 32) or len(auth.signer) > 32:
         raise BadRequest(f"the {AUTH_HEADER} header has fields of wrong length")
@@ -163,9 +166,10 @@ class Gate:
     def _forget(self, now_ms: int) -> None:
         while self._nonces:
             mark, until = next(iter(self._nonces.items()))
-            if until > now_ms and len(self._nonces) < NONCES_KEPT_MAX:
+            # A request is still good at the very end of its window: so its nonce is kept then, too.
+            if until >= now_ms and len(self._nonces) < NONCES_KEPT_MAX:
                 return
-            if until > now_ms:
+            if until >= now_ms:
                 # Full of fresh nonces: refuse to forget, or a replay would pass.
                 raise StaleRequest("too many requests in one window", server_time_ms=now_ms)
             del self._nonces[mark]

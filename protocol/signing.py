@@ -74,8 +74,8 @@ def check_public_key(raw: PublicKey) -> Ed25519PublicKey:
     """The usable key.
 
     Raises:
-        BadRequest: y is not reduced modulo 2^255 - 19, the point has small
-            order, or it is not on the curve.
+        BadRequest: y is not reduced modulo 2^255 - 19, or the point has small
+            order. (For a y that no point has, no signature holds.)
     """
     y = int.from_bytes(raw, "little") & ((1 << 255) - 1)
     if y >= _P:

@@ -23,6 +23,8 @@ for module in pkgutil.iter_modules(messages.__path__):
     importlib.import_module(f"{messages.__name__}.{module.name}")
 for name in ("accounts", "charter", "receipts", "requests", "signing", "tickets"):
     importlib.import_module(f"holdfast.protocol.{name}")
+for name in ("home", "joining", "manifest", "snapshot_record"):
+    importlib.import_module(f"holdfast.client.{name}")
 
 
 def shapes(kind: Any) -> list[Any]:
@@ -49,6 +51,8 @@ def a_value(described: Any) -> Any:
             return values[0]
         case msgspec.inspect.ListType(item_type=item):
             return [a_value(item)]
+        case msgspec.inspect.TupleType(item_types=items):
+            return tuple(a_value(item) for item in items)
         case msgspec.inspect.DictType(key_type=key, value_type=value):
             return {a_value(key): a_value(value)}
         case msgspec.inspect.StructType(cls=shape):
