@@ -191,6 +191,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         SystemExit: 143 after SIGTERM.
     """
     import asyncio
+    import gc
     import signal
 
     import uvloop
@@ -198,6 +199,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     from holdfast.protocol.memory import keep_freed_memory
 
     keep_freed_memory()
+    gc.freeze()  # what is imported by now stays: the collector need not walk it again and again
     stopped = False
 
     async def until_done() -> T:

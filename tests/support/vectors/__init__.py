@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from support.vectors.account_cases import ACCOUNT_CASES
 from support.vectors.case import FOLDER, Case, load
+from support.vectors.chain_cases import CHAIN_CASES
 from support.vectors.cluster_cases import CLUSTER_CASES
 from support.vectors.content_cases import CONTENT_CASES
 from support.vectors.readers import READERS, run
@@ -23,7 +24,7 @@ __all__ = ["FOLDER", "READERS", "Case", "cases", "load", "run", "write"]
 
 def cases() -> Iterator[Case]:
     """Every case, with what is expected filled in by the code."""
-    for made in (*ACCOUNT_CASES, *CLUSTER_CASES, *CONTENT_CASES):
+    for made in (*ACCOUNT_CASES, *CHAIN_CASES, *CLUSTER_CASES, *CONTENT_CASES):
         for case in made():
             outcome, case.expected = run(case)
             assert outcome == case.outcome, f"{case.topic}/{case.name}: {outcome}, not {case.outcome}"

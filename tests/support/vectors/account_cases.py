@@ -163,7 +163,12 @@ def device_list() -> Iterator[Case]:
     yield case("twice", "a device listed twice", devices=[device, device])
     yield case("other-id", "an id that is not its key's", devices=[changed(device, id=second.id)])
     yield case("no-name", "a device without a name", devices=[changed(device, name="")])
+    wraps = the_list().keys[0].wraps
     yield case("epochs", "epoch 2 with one key record", epoch=2)
+    yield case("epoch-zero", "epoch 0, and nothing that opens", epoch=0, keys=[])
+    yield case("epoch-huge", "an epoch that nobody can count up to", epoch=2**62)
+    yield case("epoch-other", "a key record for another epoch", keys=[KeyRecord(2, wraps, b"")])
+    yield case("long-name", "a device's name of 257 bytes", devices=[changed(device, name="\u00e4" * 128 + "n")])
     hidden = changed(device, sign_key=weak, id=device_id(weak))
     yield case("weak-key", "a device key of small order", devices=[hidden])
 

@@ -10,6 +10,8 @@ import msgpack
 from holdfast.protocol.charter import Charter
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.ids import ChunkId, Digest, KeyId, NodeId, StoreId, UploadId
+from holdfast.protocol.messages.accounts import EnrolmentNonce
+from holdfast.protocol.messages.cluster import ClusterMap, MapGroup, MapNode
 from holdfast.protocol.messages.uploads import Claim
 from holdfast.protocol.receipts import Receipt, ReceiptEntry
 from holdfast.protocol.requests import Signer
@@ -32,6 +34,7 @@ from support.vectors.case import (
     signed_hex,
 )
 
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 UPLOAD = UploadId(b"\x08" * 16)
 OWN = node_id(public_key(NODE))
 RECEIPT = Receipt(
@@ -81,6 +84,14 @@ def codec() -> Iterator[Case]:
     yield record("additional-element", "one element more", encode([*fields, 0]))
     yield record("missing-element", "one element less", encode(fields[:-1]))
     yield claim("bad-utf8", "text that is not UTF-8", b"\x81\xa6chunk\xff\x90")
+    yield claim("deep", "arrays within arrays", b"\x91" * 600 + b"\x90")
+    short = b"\x01" + encode(EnrolmentNonce(nonce=b"\x12" * 16, expires_ms=1))[1:]
+    swapped = msgpack.packb({"expires_ms": 1, "nonce": b"\x12" * 16})
+    for name, about, raw in (
+        ("other-order", "the right fields in another order", swapped),
+        ("not-a-map", "a message that is no map", short),
+    ):
+        yield Case("codec", name, about, {"shape": "EnrolmentNonce", "bytes": raw.hex()}, "BadRequest")
 
 
 def signature() -> Iterator[Case]:
@@ -240,6 +251,87 @@ def request() -> Iterator[Case]:
     yield case("too-early", "300.001 s before", "StaleRequest", now_ms=TIME_MS - 300_001)
     yield case("before-start", "older than the receiver", "StaleRequest", started_ms=TIME_MS + 1)
     yield case("not-base64", "a header that is not base64", "BadRequest", header="!")
+    header = auth.header()
+    assert "_" in header and header.endswith("=")
+    loose = header.rstrip("=")
+    last = _BASE64[_BASE64.index(loose[-1]) + 1] + "=" * (len(header) - len(loose))
+    for name, about, other in (
+        ("other-base64", "'+' and '/' in place of '-' and '_'", header.replace("-", "+").replace("_", "/")),
+        ("loose-bits", "bits behind the last byte", loose[:-1] + last),
+        ("no-padding", "without the '=' at the end", loose),
+    ):
+        yield case(name, about, "BadRequest", header=other)
+    short = signer.sign(receiver, "POST", "/v1/locate?x=1", body, time_ms=TIME_MS, nonce=b"\x12" * 15)
+    yield case("short-nonce", "a nonce of 15 bytes", "BadRequest", header=short.header())
 
 
-CLUSTER_CASES = (codec, signature, charter, ticket, receipt, request)
+def names() -> Iterator[Case]:
+    for kind, key in (
+        ("cluster", CLUSTER_KEY),
+        ("account", ROOT.sign_key),
+        ("device", DEVICE.sign_key),
+        ("node", NODE),
+        ("key", COORDINATOR),
+    ):
+        given = {"kind": kind, "public_key": public_key(key).hex()}
+        yield Case("names", kind, f"the {kind} id of a public key", given)
+    weak = {"kind": "cluster", "public_key": "01" + "00" * 31}
+    yield Case("names", "weak-root", "no cluster has a root of small order", weak, "BadRequest")
+
+
+def address() -> Iterator[Case]:
+    secret = "CIJBEEQSCIJBEEQSCIJBEEQSCI"
+    url, named = "http://127.0.0.1:7700", f"http://127.0.0.1:7700#{CLUSTER}"
+
+    def case(what: str, name: str, about: str, text: str, outcome: str = "BadRequest") -> Case:
+        return Case("address", name, about, {"what": what, "text": text}, outcome)
+
+    yield case("address", "good", "a URL and a cluster id", named, "ok")
+    yield case("address", "no-id", "a URL alone", url, "ok")
+    yield case("address", "no-scheme", "http is meant, and a slash behind is dropped", "example.org:7700/", "ok")
+    yield case("address", "upper-case", "a cluster id has one spelling", f"{url}#{str(CLUSTER).upper()}")
+    yield case("address", "short-id", "a cluster id of 31 bytes", f"{url}#{str(CLUSTER)[:-2]}")
+    yield case("address", "path", "a URL with a path", f"{url}/v1#{CLUSTER}")
+    yield case("address", "query", "a URL with a query", f"{url}?x=1#{CLUSTER}")
+    yield case("address", "user", "a URL with a user", f"http://ada@127.0.0.1:7700#{CLUSTER}")
+    yield case("address", "scheme", "neither http nor https", f"ftp://127.0.0.1:7700#{CLUSTER}")
+    yield case("address", "port", "a port that is none", f"http://127.0.0.1:77000#{CLUSTER}")
+    yield case("token", "token", "an address and a secret", f"{named}#{secret}", "ok")
+    yield case("token", "token-short", "a secret of 25 characters", f"{named}#{secret[:-1]}")
+    yield case("token", "token-lower-case", "a secret has one spelling", f"{named}#{secret.lower()}")
+    yield case("token", "token-no-cluster", "a token without a cluster id", f"{url}#{secret}")
+
+
+def cluster_map() -> Iterator[Case]:
+    node = MapNode(OWN, public_key(NODE), "http://127.0.0.1:7701", "rack 1")
+    others = [NodeId(bytes([i]) * 16) for i in range(1, 3)]
+    right = ClusterMap(1, 2, 9, [node], [MapGroup(5, 3, 2, 1, [*others, OWN])])
+
+    def case(name: str, about: str, outcome: str, record: ClusterMap = right, key: Any = COORDINATOR) -> Case:
+        values = {
+            "cluster": CLUSTER.hex(),
+            "coordinator": public_key(COORDINATOR).hex(),
+            "signed": signed_hex("map", record, key),
+        }
+        return Case("map", name, about, values, outcome)
+
+    yield case("good", "one node and one group", "ok")
+    yield case("other-signer", "signed by a node", "Refused", key=NODE)
+    few = changed(right, groups=[MapGroup(5, 3, 2, 1, others)])
+    yield case("few-members", "two nodes for three slots", "BadRequest", few)
+    wide = changed(right, groups=[MapGroup(5, 3, 0, 1, [OWN])])
+    yield case("no-data-shards", "a group without data shards", "BadRequest", wide)
+
+
+def frame() -> Iterator[Case]:
+    def case(name: str, about: str, body: bytes, outcome: str = "ok") -> Case:
+        return Case("frame", name, about, {"body": body.hex()}, outcome)
+
+    yield case("good", "a header of three bytes and two of shards", b"\0\0\0\x03abcde")
+    yield case("no-shards", "a header alone", b"\0\0\0\x03abc")
+    yield case("short", "three bytes", b"\0\0\0", "BadRequest")
+    yield case("cut-off", "a header that is longer than the body", b"\0\0\0\x04abc", "BadRequest")
+    yield case("huge", "a header that is longer than any may be", b"\xff\xff\xff\xffabc", "BadRequest")
+
+
+CLUSTER_CASES = (codec, signature, charter, ticket, receipt, request, names, address, cluster_map, frame)

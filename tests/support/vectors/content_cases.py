@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from holdfast.client.entries import Entry, Extent
 from holdfast.client.manifest import ManifestWriter
 from holdfast.client.sealing import PlainId, SealedChunk, open_chunk, seal
+from holdfast.client.sealing import padme as padme_length
 from holdfast.client.snapshot_record import ChunkRef
 from holdfast.protocol import erasure
 from holdfast.protocol.ids import ChunkId, UploadId
@@ -34,6 +36,27 @@ def _sealed(p: bytes) -> Values:
     lead = b"\1" + made[32:]
     sealed = lead + AESGCM(made[:32]).encrypt(bytes(12), p, lead)
     return {"pid": pid.hex(), "sealed": sealed.hex(), "chunk_id": blake3(sealed).hexdigest()}
+
+
+def _padded(body: bytes) -> bytes:
+    """p with a compressed body."""
+    p = b"\1" + len(body).to_bytes(4, "big") + body
+    return p.ljust(padme_length(len(p)), b"\0")
+
+
+def _zstd_frame(content: bytes) -> bytes:
+    """A frame of one raw block (RFC 8878, section 3.1.1), the same from every version of every library."""
+    lead = b"\x28\xb5\x2f\xfd\x20" + bytes([len(content)])
+    return lead + (len(content) << 3 | 1).to_bytes(3, "little") + content
+
+
+_ZSTD_BOMB = (
+    # No content size, a window of 128 KiB, 64 run-length blocks of 128 KiB each, the last one marked.
+    b"\x28\xb5\x2f\xfd\x00\x38"
+    + ((128 * 1024 << 3 | 2).to_bytes(3, "little") + b"\0") * 63
+    + (128 * 1024 << 3 | 3).to_bytes(3, "little")
+    + b"\0"
+)
 
 
 def _renamed(sealed: bytes) -> Values:
@@ -87,6 +110,15 @@ def sealing() -> Iterator[Case]:
     yield case("inner-length", "the inner length reaches beyond p", **_sealed(b"\0\0\0\0\xffmemory\0"))
     yield case("other-how", "a compression that is not known", **_sealed(b"\2\0\0\0\6memory\0"))
     yield case("not-zstd", "said to be zstd, and is not", **_sealed(b"\1\0\0\0\6memory\0"))
+    frame, padded = _zstd_frame(b"memory"), b"\0" * 9
+    six = {"plain_bytes": 6}
+    yield case("zstd-raw", "another encoder's frame", "ok", **_sealed(_padded(frame)), **six)
+    yield case("zstd-cut-off", "a frame without its end", **_sealed(_padded(frame[:-1])), **six)
+    yield case("zstd-two-frames", "a frame behind the frame", **_sealed(_padded(frame * 2)), plain_bytes=12)
+    yield case("zstd-trailing", "zeros that belong to the body", **_sealed(_padded(frame + padded)), **six)
+    bomb = _sealed(_padded(_ZSTD_BOMB))
+    yield case("zstd-bomb", "8 MiB where 100 bytes were expected", **bomb, plain_bytes=100)
+    yield case("zstd-negative", "a length below zero is no licence", **bomb, plain_bytes=-2)
 
 
 def stripe() -> Iterator[Case]:
@@ -203,6 +235,19 @@ def manifest() -> Iterator[Case]:
         ("hole-empty", "a hole of nothing", ((3, 0),)),
     ):
         yield case(name, about, _page(Entry("file", b"a", size=10, holes=holes)))
+    folder = _page(Entry("dir", b"a"), Entry("more", b"a", extents=(Extent(REF, 0, 5),)))
+    yield case("goes-on-with-a-folder", "only files go on", folder)
+    for name, values in (
+        ("mode-out-of-range", {"mode": 0o10000}),
+        ("owner-out-of-range", {"uid": 2**32 - 1}),
+        ("group-out-of-range", {"gid": -1}),
+        ("size-negative", {"size": -1}),
+        ("size-out-of-range", {"size": 2**63}),
+        ("zero-byte-in-attribute", {"xattrs": ((b"user.a\0b", b""),)}),
+    ):
+        yield case(name, "what no filesystem can hold", _page(replace(Entry("file", b"a"), **values)))
+    zero = _page(Entry("symlink", b"a", target=b"a\0b"))
+    yield case("zero-byte-in-target", "what no filesystem can hold", zero)
     unpacked = msgpack.unpackb(right)
     unpacked[2][1][18][0][0] = 7
     yield case("unknown-chunk", "an extent of a chunk that the page has not", msgpack.packb(unpacked))
@@ -213,4 +258,15 @@ def manifest() -> Iterator[Case]:
     yield case("trailing-byte", "a byte behind the page", right + b"\0")
 
 
-CONTENT_CASES = (padme, sealing, stripe, shard_record, manifest)
+def cutting() -> Iterator[Case]:
+    def case(name: str, about: str, seed_text: str, count: int) -> Case:
+        given = {"k_cut": KEYS.cut_key.hex(), "blake3_of": seed_text, "bytes": count}
+        return Case("cutting", name, about, given)
+
+    yield case("empty", "nothing gives no chunk", "holdfast", 0)
+    yield case("short", "the least length is one chunk", "holdfast", 262_144)
+    yield case("random", "6 MiB: the first bytes of BLAKE3's output", "holdfast", 6_291_456)
+    yield case("other", "5,000,001 bytes of another", "vectors", 5_000_001)
+
+
+CONTENT_CASES = (padme, sealing, stripe, shard_record, manifest, cutting)

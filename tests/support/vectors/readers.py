@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from holdfast.client.cutting import StreamCutter, cut_seed
 from holdfast.client.identity import AccountKeys, RootKeys, open_account_keys
 from holdfast.client.manifest import page_entries
 from holdfast.client.recovery_code import decode_recovery_code
@@ -19,7 +21,8 @@ from holdfast.protocol.accounts import (
     open_snapshot_list,
     signed_digest,
 )
-from holdfast.protocol.charter import open_charter
+from holdfast.protocol.address import Address, Token
+from holdfast.protocol.charter import cluster_id, open_charter
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.ids import (
@@ -32,14 +35,18 @@ from holdfast.protocol.ids import (
     Signature,
     SnapshotId,
 )
+from holdfast.protocol.messages.accounts import EnrolmentNonce
+from holdfast.protocol.messages.cluster import open_map
 from holdfast.protocol.messages.uploads import Claim
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.receipts import Receipt, open_receipt
 from holdfast.protocol.requests import Gate, parse_auth
-from holdfast.protocol.signing import Signed, verify
+from holdfast.protocol.signing import Signed, account_id, device_id, key_id, node_id, verify
 from holdfast.protocol.stripes import ShardRecord, StripeHeader, digest_of
 from holdfast.protocol.tickets import admit, open_ticket
+from holdfast.protocol.transport import split_frame
 from support.vectors.case import Case, Values
+from support.vectors.chains import device_list_chain, head_chain
 
 
 def run(case: Case) -> tuple[str, Values]:
@@ -63,7 +70,7 @@ def _cluster(given: Values) -> ClusterId:
 
 
 def _codec(given: Values) -> Values:
-    shape = {"Receipt": Receipt, "Claim": Claim}[given["shape"]]
+    shape = {"Receipt": Receipt, "Claim": Claim, "EnrolmentNonce": EnrolmentNonce}[given["shape"]]
     return {"again": encode(decode(_raw(given, "bytes"), shape)).hex()}
 
 
@@ -243,15 +250,65 @@ def _request(given: Values) -> Values:
     return {"signer": auth.signer.hex(), "time_ms": auth.time_ms}
 
 
+def _names(given: Values) -> Values:
+    named = {
+        "cluster": cluster_id,
+        "account": account_id,
+        "device": device_id,
+        "node": node_id,
+        "key": key_id,
+    }
+    return {"id": named[given["kind"]](PublicKey.from_hex(given["public_key"])).hex()}
+
+
+def _address(given: Values) -> Values:
+    secret = b""
+    if given["what"] == "token":
+        token = Token.parse(given["text"])
+        found, secret = token.address, token.secret
+    else:
+        found = Address.parse(given["text"])
+    return {"url": found.url, "cluster": str(found.cluster or ""), "secret": secret.hex()}
+
+
+def _map(given: Values) -> Values:
+    opened = open_map(_signed(given), _cluster(given), PublicKey.from_hex(given["coordinator"]))
+    return {
+        "epoch": opened.epoch,
+        "nodes": [[node.id.hex(), node.url, node.zone] for node in opened.nodes],
+        "groups": [[group.id, group.version, str(group.profile)] for group in opened.groups],
+    }
+
+
+def _frame(given: Values) -> Values:
+    header, rest = split_frame(_raw(given, "body"))
+    return {"header": bytes(header).hex(), "shards": bytes(rest).hex()}
+
+
+def _cutting(given: Values) -> Values:
+    seed = cut_seed(_raw(given, "k_cut"))
+    cutter = StreamCutter(seed)
+    stream = blake3(given["blake3_of"].encode()).digest(length=given["bytes"])
+    chunks = [len(chunk) for chunk in cutter.feed(stream)] + [len(chunk) for chunk in cutter.finish()]
+    return {"seed": str(seed), "chunks": chunks}
+
+
 READERS: dict[str, Callable[[Values], Values]] = {
+    "address": _address,
     "charter": _charter,
     "codec": _codec,
+    "cutting": _cutting,
     "device-list": _device_list,
+    "device-list-chain": device_list_chain,
     "enrolment": _enrolment,
     "erasure": _erasure,
+    "frame": _frame,
     "head": _head,
+    "head-chain": head_chain,
     "keys": _keys,
     "manifest": _manifest,
+    "map": _map,
+    "names": _names,
     "padme": _padme,
     "receipt": _receipt,
     "recovery-code": _recovery_code,
