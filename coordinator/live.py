@@ -88,6 +88,17 @@ class Live:
         """Nodes that are not worth asking first."""
         return [node for node in self.nodes if self.state(node) in ("down", "stopping")]
 
+    def is_serving(self, node: NodeId) -> bool:
+        """Do its shards count as within reach? Up, with a store that works.
+
+        A node that fell silent does not count, before it is declared down; right after a start those
+        that were not heard of yet do, or every start would look like a disaster.
+        """
+        beat = self.beats.get(node)
+        if beat is None:
+            return self.state(node) == "suspect"
+        return self.state(node) == "up" and beat.report.state in ("ok", "full")
+
     def writable(self, excluded: frozenset[NodeId]) -> list[Candidate]:
         """Nodes that may take shards: up, with room, not excluded."""
         found = []

@@ -14,7 +14,7 @@ __all__ = ["account_verdict"]
 async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     """The verdict over one account's stripes (by its number) or over all (None)."""
     by_group, gaps = await desk.catalogue.read(lambda c: group_counts(c, number))
-    away = {node for node in desk.live.nodes if desk.live.state(node) in ("down", "stopping")}
+    away = {node for node in desk.live.nodes if not desk.live.is_serving(node)}
     spare: Counter[tuple[int, int]] = Counter()
     with_gaps: Counter[int] = Counter()
     for (group_id, slots), count in gaps.items():

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.coordinator.catalogue.nodes import NodeRow
 from holdfast.coordinator.health import HealthSettings, NodeState, state_of
+from holdfast.coordinator.live import Beat, Live
 from holdfast.coordinator.verdict import judge
+from holdfast.protocol.clock import FixedSource
 from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.ids import NodeId, PublicKey, StoreId
+from holdfast.protocol.messages.nodes import Heartbeat
 
 SETTINGS = HealthSettings(heartbeat_ms=1000, suspect_after_s=5, down_after_s=10, lost_after_s=100)
 
@@ -89,3 +96,73 @@ def test_the_word_is_never_better_than_the_worst_stripe(spare: dict[tuple[int, i
     else:
         assert verdict.word == ("degraded" if any(now < whole for now, whole in spare) else "safe")
     assert sum(verdict.stripes.by_spare.values()) == verdict.stripes.total
+
+
+def live(source: FixedSource) -> Live:
+    made = Live(source, SETTINGS, None, source.monotonic())
+    for number in (1, 2):
+        node = NodeId(bytes([number]) * 16)
+        made.nodes[node] = NodeRow(node, PublicKey(bytes(32)), "http://x", "zone", 1, StoreId(bytes(16)))
+    return made
+
+
+def beat(made: Live, number: int, state: str = "ok") -> NodeId:
+    node = NodeId(bytes([number]) * 16)
+    report = Heartbeat(
+        url="http://x",
+        zone="zone",
+        store=StoreId(bytes(16)),
+        store_counter=1,
+        capacity_bytes=10,
+        used_bytes=1,
+        free_bytes=9,
+        shards=1,
+        state=state,  # type: ignore[arg-type]
+    )
+    made.beats[node] = Beat(report, made.source.monotonic(), made.source.now_ms())
+    return node
+
+
+def test_a_node_that_fell_silent_does_not_count_on_being_there() -> None:
+    source = FixedSource()
+    made = live(source)
+    node = beat(made, 1)
+    assert made.is_serving(node)
+    source.advance(5)
+    assert made.state(node) == "suspect" and not made.is_serving(node)
+    beat(made, 1)
+    assert made.is_serving(node)
+
+
+@pytest.mark.parametrize(
+    ("state", "serves"), [("ok", True), ("full", True), ("failed", False), ("stopping", False)]
+)
+def test_a_full_store_is_read_and_a_failed_one_is_not(state: str, serves: bool) -> None:
+    made = live(FixedSource())
+    node = beat(made, 1, state)
+    assert made.is_serving(node) is serves
+    assert (node in {candidate.id for candidate in made.writable(frozenset())}) is (state == "ok")
+
+
+def test_after_a_start_nodes_count_until_they_had_time_to_report() -> None:
+    source = FixedSource()
+    made = live(source)
+    node = NodeId(bytes([2]) * 16)
+    assert made.is_serving(node)
+    source.advance(10)
+    assert not made.is_serving(node)
+
+
+async def test_leases_wait_for_the_nodes_after_a_start_and_no_longer_than_needed() -> None:
+    source = FixedSource()
+    made = live(source)
+    waiting = asyncio.create_task(made.settle())
+    beat(made, 1)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    beat(made, 2)
+    async with asyncio.timeout(5):
+        await waiting
+    made.beats.clear()
+    source.advance(5)
+    await made.settle()  # those that are silent are suspect by now: nobody waits for them
