@@ -19,16 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from holdfast.client.backup import BackupPlan, BackupResult, run_backup, run_stream_backup
+from holdfast.client.backup import BackupPlan, run_backup, run_stream_backup
 from holdfast.client.check import CheckReport, run_check
 from holdfast.client.entries import Entry, check_path
 from holdfast.client.exclude import Excluder
-from holdfast.client.heads import HeadView, append_snapshot
 from holdfast.client.home import Home
 from holdfast.client.joining import Joined, init_account, recover_account
 from holdfast.client.link import Link
 from holdfast.client.manifest import UnreadablePage, read_manifest
 from holdfast.client.placing import Overwrite
+from holdfast.client.posting import find_parent, post_snapshot, rehearse, snapshots_of
 from holdfast.client.progress import OnProgress
 from holdfast.client.recovery_code import (
     RecoveredCode,
@@ -39,23 +39,18 @@ from holdfast.client.recovery_code import (
 from holdfast.client.restore import RestorePlan, RestoreReport, open_refs, run_restore
 from holdfast.client.sealing import SealedChunk
 from holdfast.client.session import Session
-from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
-from holdfast.client.snapshots import Snapshot, choose, parent_of
+from holdfast.client.snapshots import Snapshot, choose
 from holdfast.client.upload import Uploader
 from holdfast.client.walk import components, normal_roots
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.clock import SYSTEM, Source
-from holdfast.protocol.errors import BadRequest, Conflict, HoldfastError, NotFound
-from holdfast.protocol.ids import AccountId, SnapshotId
-from holdfast.protocol.limits import LABEL_BYTES_MAX, SNAPSHOTS_MAX
+from holdfast.protocol.errors import BadRequest, HoldfastError, NotFound
+from holdfast.protocol.ids import AccountId
+from holdfast.protocol.limits import LABEL_BYTES_MAX
 from holdfast.protocol.messages.accounts import AccountStatus
-from holdfast.protocol.program import program_version
 from holdfast.protocol.transport import Transport
 
 __all__ = ["AsyncClient", "Initialised", "Recovered"]
-
-NO_SNAPSHOT = SnapshotId(bytes(32))
-"""The id of what a dry run returns."""
 
 _STREAM_EXTENTS = 8
 """Extents of a stream fetched together: about so many mebibytes."""
@@ -215,7 +210,7 @@ class AsyncClient:
         )
         session = await self._opened()
         head = await session.head()
-        newest = await self._snapshots(session, head, head.snapshots[-1:])
+        newest = await snapshots_of(session, head.snapshots[-1:])
         return Recovered(
             joined.account, joined.address, decoded.corrected, head.seq, newest[0] if newest else None
         )
@@ -253,11 +248,11 @@ class AsyncClient:
         checked_tags = _checked_tags(tags)
         session = await self._opened()
         if dry_run:
-            return await self._dry_run(session, plan, checked_tags, on_progress)
+            return await rehearse(session, plan, checked_tags, on_progress)
         async with Uploader(session.link, source=self._source) as uploader:
             # Read after the upload opened: what the parent in it holds may be reused without a claim.
             head = await session.head()
-            parent = await self._parent(session, head, plan.roots)
+            parent = await find_parent(session, head, plan.roots)
             result = await run_backup(
                 plan,
                 session.current_keys,
@@ -268,7 +263,7 @@ class AsyncClient:
                 on_page=lambda chunk: _keep_page(session, chunk),
                 source=self._source,
             )
-            return await self._post(session, uploader, head, parent, plan.roots, checked_tags, result)
+            return await post_snapshot(session, uploader, head, parent, plan.roots, checked_tags, result)
 
     async def backup_stream(
         self, name: str | bytes, portions: AsyncIterator[bytes], *, tags: Iterable[str] = ()
@@ -290,113 +285,9 @@ class AsyncClient:
                 path, portions, session.current_keys, uploader, source=self._source
             )
             roots = [b"/" + path]
-            return await self._post(session, uploader, head, None, roots, _checked_tags(tags), result)
-
-    async def _dry_run(
-        self, session: Session, plan: BackupPlan, tags: list[str], on_progress: OnProgress | None
-    ) -> Snapshot:
-        from holdfast.client.chunks import MemoryChunks
-
-        head = await session.head()
-        parent = await self._parent(session, head, plan.roots)
-        result = await run_backup(
-            plan,
-            session.current_keys,
-            MemoryChunks(),
-            parent_pages=parent.pages if parent else (),
-            load=session.pages,
-            on_progress=on_progress,
-            source=self._source,
-        )
-        record = self._record(session, parent, plan.roots, tags, result, result.read_bytes)
-        return Snapshot.of(NO_SNAPSHOT, record, result)
-
-    async def _parent(self, session: Session, head: HeadView, roots: Sequence[bytes]) -> Snapshot | None:
-        if not head.snapshots:
-            return None
-        wanted = [os.fsdecode(root) for root in roots]
-        # The newest ones are nearly always enough; older ones are opened only when they are not.
-        for start in range(len(head.snapshots), 0, -64):
-            portion = head.snapshots[max(0, start - 64) : start]
-            found = parent_of(await self._snapshots(session, head, portion), session.device.id, wanted)
-            if found is not None:
-                return found
-        return None
-
-    def _record(
-        self,
-        session: Session,
-        parent: Snapshot | None,
-        roots: Sequence[bytes],
-        tags: list[str],
-        result: BackupResult,
-        new_bytes: int,
-    ) -> SnapshotRecord:
-        return SnapshotRecord(
-            1,
-            self._source.now_ns(),
-            session.device.id,
-            session.known.device_name,
-            list(roots),
-            tags,
-            result.pages,
-            result.files,
-            result.entries,
-            result.total_bytes,
-            new_bytes,
-            len(result.skipped),
-            bytes(parent.id) if parent else b"",
-            program_version(),
-        )
-
-    async def _post(
-        self,
-        session: Session,
-        uploader: Uploader,
-        head: HeadView,
-        parent: Snapshot | None,
-        roots: Sequence[bytes],
-        tags: list[str],
-        result: BackupResult,
-    ) -> Snapshot:
-        if len(head.snapshots) >= SNAPSHOTS_MAX:
-            raise BadRequest(f"an account has at most {SNAPSHOTS_MAX} snapshots", do="Forget some of them.")
-        record = self._record(session, parent, roots, tags, result, uploader.stats.new_bytes)
-        sealed = seal_record(session.current_keys, session.link.cluster, session.known.account, record)
-        snapshot = snapshot_id(sealed)
-
-        async def parent_kept(newer: HeadView) -> None:
-            if parent is None or parent.id in newer.snapshots:
-                return
-            gone = await uploader.reused(result.reused_chunks())
-            if gone:
-                raise Conflict(
-                    "the snapshot this backup built upon was removed meanwhile",
-                    do="Run the backup again: what is stored is not sent twice.",
-                )
-
-        await append_snapshot(
-            session.link,
-            head,
-            session.head,
-            device=session.device.id,
-            key=session.device.sign_key,
-            snapshot=snapshot,
-            sealed_record=sealed,
-            upload=uploader.upload,
-            time_ns=record.time_ns,
-            parent_kept=parent_kept,
-        )
-        return Snapshot.of(snapshot, record, result)
+            return await post_snapshot(session, uploader, head, None, roots, _checked_tags(tags), result)
 
     # Looking
-
-    async def _snapshots(
-        self, session: Session, head: HeadView, wanted: Sequence[object] | None = None
-    ) -> list[Snapshot]:
-        ids = list(head.snapshots) if wanted is None else [i for i in head.snapshots if i in set(wanted)]
-        records = await session.records(ids)
-        return [Snapshot.of(snapshot, record) for snapshot, record in zip(ids, records, strict=True)]
 
     async def snapshots(self) -> list[Snapshot]:
         """All snapshots of the account, oldest first.
@@ -405,7 +296,8 @@ class AsyncClient:
             Rollback, ForkDetected: the coordinator shows less than this device has seen.
         """
         session = await self._opened()
-        return await self._snapshots(session, await session.head())
+        head = await session.head()
+        return await snapshots_of(session, head.snapshots)
 
     async def find(
         self, wanted: str = "latest", *, device: str | None = None, path: str | None = None
