@@ -16,23 +16,19 @@ import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any, ParamSpec, Self, TypeVar
 
+from holdfast.cluster.folder import LAYOUT_VERSION, ClusterFolder, MemberStatus, Target, default_folder
 from holdfast.cluster.limits import (
-    DOWN_AFTER_S,
-    HEARTBEAT_MS,
-    LOST_AFTER_S,
     NODES_DEFAULT,
     NODES_MAX,
     READY_WITHIN_S,
-    SUSPECT_AFTER_S,
 )
-from holdfast.cluster.processes import Member, ProcessState, wait_until
-from holdfast.protocol.directory import Lock, make_private, read_json, write_file, write_json
-from holdfast.protocol.errors import BadRequest, HoldfastError, NotFound, Unreachable, WrongDirectory
+from holdfast.cluster.processes import Member, wait_until
+from holdfast.protocol.directory import Lock, make_private, write_file, write_json
+from holdfast.protocol.errors import BadRequest, HoldfastError, Unreachable, WrongDirectory
 from holdfast.protocol.messages.admin import ClusterStatus
 from holdfast.protocol.profiles import Profile
 
@@ -40,31 +36,9 @@ __all__ = ["LocalCluster", "MemberStatus", "Target", "default_folder"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Target = int | str
-"""A node's number (1..n) or "coordinator"."""
-
-_VERSION = 1
 
 
-def default_folder() -> Path:
-    """Where ``holdfast cluster`` keeps its cluster: the platform's place for state."""
-    from platformdirs import user_state_path
-
-    return user_state_path("holdfast", appauthor=False) / "local-cluster"
-
-
-@dataclass(frozen=True, slots=True)
-class MemberStatus:
-    """One process of the cluster as the machine sees it."""
-
-    name: str
-    state: ProcessState
-    url: str
-    node: str
-    pid: int
-
-
-class LocalCluster:
+class LocalCluster(ClusterFolder):
     """A whole cluster in one folder. Context manager, synchronous and asynchronous.
 
     Args:
@@ -94,13 +68,13 @@ class LocalCluster:
         if zones is not None and not 1 <= zones <= (nodes or NODES_DEFAULT):
             raise BadRequest("there are 1 to as many zones as nodes")
         self._temporary = folder is None
-        self.folder = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="holdfast-"))
+        chosen = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="holdfast-"))
+        super().__init__(chosen, environment or {})
         self.profile = str(Profile.parse(profile)) if profile else None
         self._wanted = nodes
         self._zones = zones
         self._keep = keep
         self._capacity_bytes = capacity_bytes
-        self._environment = dict(environment or {})
         self._closing = Event()
 
     # Context managers
@@ -140,96 +114,6 @@ class LocalCluster:
     async def run(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run any blocking verb of this cluster in a thread: ``await c.run(c.kill, 1, 2)``."""
         return await asyncio.to_thread(verb, *args, **kwargs)
-
-    # Members
-
-    @property
-    def coordinator(self) -> Member:
-        """The coordinator's process."""
-        arguments = ["coordinator", "run", "--dir", str(self.folder / "coordinator")]
-        arguments += ["--heartbeat-ms", str(HEARTBEAT_MS), "--suspect-after-s", str(SUSPECT_AFTER_S)]
-        arguments += ["--down-after-s", str(DOWN_AFTER_S), "--lost-after-s", str(LOST_AFTER_S)]
-        made = self._layout()
-        if made["profile"]:
-            arguments += ["--profile", made["profile"]]
-        return Member("coordinator", self.folder / "coordinator", arguments, self._environment)
-
-    def node(self, number: int) -> Member:
-        """The process of node ``number`` (1..n).
-
-        Raises:
-            NotFound: there is no such node.
-        """
-        made = self._layout()
-        if not 1 <= number <= made["nodes"]:
-            raise NotFound(f"there is no node {number}: this cluster has nodes 1 to {made['nodes']}")
-        name = f"node-{number}"
-        arguments = ["node", "run", "--dir", str(self.folder / name), "--coordinator", self.url]
-        arguments += ["--join-token-file", str(self.folder / f"{name}.token")]
-        if made["zones"]:
-            arguments += ["--zone", f"zone-{(number - 1) % made['zones'] + 1}"]
-        if made["capacity_bytes"]:
-            arguments += ["--capacity", str(made["capacity_bytes"])]
-        return Member(name, self.folder / name, arguments, self._environment)
-
-    @property
-    def node_count(self) -> int:
-        """How many nodes the cluster has."""
-        return int(self._layout()["nodes"])
-
-    def nodes(self) -> list[Member]:
-        """All nodes, in order."""
-        return [self.node(number) for number in range(1, self.node_count + 1)]
-
-    def member(self, target: Target) -> Member:
-        """A node by number, or the coordinator.
-
-        Raises:
-            NotFound: there is none of that name.
-        """
-        if target == "coordinator":
-            return self.coordinator
-        text = str(target)
-        if not text.isdecimal():
-            raise NotFound(
-                f"{target!r} is no member of the cluster", do="Name a node by its number, or 'coordinator'."
-            )
-        return self.node(int(text))
-
-    def _layout(self) -> dict[str, Any]:
-        made = read_json(self.folder / "cluster.json", _VERSION)
-        if made is None:
-            raise NotFound(
-                f"there is no local cluster in {self.folder}",
-                do="Start one with 'holdfast cluster up' (and the same --dir).",
-            )
-        return made
-
-    @property
-    def exists(self) -> bool:
-        """Has a cluster been made in the folder?"""
-        return (self.folder / "cluster.json").exists()
-
-    @property
-    def url(self) -> str:
-        """The coordinator's URL, kept since its first start."""
-        kept = read_json(self.folder / "coordinator" / "coordinator.json", 1)
-        if kept is None:
-            raise NotFound(f"the coordinator of {self.folder} has never run")
-        return f"http://{kept['listen']}"
-
-    @property
-    def address(self) -> str:
-        """URL#<cluster id>: what HOLDFAST_COORDINATOR wants."""
-        kept = read_json(self.folder / "coordinator" / "coordinator.json", 1)
-        if kept is None:
-            raise NotFound(f"the coordinator of {self.folder} has never run")
-        return f"http://{kept['listen']}#{kept['cluster']}"
-
-    @property
-    def operator_key(self) -> Path:
-        """The operator key file."""
-        return self.folder / "coordinator" / "operator.key"
 
     # Verbs
 
@@ -312,7 +196,7 @@ class LocalCluster:
                 do="Use more --nodes, or a smaller --profile.",
             )
         values = {
-            "version": _VERSION,
+            "version": LAYOUT_VERSION,
             "nodes": nodes,
             "profile": self.profile,
             "zones": self._zones,
@@ -396,22 +280,6 @@ class LocalCluster:
         """The end of a member's log."""
         return self.member(target).tail(200)
 
-    def members(self) -> list[MemberStatus]:
-        """Every process as the machine sees it."""
-        found = []
-        for member in (self.coordinator, *(self.nodes() if self.exists else ())):
-            told = member.ready() or {}
-            found.append(
-                MemberStatus(
-                    member.name,
-                    member.state(),
-                    str(told.get("url", "")),
-                    str(told.get("node", "")),
-                    member.pid() or 0,
-                )
-            )
-        return found
-
     def status(self) -> ClusterStatus:
         """What the coordinator says.
 
@@ -428,15 +296,6 @@ class LocalCluster:
                 do=f"Run 'holdfast cluster {verb} coordinator'; what is stored is safe meanwhile.",
             )
         return _asked(cluster_status(self.operator_key))
-
-    def numbers(self) -> dict[str, int]:
-        """Node id (hex) -> number, of the nodes that have joined."""
-        found = {}
-        for number in range(1, self.node_count + 1):
-            known = read_json(self.folder / f"node-{number}" / "node.json", 1)
-            if known is not None:
-                found[str(known["node"])] = number
-        return found
 
     def wait_until(
         self, condition: Callable[[ClusterStatus], bool], within_s: float = READY_WITHIN_S
