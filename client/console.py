@@ -14,15 +14,18 @@ import click
 __all__ = ["main"]
 
 _COMMANDS = {
-    "init": ("holdfast.client.command:init", "Create an account and print its recovery code."),
-    "recover": ("holdfast.client.command:recover", "Set this device up from the recovery code."),
+    "init": ("holdfast.client.command_account:init", "Create an account and print its recovery code."),
+    "recover": ("holdfast.client.command_account:recover", "Set this device up from the recovery code."),
     "backup": ("holdfast.client.command:backup", "Back up files and folders."),
     "snapshots": ("holdfast.client.command:snapshots", "List the account's snapshots."),
     "ls": ("holdfast.client.command:ls", "List what a snapshot holds."),
     "restore": ("holdfast.client.command:restore", "Put files of a snapshot back."),
     "check": ("holdfast.client.command:check", "Verify that a snapshot can be restored."),
-    "status": ("holdfast.client.command:status", "Show the account and whether its backups are safe."),
-    "version": ("holdfast.client.command:version", "Show versions and the erasure kernel in use."),
+    "status": (
+        "holdfast.client.command_account:status",
+        "Show the account and whether its backups are safe.",
+    ),
+    "version": ("holdfast.client.command_account:version", "Show versions and the erasure kernel in use."),
     "coordinator": ("holdfast.coordinator.command:coordinator", "Run a coordinator."),
     "node": ("holdfast.node.command:node", "Run a storage node."),
     "admin": ("holdfast.coordinator.command:admin", "Operate a cluster: invites, tokens, status."),
