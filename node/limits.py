@@ -14,6 +14,8 @@ IN_FLIGHT_BYTES_MAX = 160 * MIB
 """Bodies being received and answers being made, together; beyond it requests wait."""
 READ_ANSWER_BYTES_MAX = 12 * MIB
 """Shards in one answer; what is beyond it is asked for again."""
+READ_TOGETHER_ENTRIES = 8
+"""Shards read in one transaction; those read beyond the end of an answer were read in vain."""
 COMMIT_GROUP_BYTES_MAX = 32 * MIB
 """Shard bytes gathered into one LMDB transaction."""
 MAP_RESERVE_BYTES = 64 * MIB

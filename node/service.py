@@ -21,6 +21,7 @@ from holdfast.node.limits import (
     BODY_BYTES_MAX,
     IN_FLIGHT_BYTES_MAX,
     READ_ANSWER_BYTES_MAX,
+    READ_TOGETHER_ENTRIES,
     WORKER_THREADS,
 )
 from holdfast.node.membership import Identity
@@ -221,16 +222,17 @@ class NodeService:
         results: list[ReadResult] = []
         shards: list[bytes] = []
         size = 0
-        for key in keys:
-            (outcome,) = self._writer.store.read([key])
-            if isinstance(outcome, Found):
+        for start in range(0, len(keys), READ_TOGETHER_ENTRIES):
+            for outcome in self._writer.store.read(keys[start : start + READ_TOGETHER_ENTRIES]):
+                if not isinstance(outcome, Found):
+                    damaged = isinstance(outcome, Damaged)
+                    results.append(ReadResult("damaged" if damaged else "absent", b"", 0))
+                    continue
                 if size and size + len(outcome.shard) > READ_ANSWER_BYTES_MAX:
-                    break
+                    return results, shards
                 size += len(outcome.shard)
                 shards.append(outcome.shard)
                 results.append(ReadResult("ok", outcome.header, len(outcome.shard)))
-            else:
-                results.append(ReadResult("damaged" if isinstance(outcome, Damaged) else "absent", b"", 0))
         return results, shards
 
     async def delete(self, request: web.Request) -> web.Response:
