@@ -124,6 +124,7 @@ class _Producer:
         self._small = SmallFileStream(self._seed, self._store)
         self._digests = DigestMemory()
         self._linked: dict[tuple[int, int], Waiting] = {}
+        self._under_way = 0  # bytes of a large file that is not counted yet
         self.result = BackupResult()
 
     def remember(self, entry: Entry) -> None:
@@ -185,7 +186,7 @@ class _Producer:
             Progress(
                 phase,
                 files=done.files,
-                bytes=done.total_bytes,
+                bytes=done.total_bytes + self._under_way,
                 new_bytes=done.read_bytes,
                 path=path.decode(errors="replace"),
             )
@@ -272,6 +273,7 @@ class _Producer:
             got = 0
             for portion in reader.portions(start, length):
                 got += len(portion)
+                self._under_way += len(portion)
                 self.result.read_bytes += len(portion)
                 waiting_extents.extend(self._stored(cutter.feed(portion)))
                 self._tell(path)
@@ -283,6 +285,7 @@ class _Producer:
         else:
             size = reader.stat.st_size
         waiting_extents.extend(self._stored(cutter.finish()))
+        self._under_way = 0
         entry = self._settled(reader, path, entry, size)
         waiting = Waiting(_with_holes(entry, holes_of(size, read)).with_extents(tuple(waiting_extents)))
         self._queue.add(waiting)

@@ -286,7 +286,7 @@ async def read_manifest(
 
 
 def _before_first(plain: bytes, after: bytes) -> bytes:
-    """What a page behind a gap must follow: the file it goes on with, or else the last path before the gap."""
+    """What a page behind a gap follows: the file it goes on with, or else the last path before the gap."""
     page = decode(plain, _Page)
     first = page.entries[0] if page.entries else None
     if first is None or first.kind != "more" or components(first.path) < components(after):

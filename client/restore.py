@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.client.chunks import ChunkSource
@@ -205,10 +205,17 @@ class _Planner:
 class _Restorer:
     """Keeps windows moving: fetched ahead, written in order."""
 
-    def __init__(self, writer: WindowWriter, chunks: ChunkSource, keys: Mapping[int, SealingKeys]) -> None:
+    def __init__(
+        self,
+        writer: WindowWriter,
+        chunks: ChunkSource,
+        keys: Mapping[int, SealingKeys],
+        on_written: Callable[[], None],
+    ) -> None:
         self._writer = writer
         self._chunks = chunks
         self._keys = keys
+        self._on_written = on_written
         self._fetching: deque[tuple[Window, asyncio.Task[dict[ChunkRef, Plain | HoldfastError]]]] = deque()
         self._writing: asyncio.Task[None] | None = None
 
@@ -236,16 +243,19 @@ class _Restorer:
     async def _write_next(self) -> None:
         window, fetching = self._fetching.popleft()
         contents = await fetching
-        if self._writing is not None:
-            await self._writing
+        await self._written()
         self._writing = asyncio.create_task(asyncio.to_thread(self._writer.carry_out, window, contents))
 
     async def finish(self) -> None:
         """Write everything that is on its way."""
         while self._fetching:
             await self._write_next()
+        await self._written()
+
+    async def _written(self) -> None:
         if self._writing is not None:
             await self._writing
+            self._on_written()
 
     async def stop(self) -> None:
         """End all tasks; what is not finished is removed."""
@@ -283,28 +293,30 @@ async def run_restore(
     target = Target(plan.target, plan.overwrite)
     planner = _Planner(plan, target, report)
     writer = WindowWriter(target, report, verify=plan.verify)
-    restorer = _Restorer(writer, chunks, keys)
+    at = b""
 
-    def tell(path: bytes = b"") -> None:
+    def tell() -> None:
         if on_progress is not None:
-            name = os.fsdecode(path)
+            name = os.fsdecode(at)
             on_progress(Progress("restore", files=report.files, bytes=writer.written_bytes, path=name))
+
+    restorer = _Restorer(writer, chunks, keys, tell)
 
     try:
         async for entry in read_manifest(pages, load, skip_unreadable=True):
             if isinstance(entry, UnreadablePage):
                 report.unreadable.append((entry.after, entry.before, entry.error))
                 continue
+            at = entry.path
             while not planner.take(entry):
                 await restorer.add(planner.window)
                 planner.window = Window()
-                tell(entry.path)
         while not planner.finish():
             await restorer.add(planner.window)
             planner.window = Window()
         await restorer.add(planner.window)
+        at = b""
         await restorer.finish()
-        tell()
     finally:
         await restorer.stop()
         target.close()

@@ -10,11 +10,16 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.pipeline import Pipeline
+from support.pipeline import KEYS, SEALING, Pipeline
 
 from holdfast.client import reading
+from holdfast.client.backup import BackupPlan, run_backup
+from holdfast.client.exclude import Excluder
 from holdfast.client.limits import SMALL_FILE_BYTES_MAX
 from holdfast.client.placing import temporary_prefix
+from holdfast.client.progress import Progress
+from holdfast.client.restore import RestorePlan, run_restore
+from holdfast.client.walk import normal_roots
 from holdfast.cluster.demo.compare import compare_trees
 from holdfast.protocol.clock import FixedSource, SystemSource
 from holdfast.protocol.errors import (
@@ -506,3 +511,36 @@ async def test_a_sample_reads_about_as_much_as_asked(tmp_path: Path) -> None:
 async def test_nothing_to_back_up_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadRequest):
         await Pipeline().backup()
+
+
+async def test_progress_moves_within_one_large_file(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "film").write_bytes(os.urandom(40_000_000))
+    made = Pipeline()
+    told: list[Progress] = []
+
+    class Quick(SystemSource):
+        """A clock on which every look is a second later: nothing is left untold."""
+
+        now = 0.0
+
+        def monotonic(self) -> float:
+            self.now += 1.0
+            return self.now
+
+    result = await run_backup(
+        BackupPlan(normal_roots([tmp_path / "tree"]), Excluder(())),
+        KEYS,
+        made.chunks,
+        on_progress=told.append,
+        source=Quick(),
+    )
+    seen = [progress.bytes for progress in told]
+    assert seen == sorted(seen) and len({count for count in seen if 0 < count < 40_000_000}) >= 5
+
+    told.clear()
+    plan = RestorePlan(str(tmp_path / "back"))
+    await run_restore(plan, result.pages, made.load, made.chunks, SEALING, on_progress=told.append)
+    seen = [progress.bytes for progress in told]
+    assert seen == sorted(seen) and seen[-1] == 40_000_000
+    assert any(0 < count < 40_000_000 for count in seen)
