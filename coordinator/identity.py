@@ -143,7 +143,10 @@ def _kit_key(folder: Path, source: Source) -> Ed25519PrivateKey:
         end = kept.find(b"-----END PRIVATE KEY-----")
         if start < 0 or end < 0:
             raise WrongDirectory(f"{path} is not a cluster kit")
-        loaded = load_pem_private_key(kept[start : end + len(b"-----END PRIVATE KEY-----\n")], None)
+        try:
+            loaded = load_pem_private_key(kept[start : end + len(b"-----END PRIVATE KEY-----\n")], None)
+        except ValueError as error:
+            raise WrongDirectory(f"{path} is damaged", why=str(error)) from error
         if not isinstance(loaded, Ed25519PrivateKey):
             raise WrongDirectory(f"{path} holds a key of another kind")
         return loaded

@@ -24,12 +24,15 @@ from holdfast.coordinator.placement import Candidate, Group
 from holdfast.protocol.accounts import DeviceList
 from holdfast.protocol.clock import Source
 from holdfast.protocol.errors import Refused
-from holdfast.protocol.ids import AccountId, NodeId
+from holdfast.protocol.ids import AccountId, NodeId, PublicKey
 from holdfast.protocol.limits import NONCE_BYTES
 from holdfast.protocol.messages.nodes import Heartbeat
 from holdfast.protocol.profiles import Profile, default_profile
 
-__all__ = ["Beat", "Live"]
+__all__ = ["Beat", "Live", "TicketKey"]
+
+TicketKey = tuple[AccountId, PublicKey, int, int]
+"""Whose read ticket: account, device key, group, the group's version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,23 @@ class Live:
     epoch: int = 0
     beats: dict[NodeId, Beat] = field(default_factory=dict)
     device_lists: OrderedDict[AccountId, DeviceList] = field(default_factory=OrderedDict)
-    read_tickets: OrderedDict[tuple[bytes, int, int], tuple[bytes, int]] = field(default_factory=OrderedDict)
+    read_tickets: OrderedDict[TicketKey, tuple[bytes, int]] = field(default_factory=OrderedDict)
     nonces: OrderedDict[bytes, tuple[AccountId, int]] = field(default_factory=OrderedDict)
+    started_ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started_ms = self.source.now_ms()
+
+    def steady_ms(self) -> int:
+        """Wall time at the start plus what has passed since: no jump of the wall clock reaches it."""
+        return self.started_ms + int(1000 * (self.source.monotonic() - self.started_s))
 
     async def refresh(self, catalogue: Catalogue) -> None:
         """Read nodes and groups anew."""
         nodes, groups, number = await catalogue.read(lambda c: (all_nodes(c), all_groups(c), epoch(c)))
-        self.nodes, self.groups, self.epoch = nodes, groups, number
+        # Readers overtake each other: the last answer to come is not always the newest.
+        if number >= self.epoch:
+            self.nodes, self.groups, self.epoch = nodes, groups, number
 
     def state(self, node: NodeId) -> NodeState:
         """Up, suspect, down or stopping, now."""
@@ -114,13 +127,15 @@ class Live:
         return self.profile or default_profile(len(self.nodes))
 
     def remember_devices(self, listed: DeviceList) -> None:
-        """Keep an account's current device list at hand."""
-        self.device_lists[listed.account] = listed
+        """Keep an account's current device list at hand; an older one changes nothing."""
+        known = self.device_lists.get(listed.account)
+        if known is None or known.seq <= listed.seq:
+            self.device_lists[listed.account] = listed
         self.device_lists.move_to_end(listed.account)
         while len(self.device_lists) > DEVICE_LISTS_REMEMBERED_MAX:
             self.device_lists.popitem(last=False)
 
-    def remember_ticket(self, key: tuple[bytes, int, int], ticket: bytes, expires_ms: int) -> None:
+    def remember_ticket(self, key: TicketKey, ticket: bytes, expires_ms: int) -> None:
         """Keep a read ticket to hand out again."""
         self.read_tickets[key] = (ticket, expires_ms)
         while len(self.read_tickets) > READ_TICKETS_REMEMBERED_MAX:

@@ -97,7 +97,12 @@ def form_groups(nodes: Collection[Candidate], profile: Profile) -> list[tuple[No
 
 
 def plan_lease(
-    groups: Sequence[Group], writable: Collection[Candidate], usual: Profile, *, most: int
+    groups: Sequence[Group],
+    writable: Collection[Candidate],
+    usual: Profile,
+    *,
+    most: int,
+    may_make: bool = True,
 ) -> LeasePlan:
     """What an upload may write to now.
 
@@ -106,6 +111,7 @@ def plan_lease(
         writable: nodes that are up, have room, and are not excluded by this client.
         usual: the profile the cluster should have.
         most: how many groups to lease at most.
+        may_make: whether new groups may be made for this.
 
     The order of preference: whole groups of the usual profile; new ones, where enough nodes are
     up to form them; groups with a write quorum up; a fallback group over those that are up.
@@ -115,7 +121,7 @@ def plan_lease(
     fitting = [group for group in groups if group.profile == usual and group.kind == "usual"]
     whole = [group for group in fitting if all(node in able for node in group.members)]
     in_whole = {node for group in whole for node in group.members}
-    if len(able) >= usual.n and not set(able) <= in_whole:
+    if may_make and len(able) >= usual.n and not set(able) <= in_whole:
         known = {group.members for group in groups}
         made = tuple(members for members in form_groups(writable, usual) if members not in known)
         if made:
@@ -125,7 +131,7 @@ def plan_lease(
     quorate = [g for g in fitting if sum(node in able for node in g.members) >= g.profile.write_quorum]
     if quorate:
         return LeasePlan(lease=_best(quorate, able, most))
-    return _plan_fallback(groups, writable, able, usual, most)
+    return _plan_fallback(groups, writable, able, usual, most, may_make)
 
 
 def _plan_fallback(
@@ -134,6 +140,7 @@ def _plan_fallback(
     able: Mapping[NodeId, Candidate],
     usual: Profile,
     most: int,
+    may_make: bool,
 ) -> LeasePlan:
     profile = fallback_profile(usual, len(able))
     if profile is None:
@@ -146,7 +153,7 @@ def _plan_fallback(
         return LeasePlan(lease=_best(ready, able, most))
     known = {group.members for group in groups}
     made = tuple(members for members in form_groups(writable, profile) if members not in known)
-    if made:
+    if made and may_make:
         return LeasePlan(make=made, profile=profile, kind="fallback")
     return LeasePlan(lease=_best(ready, able, most))
 

@@ -80,11 +80,13 @@ def durable_stripes(
     """
     proven: dict[tuple[ChunkId, int, int, Digest], set[NodeId]] = {}
     for receipt in receipts:
+        group = groups.get(receipt.group)
+        if group is None or receipt.group_version != group.version:
+            continue
         for entry in receipt.entries:
             if entry.generation == upload:
                 key = (entry.chunk, receipt.group, entry.slot, entry.digest)
                 proven.setdefault(key, set()).add(receipt.node)
-    versions = {(receipt.node, receipt.group): receipt.group_version for receipt in receipts}
     made, short = [], []
     for chunk in chunks:
         group = groups.get(chunk.group)
@@ -99,7 +101,6 @@ def durable_stripes(
             slot
             for slot, node in enumerate(group.members)
             if node in proven.get((chunk.chunk, group.id, slot, header.digest(slot)), ())
-            and versions[(node, group.id)] == group.version
         )
         if len(durable) < group.profile.write_quorum:
             short.append(chunk.chunk.hex())

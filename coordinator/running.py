@@ -9,8 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from holdfast.coordinator.catalogue.engine import Catalogue
-from holdfast.coordinator.catalogue.uploads import expire_uploads
+from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
+from holdfast.coordinator.catalogue.uploads import expire_uploads, hear_again
 from holdfast.coordinator.health import HealthSettings
 from holdfast.coordinator.identity import IDENTITY_FILES, hand_over_operator_key, load_or_make
 from holdfast.coordinator.limits import SWEEP_UPLOADS_EVERY_S
@@ -27,13 +27,14 @@ from holdfast.protocol.directory import (
     remove_file,
     write_json,
 )
-from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.errors import HoldfastError, WrongDirectory
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.serving import ListenAddress, Server, until_stopped
 
 __all__ = ["CoordinatorSettings", "run_coordinator"]
 
 _VERSION = 1
+_PUT_BACK = "Put a copy of the whole folder back; a new cluster begins in an empty one."
 _log = structlog.get_logger()
 
 
@@ -61,21 +62,37 @@ async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None
             refuse_strangers(folder, IDENTITY_FILES, "a coordinator's")
         remove_file(folder / "ready.json")
         kept = read_json(folder / "coordinator.json", _VERSION)
+        if kept is not None:
+            _refuse_incomplete(folder)
         identity, fresh = load_or_make(folder, source)
-        catalogue = Catalogue(f"sqlite:///{folder / 'catalogue.sqlite'}")
+        if kept is not None and kept.get("cluster") != identity.cluster.hex():
+            raise WrongDirectory(f"the files in {folder} are of different clusters", do=_PUT_BACK)
+        catalogue = Catalogue(sqlite_url(folder / "catalogue.sqlite"))
         try:
             live = Live(source, settings.health, settings.profile, source.monotonic())
             await live.refresh(catalogue)
+            await catalogue.write(lambda c: hear_again(c, live.steady_ms()))
             desk = Desk(identity, catalogue, live, source, settings.program)
             await _serve(settings, desk, _listen_at(settings, kept), fresh or kept is None)
         finally:
             catalogue.close()
 
 
+def _refuse_incomplete(folder: Path) -> None:
+    """Where a coordinator served before, nothing that it cannot do without is quietly made anew."""
+    for name in ("charter.bin", "coordinator.key", "catalogue.sqlite"):
+        if not (folder / name).exists():
+            raise WrongDirectory(
+                f"{folder / name} is missing",
+                why="a coordinator served from this folder before",
+                do=_PUT_BACK,
+            )
+
+
 def _listen_at(settings: CoordinatorSettings, kept: dict[str, object] | None) -> ListenAddress:
     if settings.listen is not None:
         return settings.listen
-    return ListenAddress.parse(str(kept["listen"])) if kept else ListenAddress("127.0.0.1", 0)
+    return ListenAddress.parse(str(kept.get("listen"))) if kept else ListenAddress("127.0.0.1", 0)
 
 
 async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddress, first: bool) -> None:
@@ -120,7 +137,7 @@ async def _tend(desk: Desk) -> None:
     while True:
         await asyncio.sleep(SWEEP_UPLOADS_EVERY_S)
         try:
-            now_ms = desk.source.now_ms()
+            now_ms = desk.live.steady_ms()
             ended = await desk.catalogue.write(lambda c: expire_uploads(c, now_ms))  # noqa: B023
             if ended:
                 _log.info("abandoned uploads ended", count=ended)

@@ -39,11 +39,11 @@ def judge(spare: Mapping[tuple[int, int], int]) -> Verdict:
             number of shards present on nodes that are up, minus k; negative: cannot be read now.
     """
     counts: Counter[int] = Counter()
-    below_full = 0
+    short: Counter[int] = Counter()
     for (now, whole), stripes in spare.items():
         counts[max(now, -1)] += stripes
         if now < whole:
-            below_full += stripes
+            short[now] += stripes
     shown = {str(number): counts.get(number, 0) for number in range(-1, max([2, *counts]) + 1)}
     told = StripeCounts(total=sum(counts.values()), by_spare=shown)
     if not told.total:
@@ -59,6 +59,10 @@ def judge(spare: Mapping[tuple[int, int], int]) -> Verdict:
         return Verdict(
             "at_risk", f"AT RISK: {_stripes(counts[0])} would be lost with any one more node.", told
         )
-    if below_full:
-        return Verdict("degraded", f"Degraded: {_stripes(below_full)} can lose only {_nodes(worst)}.", told)
+    if below := short.total():
+        least = min(number for number, stripes in short.items() if stripes)
+        who = _stripes(below)
+        if below > short[least]:
+            who += f" are not whole, and {short[least]:,}"
+        return Verdict("degraded", f"Degraded: {who} can lose only {_nodes(least)}.", told)
     return Verdict("safe", f"All data safe: every stripe can lose {_nodes(worst)}.", told)

@@ -6,15 +6,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, String, cast, delete, func, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.engine import batched
-from holdfast.coordinator.catalogue.schema import accounts, chunks, missing
-from holdfast.coordinator.catalogue.uploads import UploadRow
+from holdfast.coordinator.catalogue.schema import chunks, missing
+from holdfast.coordinator.catalogue.schema import groups as group_rows
+from holdfast.coordinator.catalogue.uploads import UploadRow, take_quota
 from holdfast.coordinator.placement import Group
 from holdfast.coordinator.quorum import DurableStripe
-from holdfast.protocol.errors import BadRequest, GroupMoved, QuotaExceeded
+from holdfast.protocol.errors import BadRequest, GroupMoved
 from holdfast.protocol.ids import ChunkId, Digest, NodeId, UploadId
 from holdfast.protocol.messages.uploads import (
     CommittedChunk,
@@ -36,6 +37,13 @@ class _Row:
     pin: int
     state: str
     missing: frozenset[int]
+
+    def is_pinned(self, account: AccountRow) -> bool:
+        return self.pin == account.sweep_generation and self.state == "live"
+
+    def holds(self, stripe: DurableStripe, upload: UploadId) -> bool:
+        """Is it this very stripe, by this upload? Then a commit only brings later receipts."""
+        return (self.generation, self.group, self.stripe) == (upload, stripe.group.id, stripe.stripe)
 
 
 def _rows(connection: Connection, account: AccountRow, wanted: Sequence[ChunkId]) -> dict[ChunkId, _Row]:
@@ -102,15 +110,20 @@ def claim(
         else:
             stored.append(StoredChunk(row.generation, profile.k, profile.m, row.stripe))
             send.append(None)
-            if row.pin != account.sweep_generation or row.state != "live":
+            if not row.is_pinned(account):
                 pinned.append(chunk)
+    _pin(connection, account, pinned)
+    return stored, send
+
+
+def _pin(connection: Connection, account: AccountRow, pinned: Sequence[ChunkId]) -> None:
+    """Hold rows against the sweep that is to come, and take them out of the trash."""
     for portion in batched(pinned):
         connection.execute(
             update(chunks)
             .where(chunks.c.account == account.number, chunks.c.id.in_([bytes(chunk) for chunk in portion]))
             .values(pin=account.sweep_generation, state="live")
         )
-    return stored, send
 
 
 def commit(
@@ -118,12 +131,11 @@ def commit(
     account: AccountRow,
     upload: UploadRow,
     stripes: Sequence[DurableStripe],
-    groups: Mapping[int, Group],
 ) -> list[CommittedChunk]:
     """Insert rows for stripes at their write quorum; note slots without a receipt as missing.
 
-    A row that is there stays unless claim told to replace its very generation. Committing the
-    same stripe again with more receipts clears its missing slots.
+    A row that is there stays, and is pinned, unless claim told to replace its very generation.
+    Committing the same stripe again with more receipts clears its missing slots.
 
     Raises:
         GroupMoved: a group changed since the stripes were judged.
@@ -132,53 +144,46 @@ def commit(
     """
     if len({stripe.chunk for stripe in stripes}) != len(stripes):
         raise BadRequest("a commit names each chunk once")
+    _require_groups(connection, {stripe.group.id: stripe.group.version for stripe in stripes})
     rows = _rows(connection, account, [stripe.chunk for stripe in stripes])
     answers: list[CommittedChunk] = []
     fresh: list[DurableStripe] = []
     replaced: list[ChunkId] = []
+    pinned: list[ChunkId] = []
     added = 0
     for stripe in stripes:
-        if groups.get(stripe.group.id) != stripe.group:
-            raise GroupMoved(f"group {stripe.group.id} has moved on", group=stripe.group.id)
         row = rows.get(stripe.chunk)
-        if row is not None and row.generation == upload.id:
-            if row.stripe == stripe.stripe and row.group == stripe.group.id:
-                left = row.missing - stripe.durable
-                if left != row.missing:
-                    _clear(connection, account, stripe.chunk, row.missing & stripe.durable)
-                answers.append(CommittedChunk(row.generation, len(left)))
-            else:
-                answers.append(CommittedChunk(row.generation, len(row.missing)))
-            continue
-        if row is not None and row.generation != stripe.replaces:
+        if row is not None and row.holds(stripe, upload.id):
+            gained = row.missing & stripe.durable
+            if gained:
+                _clear(connection, account, stripe.chunk, gained)
+            answers.append(CommittedChunk(row.generation, len(row.missing - gained)))
+        elif row is not None and row.generation != stripe.replaces:
+            if not row.is_pinned(account) and row.state != "erasing":
+                pinned.append(stripe.chunk)
             answers.append(CommittedChunk(row.generation, len(row.missing)))
-            continue
-        if row is not None:
-            replaced.append(stripe.chunk)
-            added -= row.sealed_bytes
-        added += stripe.sealed_bytes
-        fresh.append(stripe)
-        answers.append(CommittedChunk(upload.id, len(stripe.missing)))
-    _take_quota(connection, account, upload, added)
+        else:
+            if row is not None:
+                replaced.append(stripe.chunk)
+                added -= row.sealed_bytes
+            added += stripe.sealed_bytes
+            fresh.append(stripe)
+            answers.append(CommittedChunk(upload.id, len(stripe.missing)))
+    take_quota(connection, account, upload, added)
+    _pin(connection, account, pinned)
     _remove(connection, account, replaced)
     _insert(connection, account, upload, fresh)
     return answers
 
 
-def _take_quota(connection: Connection, account: AccountRow, upload: UploadRow, added: int) -> None:
-    if account.quota_bytes and account.used_bytes + added > account.quota_bytes:
-        raise QuotaExceeded(
-            f"the account's quota of {account.quota_bytes:,} bytes is used up",
-            do="Ask the operator for more room, or back up less.",
-            quota_bytes=account.quota_bytes,
-            used_bytes=account.used_bytes,
-        )
-    if added:
-        connection.execute(
-            update(accounts)
-            .where(accounts.c.number == account.number)
-            .values(used_bytes=accounts.c.used_bytes + added)
-        )
+def _require_groups(connection: Connection, judged: Mapping[int, int]) -> None:
+    """The groups (id -> version) must still be at the versions that the receipts were judged by."""
+    for portion in batched(list(judged)):
+        query = select(group_rows.c.id, group_rows.c.version).where(group_rows.c.id.in_(portion))
+        now = {row.id: row.version for row in connection.execute(query)}
+        for group in portion:
+            if now.get(group) != judged[group]:
+                raise GroupMoved(f"group {group} has moved on", group=group)
 
 
 def _clear(connection: Connection, account: AccountRow, chunk: ChunkId, slots: frozenset[int]) -> None:
@@ -286,12 +291,17 @@ def group_counts(
 ) -> tuple[dict[int, int], Counter[tuple[int, frozenset[int]]]]:
     """Chunks by group; and stripes with missing slots, by (group, those slots). Of one account or all."""
     totals = select(chunks.c.group_id, func.count()).group_by(chunks.c.group_id)
-    gaps = select(missing.c.account, missing.c.chunk, missing.c.group_id, missing.c.slot)
+    # Counted by the database: after a long absence of one node nearly every stripe has a missing slot.
+    slots = func.aggregate_strings(cast(missing.c.slot, String), ",").label("slots")
+    gaps = select(func.max(missing.c.group_id).label("group_id"), slots)
+    gaps = gaps.group_by(missing.c.account, missing.c.chunk)
     if number is not None:
         totals = totals.where(chunks.c.account == number)
         gaps = gaps.where(missing.c.account == number)
+    kinds = gaps.subquery()
+    counted = select(kinds.c.group_id, kinds.c.slots, func.count()).group_by(kinds.c.group_id, kinds.c.slots)
     by_group = {int(group): int(count) for group, count in connection.execute(totals)}
-    slots: dict[tuple[int, bytes, int], set[int]] = defaultdict(set)
-    for row in connection.execute(gaps):
-        slots[(row.account, row.chunk, row.group_id)].add(row.slot)
-    return by_group, Counter((group, frozenset(found)) for (_, _, group), found in slots.items())
+    by_gap: Counter[tuple[int, frozenset[int]]] = Counter()
+    for group, text, count in connection.execute(counted):
+        by_gap[(int(group), frozenset(map(int, text.split(","))))] += int(count)
+    return by_group, by_gap

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 
@@ -20,7 +21,7 @@ from holdfast.coordinator.limits import (
 )
 from holdfast.protocol.errors import HoldfastError, NoRoom, WrongDirectory
 
-__all__ = ["Catalogue", "batched"]
+__all__ = ["Catalogue", "batched", "sqlite_url"]
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -53,6 +54,11 @@ def _prepare_sqlite(engine: Engine, begin: str) -> None:
         connection.exec_driver_sql(begin)
 
 
+def sqlite_url(path: Path) -> URL:
+    """The URL of a catalogue in an SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path))
+
+
 class Catalogue:
     """The coordinator's durable state.
 
@@ -60,10 +66,11 @@ class Catalogue:
         url: an SQLAlchemy URL, e.g. ``sqlite:////var/lib/holdfast/catalogue.sqlite``.
 
     Raises:
-        WrongDirectory: the catalogue was made by a newer program.
+        WrongDirectory: the catalogue was made by a newer program, or is none at all.
+        HoldfastError: its database cannot be opened.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         self._writing = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0)
         self._reading = create_engine(url, poolclass=QueuePool, pool_size=READ_CONNECTIONS, max_overflow=0)
         if self._writing.dialect.name == "sqlite":
@@ -73,7 +80,14 @@ class Catalogue:
             self._writing = self._writing.execution_options(isolation_level="SERIALIZABLE")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalogue-write")
         self._readers = ThreadPoolExecutor(READ_CONNECTIONS, thread_name_prefix="catalogue-read")
-        self._migrate()
+        try:
+            self._migrate()
+        except DBAPIError as error:
+            self.close()
+            raise _unusable(error) from error
+        except HoldfastError:
+            self.close()
+            raise
 
     def _migrate(self) -> None:
         with self._writing.connect() as connection:
@@ -109,18 +123,21 @@ class Catalogue:
                 with self._writing.begin() as connection:
                     return command(connection)
             except DBAPIError as error:
-                if "disk is full" in str(error.orig):
-                    raise NoRoom(
-                        "the coordinator's disk is full", do="Free some room; reads go on."
-                    ) from error
                 if attempt == TRANSACTION_TRIES_MAX or not _retried(error):
-                    raise HoldfastError("the catalogue's database failed", why=str(error.orig)) from error
+                    raise _failed(error) from error
         raise AssertionError("the loop returns or raises")
 
     def read_now(self, command: Command[T]) -> T:
-        """Run a reading command on one consistent view, in this thread."""
-        with self._reading.begin() as connection:
-            return command(connection)
+        """Run a reading command on one consistent view, in this thread.
+
+        Raises:
+            HoldfastError: what the command refuses, or the database failed.
+        """
+        try:
+            with self._reading.begin() as connection:
+                return command(connection)
+        except DBAPIError as error:
+            raise _failed(error) from error
 
     async def write(self, command: Command[T]) -> T:
         """:meth:`write_now` in the writer thread."""
@@ -142,3 +159,25 @@ def _retried(error: DBAPIError) -> bool:
     state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
     busy = isinstance(error, OperationalError) and "locked" in str(error.orig)
     return busy or state in _RETRIED_SQLSTATES
+
+
+def _failed(error: DBAPIError) -> HoldfastError:
+    if "disk is full" in str(error.orig):
+        return NoRoom("the coordinator's disk is full", do="Free some room; reads go on.")
+    return HoldfastError(
+        "the catalogue's database failed",
+        why=str(error.orig),
+        do="See the coordinator's log and its disk; what was acknowledged before is kept.",
+    )
+
+
+def _unusable(error: DBAPIError) -> HoldfastError:
+    """Why a catalogue cannot be opened."""
+    reason = str(error.orig)
+    if "not a database" in reason or "malformed" in reason:
+        return WrongDirectory(
+            "the coordinator's catalogue is damaged, or is none",
+            why=reason,
+            do="Put a copy of the coordinator's folder back, or check its disk; do not delete the catalogue.",
+        )
+    return _failed(error)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from blake3 import blake3
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.schema import accounts, heads, snapshot_records
-from holdfast.coordinator.catalogue.uploads import require_open
+from holdfast.coordinator.catalogue.uploads import require_open, take_quota
 from holdfast.protocol.accounts import (
     NO_DIGEST,
-    DeviceList,
     SnapshotList,
+    open_device_list,
     open_head,
     open_snapshot_list,
     signed_digest,
@@ -47,7 +49,6 @@ def post_head(
     connection: Connection,
     cluster: ClusterId,
     account: AccountRow,
-    devices: DeviceList,
     posted: PostHead,
     now_ms: int,
 ) -> HeadState:
@@ -59,15 +60,17 @@ def post_head(
     Raises:
         HeadMoved: another head is there; details: seq.
         UploadEnded: its upload has ended. Conflict: it started before the last sweep.
+        QuotaExceeded: the new records do not fit.
         Refused, Rollback, ForkDetected, BadRequest: see protocol.accounts.open_head.
     """
     newest = _newest(connection, account)
     if newest is not None and newest[1] == posted.head:
-        return HeadState(head=posted.head, snapshot_list=posted.snapshot_list, links=[posted.head])
+        return HeadState(head=posted.head, snapshot_list=newest[2], links=[posted.head])
+    # The list as it is now: the one that the request was admitted by may have been replaced since.
     head = open_head(
         posted.head,
         cluster,
-        devices,
+        open_device_list(account.device_list, cluster),
         signed_digest(account.device_list),
         oldest_list_seq=newest[3] if newest else 0,
     )
@@ -86,7 +89,8 @@ def post_head(
             "unused chunks were swept since this upload opened",
             do="Claim everything the snapshot reaches, then post again.",
         )
-    _keep_records(connection, account, posted, open_snapshot_list(posted.snapshot_list, head))
+    added = _keep_records(connection, account, posted, open_snapshot_list(posted.snapshot_list, head))
+    take_quota(connection, account, upload, added)
     connection.execute(
         insert(heads).values(
             account=account.number,
@@ -102,10 +106,8 @@ def post_head(
     return HeadState(head=posted.head, snapshot_list=posted.snapshot_list, links=[posted.head])
 
 
-def _keep_records(
-    connection: Connection, account: AccountRow, posted: PostHead, listed: SnapshotList
-) -> None:
-    """Insert the new records; every one that the list names must then be here."""
+def _keep_records(connection: Connection, account: AccountRow, posted: PostHead, listed: SnapshotList) -> int:
+    """Insert the new records, and give their bytes; every one that the list names must then be here."""
     if len(posted.records) > HEAD_NEW_RECORDS_MAX:
         raise BadRequest(f"a head brings at most {HEAD_NEW_RECORDS_MAX} new records")
     new = {SnapshotId(blake3(sealed).digest()): sealed for sealed in posted.records}
@@ -118,11 +120,16 @@ def _keep_records(
         snapshot for snapshot in listed.snapshots if snapshot not in known and snapshot not in new
     ]:
         raise BadRequest(f"the snapshot list names {unknown[0].short}, whose record is not here")
-    for snapshot, sealed in new.items():
-        if snapshot not in known:
-            connection.execute(
-                insert(snapshot_records).values(account=account.number, id=bytes(snapshot), sealed=sealed)
-            )
+    fresh = {snapshot: sealed for snapshot, sealed in new.items() if snapshot not in known}
+    if fresh:
+        connection.execute(
+            insert(snapshot_records),
+            [
+                {"account": account.number, "id": bytes(snapshot), "sealed": sealed}
+                for snapshot, sealed in fresh.items()
+            ],
+        )
+    return sum(map(len, fresh.values()))
 
 
 def _known(connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]) -> set[SnapshotId]:
@@ -137,7 +144,7 @@ def _known(connection: Connection, account: AccountRow, wanted: Sequence[Snapsho
 
 
 def head_state(connection: Connection, account: AccountRow, since: int) -> HeadState:
-    """The newest head with its list, and the heads after ``since`` (at most HEAD_LINKS_MAX, oldest first)."""
+    """The newest head with its list, and heads after ``since``, oldest first: as many as fit in an answer."""
     newest = _newest(connection, account)
     if newest is None:
         return HeadState(head=None, snapshot_list=b"", links=[])
@@ -147,7 +154,13 @@ def head_state(connection: Connection, account: AccountRow, since: int) -> HeadS
         .order_by(heads.c.seq)
         .limit(HEAD_LINKS_MAX)
     )
-    links = [decode(row.signed, Signed) for row in connection.execute(query)]
+    links: list[Signed] = []
+    room = MESSAGE_BYTES_MAX // 2
+    for row in connection.execute(query):
+        room -= len(row.signed)
+        if room < 0 and links:
+            break
+        links.append(decode(row.signed, Signed))
     return HeadState(head=newest[1], snapshot_list=newest[2], links=links)
 
 
@@ -155,15 +168,18 @@ def records(connection: Connection, account: AccountRow, wanted: Sequence[Snapsh
     """Sealed records, in order; stops early when the answer grows too long."""
     if len(wanted) > RECORDS_FETCH_MAX:
         raise BadRequest(f"at most {RECORDS_FETCH_MAX} records are fetched at once")
-    found: list[bytes | None] = []
-    size = 0
-    for snapshot in wanted:
-        query = select(snapshot_records.c.sealed).where(
-            snapshot_records.c.account == account.number, snapshot_records.c.id == bytes(snapshot)
-        )
-        sealed = connection.execute(query).scalar()
-        size += len(sealed or b"")
-        if found and size > MESSAGE_BYTES_MAX // 2:
-            break
-        found.append(sealed)
-    return found
+    own = snapshot_records.c.account == account.number
+    asked = [bytes(snapshot) for snapshot in wanted]
+    sizes: dict[bytes, int] = {}
+    for portion in batched(asked):
+        lengths = select(snapshot_records.c.id, func.length(snapshot_records.c.sealed))
+        rows = connection.execute(lengths.where(own, snapshot_records.c.id.in_(portion)))
+        sizes.update((row[0], row[1]) for row in rows)
+    ends = list(accumulate(sizes.get(snapshot, 0) for snapshot in asked))
+    fitting = asked[: max(1, bisect_right(ends, MESSAGE_BYTES_MAX // 2))]
+    found: dict[bytes, bytes] = {}
+    for portion in batched(fitting):
+        query = select(snapshot_records.c.id, snapshot_records.c.sealed)
+        rows = connection.execute(query.where(own, snapshot_records.c.id.in_(portion)))
+        found.update((row[0], row[1]) for row in rows)
+    return [found.get(snapshot) for snapshot in fitting]

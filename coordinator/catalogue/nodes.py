@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from holdfast.coordinator.catalogue.schema import group_slots, groups, meta, nodes, tokens
 from holdfast.coordinator.placement import Group
-from holdfast.protocol.errors import Refused
+from holdfast.protocol.errors import Conflict, Refused
 from holdfast.protocol.ids import Digest, NodeId, PublicKey, StoreId
 from holdfast.protocol.profiles import Profile
 
@@ -105,10 +105,16 @@ def join_node(connection: Connection, token: Digest, row: NodeRow, now_ms: int) 
 
     Raises:
         Refused: the token is not good for it.
+        Conflict: the node is in the cluster with another store.
     """
     use_token(connection, token, "node", row.id, now_ms)
-    known = connection.execute(select(nodes.c.id).where(nodes.c.id == bytes(row.id))).one_or_none()
-    if known is None:
+    store = connection.execute(select(nodes.c.store).where(nodes.c.id == bytes(row.id))).scalar()
+    if store is not None and store != row.store:
+        raise Conflict(
+            f"node {row.id.short} is in the cluster with another store",
+            do="A node with a new, empty store joins under a new identity: give it an empty folder.",
+        )
+    if store is None:
         connection.execute(
             insert(nodes).values(
                 id=bytes(row.id),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
-from holdfast.coordinator.catalogue.schema import uploads
+from holdfast.coordinator.catalogue.schema import accounts, uploads
+from holdfast.coordinator.limits import UPLOADS_OPEN_MAX
 from holdfast.protocol.errors import Conflict, QuotaExceeded, UploadEnded
 from holdfast.protocol.ids import DeviceId, UploadId
 from holdfast.protocol.limits import UPLOAD_SILENCE_MS
@@ -17,9 +18,11 @@ __all__ = [
     "count_open",
     "end_upload",
     "expire_uploads",
+    "hear_again",
     "open_upload",
     "renew_upload",
     "require_open",
+    "take_quota",
 ]
 
 
@@ -51,12 +54,15 @@ def _find(connection: Connection, upload: UploadId) -> UploadRow | None:
     )
 
 
-def _check_quota(connection: Connection, account: AccountRow, wanted: int) -> None:
+def _reserve(connection: Connection, account: AccountRow, wanted: int, own: UploadId | None = None) -> None:
+    """Is there room for so many bytes beside what is used, and what other uploads have reserved?"""
     if not account.quota_bytes:
         return
     reserved = select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
         uploads.c.account == account.number, uploads.c.state == "open"
     )
+    if own is not None:
+        reserved = reserved.where(uploads.c.id != bytes(own))
     taken = account.used_bytes + int(connection.execute(reserved).scalar() or 0)
     if taken + wanted > account.quota_bytes:
         raise QuotaExceeded(
@@ -65,6 +71,27 @@ def _check_quota(connection: Connection, account: AccountRow, wanted: int) -> No
             do="Ask the operator for more room, or back up less.",
             quota_bytes=account.quota_bytes,
             used_bytes=account.used_bytes,
+        )
+
+
+def take_quota(connection: Connection, account: AccountRow, upload: UploadRow, added: int) -> None:
+    """Count bytes that an upload stored; what it had reserved goes first.
+
+    Raises:
+        QuotaExceeded: the account's quota does not hold them.
+    """
+    if added > 0:
+        _reserve(connection, account, added, upload.id)
+        left = max(0, upload.reserved_bytes - added)
+        if left != upload.reserved_bytes:
+            connection.execute(
+                update(uploads).where(uploads.c.id == bytes(upload.id)).values(reserved_bytes=left)
+            )
+    if added:
+        connection.execute(
+            update(accounts)
+            .where(accounts.c.number == account.number)
+            .values(used_bytes=accounts.c.used_bytes + added)
         )
 
 
@@ -80,7 +107,7 @@ def open_upload(
 
     Raises:
         QuotaExceeded: the expected bytes do not fit.
-        Conflict: the id is another account's or device's.
+        Conflict: the id is another account's or device's, or the account has too many open.
         UploadEnded: it has ended already.
     """
     known = _find(connection, upload)
@@ -88,7 +115,13 @@ def open_upload(
         if known.account != account.number or known.device != device:
             raise Conflict("this upload id is taken", do="Draw another one.")
         return require_open(connection, account, upload)
-    _check_quota(connection, account, expected_bytes)
+    running = select(func.count()).where(uploads.c.account == account.number, uploads.c.state == "open")
+    if int(connection.execute(running).scalar() or 0) >= UPLOADS_OPEN_MAX:
+        raise Conflict(
+            f"the account has {UPLOADS_OPEN_MAX} backups under way",
+            do=f"Wait until some have ended; abandoned ones end after {UPLOAD_SILENCE_MS // 60_000} minutes.",
+        )
+    _reserve(connection, account, expected_bytes)
     connection.execute(
         insert(uploads).values(
             id=bytes(upload),
@@ -130,6 +163,11 @@ def end_upload(connection: Connection, account: AccountRow, upload: UploadId) ->
         .where(uploads.c.id == bytes(upload), uploads.c.account == account.number)
         .values(state="ended", reserved_bytes=0)
     )
+
+
+def hear_again(connection: Connection, now_ms: int) -> None:
+    """After a start of the coordinator: nobody could renew while it was away, so silence counts from now."""
+    connection.execute(update(uploads).where(uploads.c.state == "open").values(renewed_ms=now_ms))
 
 
 def expire_uploads(connection: Connection, now_ms: int) -> int:

@@ -8,6 +8,7 @@ from holdfast.coordinator.catalogue.accounts import chunk_totals, count_accounts
 from holdfast.coordinator.catalogue.chunks import group_counts
 from holdfast.coordinator.catalogue.nodes import TokenKind, add_token
 from holdfast.coordinator.catalogue.uploads import count_open
+from holdfast.coordinator.limits import COUNTED_BYTES_MAX
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.stripes import account_verdict
 from holdfast.protocol.codec import decode
@@ -42,10 +43,10 @@ class AdminHandlers:
         router.add_get("/metrics", self.metrics)
 
     async def _token(self, kind: TokenKind, quota_bytes: int, lifetime_s: int) -> web.Response:
-        if not 1 <= lifetime_s <= TOKEN_LIFETIME_S_MAX or quota_bytes < 0:
-            raise BadRequest(
-                f"a token lives 1 to {TOKEN_LIFETIME_S_MAX} seconds, and a quota is not negative"
-            )
+        if not 1 <= lifetime_s <= TOKEN_LIFETIME_S_MAX:
+            raise BadRequest(f"a token lives 1 to {TOKEN_LIFETIME_S_MAX} seconds")
+        if not 0 <= quota_bytes <= COUNTED_BYTES_MAX:
+            raise BadRequest(f"a quota has 0 (none) to {COUNTED_BYTES_MAX} bytes")
         secret = self._desk.source.random_bytes(TOKEN_SECRET_BYTES)
         expires_ms = self._desk.source.now_ms() + 1000 * lifetime_s
         digest = digest_of(secret)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from aiohttp import web
 
@@ -12,13 +11,19 @@ from holdfast.coordinator.catalogue.accounts import AccountRow, account_row
 from holdfast.coordinator.catalogue.engine import Catalogue
 from holdfast.coordinator.catalogue.nodes import add_groups
 from holdfast.coordinator.identity import CoordinatorIdentity
-from holdfast.coordinator.limits import READ_BUDGET_BYTES, READ_TICKET_REUSED_MS, WRITE_BUDGET_BYTES
+from holdfast.coordinator.limits import (
+    GROUPS_PER_NODE_MAX,
+    GROUPS_SPARE_MAX,
+    READ_BUDGET_BYTES,
+    READ_TICKET_REUSED_MS,
+    WRITE_BUDGET_BYTES,
+)
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.placement import Group, plan_lease
 from holdfast.protocol.accounts import Device, DeviceList, open_device_list
 from holdfast.protocol.clock import Source
-from holdfast.protocol.codec import decode, encode
-from holdfast.protocol.errors import BadRequest, NoAccount, NoQuorum, Refused
+from holdfast.protocol.codec import encode
+from holdfast.protocol.errors import BadRequest, NoQuorum, Refused
 from holdfast.protocol.ids import AccountId, DeviceId, NodeId, PublicKey, UploadId
 from holdfast.protocol.limits import GROUPS_LEASED_MAX, MESSAGE_BYTES_MAX, TICKET_LIFETIME_MS
 from holdfast.protocol.messages.uploads import Lease
@@ -28,10 +33,7 @@ from holdfast.protocol.signing import Signed, key_id, sign
 from holdfast.protocol.tickets import NO_UPLOAD, Ticket, Verb, encode_ticket
 from holdfast.protocol.transport import body_digest
 
-__all__ = ["Asked", "Desk", "Handler"]
-
-T = TypeVar("T")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+__all__ = ["Asked", "Desk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Desk:
         self.live = live
         self.source = source
         self.program = program
-        self._gate = Gate(identity.public, identity.cluster, source.now_ms())
+        self._started_ms = source.now_ms()
+        self._gate = Gate(identity.public, identity.cluster, self._started_ms)
 
     # Who is asking
 
@@ -66,9 +69,9 @@ class Desk:
         return auth, await read_body(request, MESSAGE_BYTES_MAX)
 
     def _pass(self, request: web.Request, auth: Auth, key: PublicKey, body: bytes) -> None:
-        self._gate.check(
-            auth, key, request.method, request.raw_path, body_digest(body), now_ms=self.source.now_ms()
-        )
+        # A wall clock that was set back must not lock everybody out until it has caught up with the start.
+        now_ms = max(self.source.now_ms(), self._started_ms)
+        self._gate.check(auth, key, request.method, request.raw_path, body_digest(body), now_ms=now_ms)
 
     async def devices_of(self, account: AccountId) -> DeviceList:
         """The account's current device list; raises NoAccount."""
@@ -116,10 +119,12 @@ class Desk:
     ) -> tuple[NodeId, bytes]:
         """A request signed by a node that joined (or, to join, by the key in its body)."""
         auth, body = await self._auth(request, "node")
+        if len(auth.signer) != NodeId.SIZE:
+            raise BadRequest("the signer's id has the wrong length")
         if key_in is not None:
             key = key_in(body)
         else:
-            row = self.live.nodes.get(NodeId(auth.signer)) if len(auth.signer) == NodeId.SIZE else None
+            row = self.live.nodes.get(NodeId(auth.signer))
             if row is None:
                 raise Refused("this node is not in the cluster", do="Join it with a token.")
             key = row.key
@@ -145,7 +150,7 @@ class Desk:
     ) -> tuple[bytes, int]:
         """(a signed ticket, when it expires). Read tickets are handed out again while they are young."""
         now_ms = self.source.now_ms()
-        cached = (device, group.id, group.version)
+        cached = (account, device, group.id, group.version)
         if verb == "read":
             ready = self.live.read_tickets.get(cached)
             if ready is not None and ready[1] - now_ms > READ_TICKET_REUSED_MS:
@@ -191,7 +196,14 @@ class Desk:
             writable = self.live.writable(exclude)
             if usual is None:
                 break
-            plan = plan_lease(list(self.live.groups.values()), writable, usual, most=GROUPS_LEASED_MAX)
+            groups = list(self.live.groups.values())
+            plan = plan_lease(
+                groups,
+                writable,
+                usual,
+                most=GROUPS_LEASED_MAX,
+                may_make=not exclude or self._few(groups),
+            )
             if plan.lease:
                 able = {node.id for node in writable}
                 return [self._lease(asked, upload, group, able) for group in plan.lease]
@@ -207,6 +219,10 @@ class Desk:
             do="Start more nodes ('holdfast admin status' shows them), then try again.",
         )
 
+    def _few(self, groups: list[Group]) -> bool:
+        """May excluding nodes have groups made? Unbounded, one account could have any number made."""
+        return len(groups) < GROUPS_PER_NODE_MAX * len(self.live.nodes) + GROUPS_SPARE_MAX
+
     def _lease(self, asked: Asked, upload: UploadId, group: Group, able: set[NodeId]) -> Lease:
         ticket, expires_ms = self.ticket(asked.account, asked.device.sign_key, "write", group, upload)
         return Lease(
@@ -219,15 +235,3 @@ class Desk:
             ticket=ticket,
             expires_ms=expires_ms,
         )
-
-
-def opened(body: bytes, kind: type[T]) -> T:
-    """The message in a body."""
-    return decode(body, kind)
-
-
-def known(account: AccountRow | None, asked: AccountId) -> AccountRow:
-    """The account; raises NoAccount."""
-    if account is None:
-        raise NoAccount(f"account {asked.short} is not known to this cluster")
-    return account

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from aiohttp import web
 
 from holdfast.coordinator.catalogue.accounts import account_row
@@ -13,6 +16,8 @@ from holdfast.protocol.messages.heads import FetchRecords, PostHead, Records
 from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["HeadHandlers"]
+
+_NUMBER: Final = re.compile(r"[0-9]{1,15}")
 
 
 class HeadHandlers:
@@ -34,7 +39,7 @@ class HeadHandlers:
         posted = decode(asked.body, PostHead)
         cluster, now_ms = desk.identity.cluster, desk.source.now_ms()
         state = await desk.catalogue.write(
-            lambda c: post_head(c, cluster, account_row(c, asked.account), asked.devices, posted, now_ms)
+            lambda c: post_head(c, cluster, account_row(c, asked.account), posted, now_ms)
         )
         return msgpack_answer(state)
 
@@ -42,7 +47,7 @@ class HeadHandlers:
         """The newest head and the links since one that is known."""
         asked = await self._desk.device(request)
         since = request.query.get("since", "0")
-        if not since.isdecimal():
+        if not _NUMBER.fullmatch(since):
             raise BadRequest("'since' is the number of a head")
         state = await self._desk.catalogue.read(
             lambda c: head_state(c, account_row(c, asked.account), int(since))

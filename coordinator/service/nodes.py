@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from holdfast.coordinator.catalogue.nodes import NodeRow, join_node, update_node
+from holdfast.coordinator.limits import COUNTED_BYTES_MAX
 from holdfast.coordinator.live import Beat
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.address import parse_url
@@ -19,6 +20,13 @@ from holdfast.protocol.signing import Signed, check_public_key, node_id, sign
 from holdfast.protocol.stripes import digest_of
 
 __all__ = ["NodeHandlers"]
+
+
+def _check_told(told: Join | Heartbeat) -> None:
+    if len(told.zone.encode()) > LABEL_BYTES_MAX:
+        raise BadRequest(f"a zone's name has at most {LABEL_BYTES_MAX} bytes")
+    if not 0 <= told.capacity_bytes <= COUNTED_BYTES_MAX:
+        raise BadRequest("a node's capacity is out of bounds")
 
 
 class NodeHandlers:
@@ -76,14 +84,9 @@ class NodeHandlers:
         check_public_key(told.key)
         if node != node_id(told.key):
             raise BadRequest("a node's id is not its key's")
-        if len(told.zone.encode()) > LABEL_BYTES_MAX or len(desk.live.nodes) >= NODES_MAX:
-            raise BadRequest("a node's zone name is too long, or the cluster has too many nodes")
-        known = desk.live.nodes.get(node)
-        if known is not None and known.store != told.store:
-            raise Conflict(
-                f"node {node.short} is in the cluster with another store",
-                do="A node with a new, empty store joins under a new identity: give it an empty folder.",
-            )
+        _check_told(told)
+        if node not in desk.live.nodes and len(desk.live.nodes) >= NODES_MAX:
+            raise BadRequest(f"a cluster has at most {NODES_MAX} nodes")
         row = NodeRow(node, told.key, parse_url(told.url), told.zone, told.capacity_bytes, told.store)
         digest, now_ms = digest_of(told.token), desk.source.now_ms()
         await desk.catalogue.write(lambda c: join_node(c, digest, row, now_ms))
@@ -97,6 +100,7 @@ class NodeHandlers:
         desk = self._desk
         node, body = await desk.node(request)
         report = decode(body, Heartbeat)
+        _check_told(report)
         row = desk.live.nodes[NodeId(node)]
         if report.store != row.store:
             raise Conflict(

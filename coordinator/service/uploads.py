@@ -7,6 +7,7 @@ from aiohttp import web
 from holdfast.coordinator.catalogue import chunks as chunk_rows
 from holdfast.coordinator.catalogue import uploads as upload_rows
 from holdfast.coordinator.catalogue.accounts import account_row
+from holdfast.coordinator.limits import COUNTED_BYTES_MAX
 from holdfast.coordinator.quorum import durable_stripes, open_receipts
 from holdfast.coordinator.service.desk import Asked, Desk
 from holdfast.protocol.codec import decode
@@ -88,9 +89,9 @@ class UploadHandlers:
         asked = await desk.device(request)
         told = decode(asked.body, OpenUpload)
         _bounded(len(told.exclude), NODES_MAX, "excluded nodes")
-        if told.expected_bytes < 0:
-            raise BadRequest("a backup cannot be expected to have fewer than 0 bytes")
-        now_ms = desk.source.now_ms()
+        if not 0 <= told.expected_bytes <= COUNTED_BYTES_MAX:
+            raise BadRequest(f"a backup is expected to have 0 to {COUNTED_BYTES_MAX} bytes")
+        now_ms = desk.live.steady_ms()
         row = await desk.catalogue.write(
             lambda c: upload_rows.open_upload(
                 c, account_row(c, asked.account), told.upload, asked.device.id, told.expected_bytes, now_ms
@@ -104,7 +105,7 @@ class UploadHandlers:
         asked = await desk.device(request)
         told = decode(asked.body, RenewUpload)
         _bounded(len(told.exclude), NODES_MAX, "excluded nodes")
-        upload, now_ms = _upload(request), desk.source.now_ms()
+        upload, now_ms = _upload(request), desk.live.steady_ms()
         row = await desk.catalogue.write(
             lambda c: upload_rows.renew_upload(c, account_row(c, asked.account), upload, now_ms)
         )
@@ -148,7 +149,6 @@ class UploadHandlers:
             term=desk.identity.term,
         )
         stripes = durable_stripes(told.chunks, receipts, desk.live.groups, upload)
-        groups = desk.live.groups
 
         answers = await desk.catalogue.write(
             lambda c: chunk_rows.commit(
@@ -156,7 +156,6 @@ class UploadHandlers:
                 (account := account_row(c, asked.account)),
                 upload_rows.require_open(c, account, upload),
                 stripes,
-                groups,
             )
         )
         return msgpack_answer(Committed(chunks=answers))

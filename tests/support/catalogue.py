@@ -131,11 +131,9 @@ class Book:
     def commit(
         self, who: tuple[AccountId, DeviceId], number: int, stripes: list[DurableStripe]
     ) -> list[CommittedChunk]:
-        groups = self.groups()
-
         def command(c: Connection) -> list[CommittedChunk]:
             account = account_row(c, who[0])
-            return commit(c, account, require_open(c, account, upload_id(number)), stripes, groups)
+            return commit(c, account, require_open(c, account, upload_id(number)), stripes)
 
         return self.catalogue.write_now(command)
 
