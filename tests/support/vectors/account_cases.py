@@ -168,7 +168,9 @@ def device_list() -> Iterator[Case]:
     yield case("epoch-zero", "epoch 0, and nothing that opens", epoch=0, keys=[])
     yield case("epoch-huge", "an epoch that nobody can count up to", epoch=2**62)
     yield case("epoch-other", "a key record for another epoch", keys=[KeyRecord(2, wraps, b"")])
-    yield case("long-name", "a device's name of 257 bytes", devices=[changed(device, name="\u00e4" * 128 + "n")])
+    yield case(
+        "long-name", "a device's name of 257 bytes", devices=[changed(device, name="\u00e4" * 128 + "n")]
+    )
     hidden = changed(device, sign_key=weak, id=device_id(weak))
     yield case("weak-key", "a device key of small order", devices=[hidden])
 
@@ -187,6 +189,8 @@ def enrolment() -> Iterator[Case]:
     stolen = changed(asked, account=AccountId(b"\1" * 32))
     yield case("other-account", "for an account that is not the root's", "Refused", stolen)
     yield case("short-nonce", "a nonce of 15 bytes", "BadRequest", changed(asked, nonce=b"\x0b" * 15))
+    weak = changed(asked, sign_key=PublicKey(bytes(32)))
+    yield case("weak-key", "a device key of small order", "BadRequest", weak)
 
 
 def head() -> Iterator[Case]:

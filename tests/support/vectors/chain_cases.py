@@ -15,11 +15,11 @@ from holdfast.protocol.accounts import (
     list_digest,
     signed_digest,
 )
-from holdfast.protocol.codec import encode
+from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.ids import Digest, PublicKey, SnapshotId
 from holdfast.protocol.signing import Signed, device_id, public_key
 from support.vectors.account_cases import the_list
-from support.vectors.case import CLUSTER, DEVICE, NODE, ROOT, STRANGER, TIME_MS, Case, signed
+from support.vectors.case import CLUSTER, DEVICE, NODE, ROOT, STRANGER, TIME_MS, Case, changed, signed
 
 FIRST_LIST = signed("device-list", the_list(), ROOT.sign_key)
 PHONE = Device(device_id(public_key(NODE)), public_key(NODE), ROOT.box_public, "owner", "phone")
@@ -33,9 +33,7 @@ def _list(**values: Any) -> Signed:
 
 
 def device_list_chain() -> Iterator[Case]:
-    def case(
-        name: str, about: str, outcome: str, following: Signed, current: Signed = FIRST_LIST
-    ) -> Case:
+    def case(name: str, about: str, outcome: str, following: Signed, current: Signed = FIRST_LIST) -> Case:
         values = {
             "cluster": CLUSTER.hex(),
             "current": encode(current).hex(),
@@ -49,6 +47,7 @@ def device_list_chain() -> Iterator[Case]:
     yield case("root-removes", "the root may leave a device out", "ok", _list(devices=[PHONE]))
     third = _list(seq=3, previous=signed_digest(second))
     yield case("gap", "list 3 behind list 1", "Conflict", third)
+    yield case("skipped-number", "number 3, with list 1 as its predecessor", "Conflict", _list(seq=3))
     yield case("back", "list 1 behind list 2", "Conflict", FIRST_LIST, second)
     other = _list(devices=[PHONE])
     yield case("second-of-two", "another list 2 behind list 2", "Conflict", other, second)
@@ -126,13 +125,17 @@ def head_chain() -> Iterator[Case]:
     yield case("none-shown", "no head is shown, and 3 was seen", "Rollback", three, [], head=None)
     yield case("two-heads", "another head 3 than was seen", "ForkDetected", three, [], head=other_three)
     yield case("gap", "head 2 is left out", "ForkDetected", one, [three])
+    skipping = signed("head", changed(decode(two.payload, Head), seq=3), DEVICE.sign_key)
+    yield case("skipped-number", "head 3 names head 1", "ForkDetected", one, [skipping], head=skipping)
     yield case("other-branch", "head 2 follows another head 1", "ForkDetected", one, [other_two, three])
     yield case("links-end-early", "the links do not reach the head", "ForkDetected", one, [two])
     yield case("links-go-on", "the links lead beyond the head", "ForkDetected", one, [two, three], head=two)
     stranger = _heads(2, key=STRANGER)[1]
     yield case("unlisted-link", "a link signed by a stranger", "Refused", one, [stranger, three])
     empty = encode(SnapshotList(1, []))
-    yield case("other-snapshots", "a list that the head does not name", "ForkDetected", three, [], exact=empty)
+    yield case(
+        "other-snapshots", "a list that the head does not name", "ForkDetected", three, [], exact=empty
+    )
     older = {"device_list_seq": 2}
     yield case("older-list", "device list 1, and 2 was seen", "Rollback", three, [], **older)
     forked = {"device_list_digest": "01" * 32}

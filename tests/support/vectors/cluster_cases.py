@@ -10,7 +10,6 @@ import msgpack
 from holdfast.protocol.charter import Charter
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.ids import ChunkId, Digest, KeyId, NodeId, StoreId, UploadId
-from holdfast.protocol.messages.accounts import EnrolmentNonce
 from holdfast.protocol.messages.cluster import ClusterMap, MapGroup, MapNode
 from holdfast.protocol.messages.uploads import Claim
 from holdfast.protocol.receipts import Receipt, ReceiptEntry
@@ -79,19 +78,21 @@ def codec() -> Iterator[Case]:
     extension = msgpack.packb({"chunks": [msgpack.ExtType(1, b"\7" * 32)]})
     yield claim("extension", "an extension type", extension)
     yield record("float", "a floating-point number for an integer", encode([1.0, *fields[1:]]))
+    yield record("bool", "true for an integer", encode([True, *fields[1:]]))
     yield claim("nil", "nil where it is not optional", msgpack.packb({"chunks": None}))
     yield record("other-version", "a version that is not known", encode([2, *fields[1:]]))
     yield record("additional-element", "one element more", encode([*fields, 0]))
     yield record("missing-element", "one element less", encode(fields[:-1]))
     yield claim("bad-utf8", "text that is not UTF-8", b"\x81\xa6chunk\xff\x90")
     yield claim("deep", "arrays within arrays", b"\x91" * 600 + b"\x90")
-    short = b"\x01" + encode(EnrolmentNonce(nonce=b"\x12" * 16, expires_ms=1))[1:]
-    swapped = msgpack.packb({"expires_ms": 1, "nonce": b"\x12" * 16})
-    for name, about, raw in (
-        ("other-order", "the right fields in another order", swapped),
-        ("not-a-map", "a message that is no map", short),
-    ):
-        yield Case("codec", name, about, {"shape": "EnrolmentNonce", "bytes": raw.hex()}, "BadRequest")
+
+    def nonce(name: str, about: str, value: object, outcome: str = "BadRequest") -> Case:
+        given = {"shape": "EnrolmentNonce", "bytes": msgpack.packb(value).hex()}
+        return Case("codec", name, about, given, outcome)
+
+    yield nonce("two-fields", "fields in their order", {"nonce": b"\x12" * 16, "expires_ms": 1}, "ok")
+    yield nonce("other-order", "the same in another order", {"expires_ms": 1, "nonce": b"\x12" * 16})
+    yield nonce("array-for-map", "a message written as a record", [b"\x12" * 16, 1])
 
 
 def signature() -> Iterator[Case]:
@@ -118,6 +119,13 @@ def signature() -> Iterator[Case]:
     yield case("other-key", "by another key", public_key=public_key(NODE).hex())
     yield case("flipped", "one bit of the signature differs", signature=flipped(good, 3).hex())
     yield case("not-reduced", "y = 2^255 - 18: 1, written twice", "BadRequest", public_key=weak(2**255 - 18))
+    eight = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+    other_eight = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
+    for name, key in (("eight", eight), ("other-eight", other_eight)):
+        about = "a point of order eight"
+        yield case(f"small-order-{name}", about, "BadRequest", public_key=key)
+    nowhere = weak(2)
+    yield case("no-point", "a y that no point of the curve has", public_key=nowhere)
     for name, y in (("zero", 0), ("one", 1), ("minus-one", 2**255 - 20)):
         yield case(f"small-order-{name}", "a point of small order", "BadRequest", public_key=weak(y))
 
@@ -137,6 +145,8 @@ def charter() -> Iterator[Case]:
     yield case("other-cluster", "another cluster answers", cluster="66" * 32)
     yield case("other-root", "a root that is not the cluster's", root=public_key(STRANGER).hex())
     yield case("other-signer", "signed by somebody else", key=STRANGER)
+    own = public_key(STRANGER).hex()
+    yield case("impostor", "a charter that another root signed for this cluster", key=STRANGER, root=own)
 
 
 def ticket() -> Iterator[Case]:
@@ -255,14 +265,19 @@ def request() -> Iterator[Case]:
     assert "_" in header and header.endswith("=")
     loose = header.rstrip("=")
     last = _BASE64[_BASE64.index(loose[-1]) + 1] + "=" * (len(header) - len(loose))
-    for name, about, other in (
+    for name, about, text in (
         ("other-base64", "'+' and '/' in place of '-' and '_'", header.replace("-", "+").replace("_", "/")),
         ("loose-bits", "bits behind the last byte", loose[:-1] + last),
         ("no-padding", "without the '=' at the end", loose),
     ):
-        yield case(name, about, "BadRequest", header=other)
+        yield case(name, about, "BadRequest", header=text)
     short = signer.sign(receiver, "POST", "/v1/locate?x=1", body, time_ms=TIME_MS, nonce=b"\x12" * 15)
     yield case("short-nonce", "a nonce of 15 bytes", "BadRequest", header=short.header())
+    for name, about, other in (
+        ("short-account", "an account id of 31 bytes", changed(auth, account=bytes(31))),
+        ("long-signer", "a signer of 33 bytes", changed(auth, signer=bytes(33))),
+    ):
+        yield case(name, about, "BadRequest", header=other.header())
 
 
 def names() -> Iterator[Case]:
@@ -288,7 +303,9 @@ def address() -> Iterator[Case]:
 
     yield case("address", "good", "a URL and a cluster id", named, "ok")
     yield case("address", "no-id", "a URL alone", url, "ok")
-    yield case("address", "no-scheme", "http is meant, and a slash behind is dropped", "example.org:7700/", "ok")
+    yield case(
+        "address", "no-scheme", "http is meant, and a slash behind is dropped", "example.org:7700/", "ok"
+    )
     yield case("address", "upper-case", "a cluster id has one spelling", f"{url}#{str(CLUSTER).upper()}")
     yield case("address", "short-id", "a cluster id of 31 bytes", f"{url}#{str(CLUSTER)[:-2]}")
     yield case("address", "path", "a URL with a path", f"{url}/v1#{CLUSTER}")

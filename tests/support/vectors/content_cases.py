@@ -29,11 +29,16 @@ def padme() -> Iterator[Case]:
         yield Case("padme", str(length), f"{length} bytes", {"length": length})
 
 
-def _sealed(p: bytes) -> Values:
+def sealing_keys() -> Values:
+    """What a reader opens chunks with."""
+    return {"k_id": KEYS.sealing.id_key.hex(), "k_chunk": KEYS.sealing.chunk_key.hex()}
+
+
+def forged(p: bytes, commitment: bytes = b"") -> Values:
     """Sealed by somebody who has the keys and does not keep the rules."""
     pid = blake3(p, key=KEYS.sealing.id_key).digest()
     made = HKDFExpand(SHA512(), 64, b"holdfast/v1/chunk\0\1" + pid).derive(KEYS.sealing.chunk_key)
-    lead = b"\1" + made[32:]
+    lead = b"\1" + (commitment or made[32:])
     sealed = lead + AESGCM(made[:32]).encrypt(bytes(12), p, lead)
     return {"pid": pid.hex(), "sealed": sealed.hex(), "chunk_id": blake3(sealed).hexdigest()}
 
@@ -76,8 +81,7 @@ def sealing() -> Iterator[Case]:
         **given: Any,
     ) -> Case:
         values = {
-            "k_id": KEYS.sealing.id_key.hex(),
-            "k_chunk": KEYS.sealing.chunk_key.hex(),
+            **sealing_keys(),
             "chunk_id": chunk.chunk_id.hex(),
             "pid": chunk.pid.hex(),
             "plain_bytes": chunk.plain_bytes,
@@ -96,6 +100,8 @@ def sealing() -> Iterator[Case]:
     yield case("other-chunk-id", "not the chunk id's bytes", sealed=flipped(sealed, -1).hex())
     yield case("other-version", "version 2", **_renamed(b"\2" + sealed[1:]))
     yield case("other-commitment", "one bit of the commitment differs", **_renamed(flipped(sealed, 1)))
+    free = forged(b"\0\0\0\0\6memory\0", commitment=b"\x13" * 32)
+    yield case("free-commitment", "any commitment, and a tag that holds over it", **free)
     yield case("other-tag", "one bit of the tag differs", **_renamed(flipped(sealed, -1)))
     yield case("other-ciphertext", "one bit of the ciphertext differs", **_renamed(flipped(sealed, 40)))
     yield case("cut-off", "shorter than the least", **_renamed(sealed[:53]))
@@ -103,20 +109,25 @@ def sealing() -> Iterator[Case]:
     yield case("other-k-chunk", "another account's K_chunk", k_chunk="01" * 64)
     yield case("other-k-id", "another account's K_id: the pid does not fit", k_id="01" * 32)
     yield case("other-length", "one byte less than the snapshot says", plain_bytes=7)
-    yield case("padding-not-zero", "the padding holds a one", **_sealed(b"\0\0\0\0\6memory\1"))
-    longer = {"plain_bytes": 22, **_sealed(b"\0\0\0\0\x16" + b"m" * 22)}
+    yield case("padding-not-zero", "the padding holds a one", **forged(b"\0\0\0\0\6memory\1"))
+    longer = {"plain_bytes": 22, **forged(b"\0\0\0\0\x16" + b"m" * 22)}
     yield case("padding-short", "less padding than Padmé's", **longer)
-    yield case("padding-long", "more padding than Padmé's", **_sealed(b"\0\0\0\0\6memory" + bytes(5)))
-    yield case("inner-length", "the inner length reaches beyond p", **_sealed(b"\0\0\0\0\xffmemory\0"))
-    yield case("other-how", "a compression that is not known", **_sealed(b"\2\0\0\0\6memory\0"))
-    yield case("not-zstd", "said to be zstd, and is not", **_sealed(b"\1\0\0\0\6memory\0"))
+    yield case("padding-long", "more padding than Padmé's", **forged(b"\0\0\0\0\6memory" + bytes(5)))
+    yield case("inner-length", "the inner length reaches beyond p", **forged(b"\0\0\0\0\xffmemory\0"))
+    yield case("other-how", "a compression that is not known", **forged(b"\2\0\0\0\6memory\0"))
+    yield case("not-zstd", "said to be zstd, and is not", **forged(b"\1\0\0\0\6memory\0"))
     frame, padded = _zstd_frame(b"memory"), b"\0" * 9
     six = {"plain_bytes": 6}
-    yield case("zstd-raw", "another encoder's frame", "ok", **_sealed(_padded(frame)), **six)
-    yield case("zstd-cut-off", "a frame without its end", **_sealed(_padded(frame[:-1])), **six)
-    yield case("zstd-two-frames", "a frame behind the frame", **_sealed(_padded(frame * 2)), plain_bytes=12)
-    yield case("zstd-trailing", "zeros that belong to the body", **_sealed(_padded(frame + padded)), **six)
-    bomb = _sealed(_padded(_ZSTD_BOMB))
+    yield case("zstd-raw", "another encoder's frame", "ok", **forged(_padded(frame)), **six)
+    yield case("zstd-cut-off", "a frame without its end", **forged(_padded(frame[:-1])), **six)
+    yield case(
+        "zstd-two-frames",
+        "a frame behind the frame",
+        **forged(_padded(frame * 2)),
+        plain_bytes=12,
+    )
+    yield case("zstd-trailing", "zeros that belong to the body", **forged(_padded(frame + padded)), **six)
+    bomb = forged(_padded(_ZSTD_BOMB))
     yield case("zstd-bomb", "8 MiB where 100 bytes were expected", **bomb, plain_bytes=100)
     yield case("zstd-negative", "a length below zero is no licence", **bomb, plain_bytes=-2)
 
@@ -165,6 +176,10 @@ def shard_record() -> Iterator[Case]:
     yield case("slot-out-of-range", "slot 6 of a 4+2 stripe", proven(fixed[:93] + b"\6" + fixed[94:]))
     yield case("group-out-of-range", "group 2^63", proven(fixed[:85] + b"\x80" + fixed[86:]))
     yield case("empty", "nothing", b"")
+    for name, length in (("too-small", 53), ("too-large", 4_325_426)):
+        least = fixed[:96] + length.to_bytes(4, "big") + digest_of(shards[4][:14]) * 6
+        about = f"a sealed chunk of {length:,} bytes"
+        yield case(name, about, least + blake3(least).digest(length=8) + shards[4][:14])
 
 
 REF = ChunkRef(PlainId(b"\x10" * 32), ChunkId(b"\x11" * 32), 100, 1)

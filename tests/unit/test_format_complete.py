@@ -1,0 +1,102 @@
+"""docs/FORMAT.md leaves nothing out: each field, path, error and bound of the code is there, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from support.shapes import all_shapes, name_of, written
+
+from holdfast.coordinator.service.app import make_app
+from holdfast.node.service import NodeService
+from holdfast.protocol import limits
+from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.signing import KINDS
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "FORMAT.md").read_text()
+FLAT = " ".join(TEXT.split())
+
+
+def section(number: int) -> str:
+    found = re.search(rf"^## {number} .*?(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    assert found, number
+    return found[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row but heads and rules."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [row for row in cells if row[0] not in ("name", "method and path", "what", "---", "part", "field")]
+
+
+@pytest.mark.parametrize("shape", all_shapes(), ids=name_of)
+def test_every_record_and_message_is_written_out_field_by_field(shape: Any) -> None:
+    told = re.sub(r" += ", " = ", FLAT)
+    assert written(shape) in told
+
+
+def test_no_record_is_specified_that_is_not_there() -> None:
+    told = set(re.findall(r"^ +([A-Z]\w+) += [\[{]", TEXT, re.MULTILINE))
+    assert told == {name_of(shape) for shape in all_shapes()}
+
+
+def served(app: web.Application) -> set[str]:
+    return {
+        f"{route.method} {route.resource.canonical}"
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+
+
+def test_every_path_is_in_its_table_and_no_other() -> None:
+    to_coordinator, to_node = section(17).split("To a node:")
+    node = object.__new__(NodeService)  # its routes need nothing of what it serves
+    for text, app in ((to_coordinator, make_app(None)), (to_node, node.app())):  # type: ignore[arg-type]
+        told = {row[0] for row in rows(text)}
+        assert told == served(app)
+
+
+def kinds_of(kind: type[HoldfastError]) -> list[type[HoldfastError]]:
+    own = [child for child in kind.__subclasses__() if child.__module__ == kind.__module__]
+    return [kind, *(below for child in own for below in kinds_of(child))]
+
+
+def test_every_error_has_its_code_and_status() -> None:
+    told = {tuple(row[:3]) for row in rows(section(20))}
+    assert told == {(f"`{k.__name__}`", f"`{k.code}`", str(k.http_status)) for k in kinds_of(HoldfastError)}
+
+
+def test_every_refusal_named_is_an_error_that_there_is() -> None:
+    names = {kind.__name__ for kind in kinds_of(HoldfastError)}
+    refusals = {cell for row in rows(TEXT) for cell in re.findall(r"`([A-Z]\w+)`", row[-1])}
+    assert refusals <= names | {"Signed"}, refusals - names
+    in_tables = {word for row in rows(section(17)) for word in re.findall(r"\b[A-Z]\w+\b", row[3])}
+    assert in_tables <= names, in_tables - names
+
+
+def test_every_bound_is_the_code_s() -> None:
+    told = {row[0].strip("`"): int(row[1].replace(",", "")) for row in rows(section(19))}
+    assert told == {name: getattr(limits, name) for name in told}
+    local = {
+        # How this implementation talks, waits and cuts: no reader could tell.
+        *("KIB", "MIB", "CHUNK_PLAIN_BYTES_MAX", "SEAL_OVERHEAD_BYTES", "NONCES_KEPT_MAX"),
+        *("TOKEN_LIFETIME_S_DEFAULT", "DELETION_HOLD_S_DEFAULT"),
+        *(
+            "CONNECT_TIMEOUT_S",
+            "REQUEST_TIMEOUT_S",
+            "READ_IDLE_TIMEOUT_S",
+            "BODY_GRACE_S",
+            "BODY_BYTES_PER_S_MIN",
+        ),
+    }
+    assert {name for name in vars(limits) if name.isupper()} == set(told) | local
+
+
+def test_every_kind_of_signature_is_named() -> None:
+    sentence = re.search(r"with kind one of (.*?)\. So", FLAT)
+    assert sentence
+    assert set(re.findall(r"`([a-z-]+)`", sentence[1])) == KINDS
