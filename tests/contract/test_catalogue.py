@@ -147,6 +147,22 @@ def test_silent_uploads_end_and_nothing_of_them_but_committed_chunks_stays(book:
     assert stored[0] is not None, "what was committed is not sent again"
 
 
+def test_an_upload_replaces_its_own_stripe_when_that_was_lost_meanwhile(book: Book) -> None:
+    ada = book.account(b"ada")
+    book.begin(ada, 1)
+    book.commit(ada, 1, [book.stripe(chunk_id(1), ALL)])
+    book.report(
+        ada, [ReportEntry(chunk_id(1), upload_id(1), slot, NODES[slot], "absent", b"") for slot in range(3)]
+    )
+    _, (send,) = book.claim(ada, 1, [chunk_id(1)])
+    assert send is not None and send.replaces == upload_id(1)
+    again = book.stripe(chunk_id(1), ALL, replaces=send.replaces, variant=1)
+    (answer,) = book.commit(ada, 1, [again])
+    assert answer.missing == 0
+    (row,) = book.locate(ada, [chunk_id(1)])
+    assert row is not None and row.stripe == again.stripe and not row.missing
+
+
 def test_a_commit_that_names_a_chunk_twice_is_refused(book: Book) -> None:
     ada = book.account(b"ada")
     book.begin(ada, 1)
@@ -226,9 +242,10 @@ class CatalogueAgainstModel(RuleBasedStateMachine):
         stripe = self.book.stripe(wanted, durable, replaces=replaces, variant=variant)
         (answer,) = self.book.commit(self.ada, number, [stripe])
         (again,) = self.book.commit(self.ada, number, [stripe])
-        if row is None or (row.generation != number and replaces):
+        own = row is not None and (row.generation, row.variant) == (number, variant)
+        if row is None or (replaces and not own):
             self.rows[chunk] = Row(number, variant, set(missing))
-        elif row.generation == number and row.variant == variant:
+        elif own:
             row.missing -= durable
         row = self.rows[chunk]
         assert answer.generation == again.generation == upload_id(row.generation)
