@@ -3,7 +3,8 @@
 #   make demo    the main job, start to finish, on this machine
 #   make test    the whole test suite
 #
-# Both set up .venv themselves. `make check` is lint and types; `make lock` renews constraints.txt.
+# Both set up .venv themselves. `make check` is lint and types; `make soak` draws new examples for the property
+# tests, round after round (ROUNDS=10); `make lock` renews constraints.txt.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -14,7 +15,7 @@ SOURCES := pyproject.toml constraints.txt README.md $(shell find $(PARTS) -type 
 INSTALL := rm -rf build holdfast.egg-info && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
            --constraint constraints.txt
 
-.PHONY: demo test check format lock clean bench
+.PHONY: demo test check format lock clean bench soak
 
 demo: $(VENV)/.installed
 	$(BIN)/holdfast demo
@@ -62,3 +63,9 @@ clean:
 # Rates, processor seconds and memory of one big file in and out, beside what the disk can do.
 bench: $(VENV)/.installed
 	$(BIN)/python -m holdfast.cluster.bench
+
+ROUNDS ?= 10
+soak: $(VENV)/.installed-test
+	for round in $$(seq $(ROUNDS)); do \
+	  HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q --timeout 1800 tests/unit tests/contract || exit 1; \
+	done
