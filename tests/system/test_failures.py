@@ -297,8 +297,9 @@ def test_a_full_disk_at_restore_is_22_and_leaves_no_half_files(
         assert (tree / name).stat().st_size == int(size), f"{name} is there and not whole"
 
 
-def test_sigterm_ends_a_backup_in_order(person: Any, tree: Path) -> None:
-    grown(tree, 80)
+def test_sigterm_ends_a_backup_in_order(person: Any, tree: Path, healed: LocalCluster) -> None:
+    before = healed.status().open_uploads
+    healed.pause(*ALL)  # so that the backup is under way for as long as it takes to see it
     process = subprocess.Popen(
         [sys.executable, "-m", "holdfast.client.console", "backup", str(tree)],
         env=person.env(),
@@ -306,9 +307,13 @@ def test_sigterm_ends_a_backup_in_order(person: Any, tree: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    person.run("status")  # long enough for it to have started, far shorter than it needs
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+    try:
+        assert healed.wait_until(lambda told: told.open_uploads > before)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        healed.resume(*ALL)
     assert process.returncode == 143, (out, err)
     assert "Traceback" not in err
     assert person.last("snapshots")["snapshots"] == 0
