@@ -13,6 +13,8 @@ change. ``exit_code`` is the command line's (docs/operations.md lists them all):
     ├── Conflict                       1   something else is there already, or moved on
     │   ├── HeadMoved                  1   another device posted a head first
     │   ├── GroupMoved                 1   the group's version or members changed
+    │   ├── SweptSince                 1   unused chunks were swept since the upload opened: claim again
+    │   ├── SweepRefused               1   sweeping would not be safe now
     │   └── UploadEnded                1   ended or expired: open a new one
     ├── WrongDirectory                 1   data of another node, version, or kind
     ├── StoreFailed                    1   a node's storage stopped acknowledging
@@ -60,6 +62,8 @@ __all__ = [
     "Rollback",
     "StaleRequest",
     "StoreFailed",
+    "SweepRefused",
+    "SweptSince",
     "TicketExpired",
     "TooFewShards",
     "Unreachable",
@@ -157,6 +161,19 @@ class GroupMoved(Conflict):
     """The group's version or members changed; ask for a fresh lease."""
 
     code = "group_moved"
+
+
+class SweptSince(Conflict):
+    """Unused chunks were swept since the upload opened: claim all that the snapshot reaches in a new one."""
+
+    code = "swept_since"
+
+
+class SweepRefused(Conflict):
+    """Sweeping would not be safe now; details say what is in the way."""
+
+    code = "sweep_refused"
+    default_do = "Nothing was swept. Run 'holdfast prune' again when what is named is mended."
 
 
 class UploadEnded(Conflict):

@@ -29,6 +29,12 @@ RECORDS_FETCH_MAX = 512
 MESSAGE_BYTES_MAX = 32 * MIB
 """Any msgpack message to the coordinator or from it."""
 REPORTS_MAX = 1024
+FINDINGS_MAX = 512
+"""Bad shards that a node reports in one message."""
+QUARANTINE_SHOWN_MAX = 1024
+"""Entries of one node's quarantine in one answer."""
+TROUBLE_BYTES_MAX = 1024
+"""A node's word, in UTF-8, why its store has failed."""
 
 # Accounts
 DEVICES_MAX = 256
@@ -40,6 +46,11 @@ SNAPSHOT_RECORD_BYTES_MAX = 8 * MIB
 HEAD_NEW_RECORDS_MAX = 64
 HEAD_LINKS_MAX = 1024
 WITNESSES_MAX = 255
+SWEEP_MARKS_MAX = 32_768
+"""Chunks in one message that marks them as reached."""
+SWEEP_LEASE_MS = 120_000
+"""A sweep without a sign of life for this long may be taken over."""
+FORGOTTEN_SHOWN_MAX = 1024
 LABEL_BYTES_MAX = 256
 """A device's, zone's or tag's name, in UTF-8."""
 URL_BYTES_MAX = 2048
@@ -56,10 +67,19 @@ NONCE_BYTES = 16
 NONCES_KEPT_MAX = 1_000_000
 DELETION_HOLD_S_DEFAULT = 7 * 24 * 3600
 DELETION_ENTRIES_MAX = 4096
+DELETION_NUMBER_MAX = 1 << 62
 
 # Cluster
 NODES_MAX = 10_000
 GROUPS_LEASED_MAX = 64
+
+# Repair
+REBUILD_ENTRIES_MAX = 512
+REBUILD_SEALED_BYTES_MAX = 32 * MIB
+"""Sealed bytes of all stripes of one rebuild; a single stripe always fits."""
+ORDER_ID_BYTES = 16
+DECODE_TRIES_MAX = 64
+"""k-subsets tried when shards verify but the chunk does not."""
 
 # Connections
 CONNECT_TIMEOUT_S = 5.0
@@ -73,6 +93,8 @@ assert SEALED_BYTES_MIN < SEALED_BYTES_MAX
 assert CHUNK_PADDED_BYTES_MAX >= CHUNK_PLAIN_BYTES_MAX + 5
 assert SHARD_BATCH_BODY_BYTES_MAX >= 8 * SEALED_BYTES_MAX, "a batch of one-data-shard stripes fits"
 assert SHARD_BATCH_HEADER_BYTES_MAX >= SHARD_BATCH_ENTRIES_MAX * (STRIPE_SHARDS_MAX * 32 + 128)
+assert REBUILD_SEALED_BYTES_MAX >= SEALED_BYTES_MAX
 assert TICKET_LIFETIME_MS <= UPLOAD_SILENCE_MS
+assert MESSAGE_BYTES_MAX > SWEEP_MARKS_MAX * 40
 assert MESSAGE_BYTES_MAX > COMMIT_CHUNKS_MAX * STRIPE_SHARDS_MAX * 32
 assert MESSAGE_BYTES_MAX > SNAPSHOT_RECORD_BYTES_MAX + DEVICE_LIST_BYTES_MAX + SNAPSHOTS_MAX * 32

@@ -43,8 +43,11 @@ KINDS: Final = frozenset(
         "enrol",
         "head",
         "map",
+        "pull-order",
+        "rebuilt",
         "receipt",
         "request",
+        "sweep",
         "ticket",
     }
 )

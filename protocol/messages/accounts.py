@@ -84,10 +84,20 @@ class StripeCounts(Message):
     """Stripes by spare shards (shards present and on nodes that are up, minus k).
 
     ``by_spare`` keys are decimal numbers as text; "-1" counts all that cannot be read now.
+    ``after_worst_zone``: the same, were the zone lost that hurts each stripe most.
     """
 
     total: int
     by_spare: dict[str, int]
+    after_worst_zone: dict[str, int]
+
+    def shown(self) -> dict[str, int | dict[str, int]]:
+        """For machine-readable output."""
+        return {
+            "total": self.total,
+            "by_spare": self.by_spare,
+            "after_worst_zone": self.after_worst_zone,
+        }
 
 
 class NodeBrief(Message):

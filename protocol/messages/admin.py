@@ -3,15 +3,31 @@
 - ``POST /v1/admin/invites``      MakeInvite -> TokenMade
 - ``POST /v1/admin/node-tokens``  MakeNodeToken -> TokenMade
 - ``GET  /v1/admin/status``       ClusterStatus
+- ``POST /v1/admin/standing``     SetStanding -> Moving   (drain, undrain, remove a node)
+- ``POST /v1/admin/rebalance``    Rebalance -> Moving
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from holdfast.protocol.codec import Message
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.messages.accounts import StripeCounts
 
-__all__ = ["ClusterStatus", "GroupStatus", "MakeInvite", "MakeNodeToken", "NodeStatus", "TokenMade"]
+__all__ = [
+    "ClusterStatus",
+    "GroupStatus",
+    "MakeInvite",
+    "MakeNodeToken",
+    "MoveStatus",
+    "Moving",
+    "NodeStatus",
+    "Rebalance",
+    "RepairStatus",
+    "SetStanding",
+    "TokenMade",
+]
 
 
 class MakeInvite(Message):
@@ -35,7 +51,15 @@ class TokenMade(Message):
 
 
 class NodeStatus(Message):
-    """A node as the operator sees it. ``state``: up, suspect, down (and later: lost, draining)."""
+    """A node as the operator sees it.
+
+    Attributes:
+        state: "up", "suspect", "down" or "stopping", as its heartbeats tell.
+        standing: "joined", "draining", "lost" or "distrusted", as the cluster treats it.
+        slots: of how many groups it holds a slot.
+        quarantined: damaged shards it keeps aside.
+        trouble: why its store has failed, in its own words; empty when it has not.
+    """
 
     id: NodeId
     url: str
@@ -47,6 +71,78 @@ class NodeStatus(Message):
     used_bytes: int
     free_bytes: int
     shards: int
+    standing: str
+    slots: int
+    quarantined: int
+    scrubbed_ms: int
+    trouble: str
+
+
+class MoveStatus(Message):
+    """A slot that is being filled; ``why``: lost, drain, distrusted, zone, rebalance or refill."""
+
+    group: int
+    slot: int
+    node: NodeId
+    old: NodeId | None
+    why: str
+    left_shards: int
+    filled_shards: int
+
+
+class RepairStatus(Message):
+    """What is being brought back.
+
+    Attributes:
+        queued, queued_bytes: shards to bring back, and sealed bytes of their chunks.
+        running: slots worked on now.
+        done, done_bytes: since the coordinator started.
+        bytes_per_s: sealed bytes per second of work; 0 when nothing was measured yet.
+        eta_s: until the queue is empty; -1 when not known.
+        waiting: slots that no node can take, in words.
+    """
+
+    queued: int
+    queued_bytes: int
+    running: int
+    done: int
+    done_bytes: int
+    bytes_per_s: int
+    eta_s: int
+    waiting: list[str]
+    moves: list[MoveStatus]
+
+
+class SetStanding(Message):
+    """Empty a node ("draining"), keep it after all ("joined"), or let it go ("removed").
+
+    ``node`` is the beginning of its id in hex. ``dry_run`` changes nothing.
+    """
+
+    node: str
+    standing: Literal["joined", "draining", "removed"]
+    dry_run: bool
+
+
+class Rebalance(Message):
+    """Move slots from the fullest to the emptiest nodes."""
+
+    dry_run: bool
+
+
+class Moving(Message):
+    """What moves (or would): slots, shard bytes, seconds (-1: no rate known yet), how safe it is meanwhile.
+
+    ``smallest_spare``: spare shards of the stripes that have the fewest while it lasts. ``stuck``: slots
+    that no other node can take.
+    """
+
+    node: str
+    slots: int
+    moved_bytes: int
+    seconds: int
+    smallest_spare: int
+    stuck: int
 
 
 class GroupStatus(Message):
@@ -73,5 +169,6 @@ class ClusterStatus(Message):
     stored_bytes: int
     open_uploads: int
     stripes: StripeCounts
+    repair: RepairStatus
     nodes: list[NodeStatus]
     groups: list[GroupStatus]

@@ -64,7 +64,14 @@ class Joined(Message):
 
 
 class Heartbeat(Message):
-    """A node's report. ``state``: "ok", "full" (reads and deletes only) or "failed" (store stopped)."""
+    """A node's report. ``state``: "ok", "full" (reads and deletes only) or "failed" (store stopped).
+
+    Attributes:
+        start: 16 random bytes drawn when the process started; tells two processes with one key apart.
+        quarantined: damaged shards kept aside.
+        scrubbed_ms: when the last whole pass over all shards ended (0: none yet).
+        trouble: why the store has failed, for people; empty when it has not.
+    """
 
     url: str
     zone: str
@@ -75,6 +82,10 @@ class Heartbeat(Message):
     free_bytes: int
     shards: int
     state: Literal["ok", "full", "failed", "stopping"]
+    start: bytes
+    quarantined: int
+    scrubbed_ms: int
+    trouble: str
 
 
 class HeartbeatAnswer(Message):

@@ -1,0 +1,160 @@
+"""Putting one stripe together while its shards come in: for clients that read, and nodes that rebuild.
+
+Each shard must be the one that the catalogue's stripe digest names before it
+counts; the decoded chunk must hash to its id. Runs in threads; touches no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+from typing import Literal
+
+from blake3 import blake3
+
+from holdfast.protocol import erasure
+from holdfast.protocol.codec import decode
+from holdfast.protocol.errors import BadRequest, IntegrityFailure
+from holdfast.protocol.ids import ChunkId, Digest, NodeId, UploadId
+from holdfast.protocol.limits import DECODE_TRIES_MAX
+from holdfast.protocol.messages.nodes import ReadAnswer, ReadResult
+from holdfast.protocol.profiles import Profile
+from holdfast.protocol.stripes import ShardRecord, StripeHeader, digest_of
+from holdfast.protocol.transport import split_frame
+
+__all__ = ["Reading", "Sealed", "Wrong", "finish", "open_read_answer", "take_answer"]
+
+Sealed = bytes | bytearray
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """One chunk being read: what the catalogue says, what has come, what was tried."""
+
+    chunk: ChunkId
+    group: int
+    generation: UploadId
+    sealed_bytes: int
+    stripe: Digest
+    profile: Profile
+    missing: frozenset[int]
+    header: StripeHeader | None = None
+    tried: set[tuple[int, NodeId]] = field(default_factory=set)
+    shards: dict[int, memoryview] = field(default_factory=dict)
+    integrity: IntegrityFailure | None = None
+
+    @property
+    def good_count(self) -> int:
+        """Verified shards so far."""
+        return len(self.shards)
+
+    @property
+    def has_enough(self) -> bool:
+        """Can it be decoded?"""
+        return len(self.shards) >= self.profile.k
+
+    def has_slot(self, slot: int) -> bool:
+        """Is this slot's shard here?"""
+        return slot in self.shards
+
+    def tried_source(self, slot: int, node: NodeId) -> bool:
+        """Was it asked for this slot already?"""
+        return (slot, node) in self.tried
+
+
+Wrong = tuple[Reading, Literal["absent", "damaged", "wrong"], bytes]
+"""A shard that was not there or not right: of which reading, what was met, the header that came with it."""
+
+
+def open_read_answer(body: bytes, most: int) -> tuple[ReadAnswer, list[memoryview]]:
+    """The framed answer to a read: results, and for each that is "ok" its shard's bytes, not yet verified.
+
+    Raises:
+        BadRequest: it does not cover what was asked, or is not as long as it says.
+    """
+    told, rest = split_frame(body)
+    answer = decode(told, ReadAnswer)
+    if not answer.results or len(answer.results) > most:
+        raise BadRequest("a node's answer does not cover what was asked")
+    shards, at = [], 0
+    for result in answer.results:
+        if result.status == "ok":
+            shards.append(rest[at : at + result.shard_bytes])
+            at += result.shard_bytes
+    if at != len(rest):
+        raise BadRequest("a node's answer is not as long as it says")
+    return answer, shards
+
+
+def take_answer(
+    readings: Sequence[Reading], slot: int, results: Sequence[ReadResult], shards: Sequence[memoryview]
+) -> list[Wrong]:
+    """Keep the shards that prove to be right; gives those that do not."""
+    wrong: list[Wrong] = []
+    following = iter(shards)
+    for reading, result in zip(readings, results, strict=True):
+        if result.status != "ok":
+            wrong.append((reading, result.status, b""))
+            continue
+        shard = next(following)
+        if _is_right(reading, slot, result.record, shard):
+            reading.shards[slot] = shard
+        else:
+            wrong.append((reading, "wrong", result.record))
+    return wrong
+
+
+def _is_right(reading: Reading, slot: int, header: bytes, shard: memoryview) -> bool:
+    """Is this the shard that the catalogue's stripe digest stands for?"""
+    try:
+        record = ShardRecord.unpack_header(header)
+    except (IntegrityFailure, BadRequest):
+        return False
+    stripe = record.stripe
+    right = (
+        stripe.stripe_digest == reading.stripe
+        and stripe.sealed_bytes == reading.sealed_bytes
+        and stripe.profile == reading.profile
+        and record.chunk == reading.chunk
+        and record.slot == slot
+        and len(shard) == stripe.shard_bytes
+        and digest_of(shard) == stripe.digest(slot)
+    )
+    if right:
+        reading.header = stripe
+    return right
+
+
+def finish(readings: Sequence[Reading]) -> list[Sealed | None]:
+    """Decode what has enough shards; None where there are too few (or the chunk does not verify).
+
+    Shards that verify but decode to another chunk mean that the stripe digest itself is wrong; then
+    other k-subsets of what is here are tried, a bounded number.
+    """
+    made: list[Sealed | None] = []
+    for reading in readings:
+        if not reading.has_enough:
+            made.append(None)
+            continue
+        sealed = _decoded(reading)
+        if sealed is None:
+            reading.integrity = IntegrityFailure(
+                f"chunk {reading.chunk.short} does not decode to what its id names",
+                why="its shards agree with the catalogue, but not with the chunk",
+                do="Run 'holdfast backup' on the device that still has the files.",
+                chunk=reading.chunk.hex(),
+            )
+        made.append(sealed)
+    return made
+
+
+def _decoded(reading: Reading) -> Sealed | None:
+    k = reading.profile.k
+    slots = sorted(reading.shards)
+    for subset in islice(combinations(slots, k), DECODE_TRIES_MAX):
+        chosen = {slot: reading.shards[slot] for slot in subset}
+        sealed = erasure.decode(reading.profile, chosen, reading.sealed_bytes)
+        if blake3(sealed).digest() == reading.chunk:
+            return sealed
+    return None
