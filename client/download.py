@@ -21,14 +21,15 @@ from holdfast.client.limits import (
 )
 from holdfast.client.link import Link
 from holdfast.client.node_calls import HttpNodeCalls, NodeCalls
-from holdfast.client.stripe_reading import Reading, Sealed, finish, take_answer
 from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.errors import HoldfastError, NotFound, TooFewShards, Unreachable
 from holdfast.protocol.ids import ChunkId, NodeId
 from holdfast.protocol.limits import REPORTS_MAX, SHARD_BATCH_ENTRIES_MAX
 from holdfast.protocol.messages.cluster import MapNode
 from holdfast.protocol.messages.nodes import ReadEntry, ReadHeader
-from holdfast.protocol.messages.uploads import Located, LocatedGroup, ReportEntry
+from holdfast.protocol.messages.uploads import Located, LocatedChunk, LocatedGroup, ReportEntry
+from holdfast.protocol.profiles import Profile
+from holdfast.protocol.stripe_reading import Reading, Sealed, finish, take_answer
 
 __all__ = ["Downloader"]
 
@@ -198,8 +199,10 @@ class Downloader:
                 self._rest(node.id)
                 return
             covered = len(answer.results)
+            wrong = await asyncio.to_thread(take_answer, left[:covered], slot, answer.results, shards)
             self._reports.extend(
-                await asyncio.to_thread(take_answer, left[:covered], slot, node.id, answer.results, shards)
+                ReportEntry(reading.chunk, reading.generation, slot, node.id, kind, record[:8192])
+                for reading, kind, record in wrong
             )
             left = left[covered:]
 
@@ -243,6 +246,12 @@ def _not_stored(chunk: ChunkId) -> NotFound:
     )
 
 
+def _reading(chunk: ChunkId, row: LocatedChunk, profile: Profile) -> Reading:
+    return Reading(
+        chunk, row.group, row.generation, row.sealed_bytes, row.stripe, profile, frozenset(row.missing)
+    )
+
+
 def _batches(ids: Sequence[ChunkId], located: Located) -> list[list[Reading]]:
     """Chunks of one group together, up to FETCH_SEALED_BYTES, in the order asked."""
     groups = {group.group: group for group in located.groups}
@@ -259,7 +268,7 @@ def _batches(ids: Sequence[ChunkId], located: Located) -> list[list[Reading]]:
             or len(open_[row.group]) >= SHARD_BATCH_ENTRIES_MAX
         ):
             made.append(open_.pop(row.group))
-        open_.setdefault(row.group, []).append(Reading.of(chunk, row, groups[row.group].profile))
+        open_.setdefault(row.group, []).append(_reading(chunk, row, groups[row.group].profile))
         sizes[row.group] = sum(reading.sealed_bytes for reading in open_[row.group])
     made.extend(open_.values())
     return made

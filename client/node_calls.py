@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from holdfast.protocol.codec import decode, encode
-from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.messages.cluster import MapNode
 from holdfast.protocol.messages.nodes import PutAnswer, PutHeader, ReadAnswer, ReadHeader
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.signing import Signed
-from holdfast.protocol.transport import Transport, body_digest, frame, split_frame
+from holdfast.protocol.stripe_reading import open_read_answer
+from holdfast.protocol.transport import Transport, body_digest, frame
 
 __all__ = ["HttpNodeCalls", "NodeCalls"]
 
@@ -84,15 +84,4 @@ class HttpNodeCalls:
             reads=True,
             timeout_s=timeout_s,
         )
-        told, rest = split_frame(body)
-        answer = decode(told, ReadAnswer)
-        if not answer.results or len(answer.results) > len(header.entries):
-            raise BadRequest("a node's answer does not cover what was asked")
-        shards, at = [], 0
-        for result in answer.results:
-            if result.status == "ok":
-                shards.append(rest[at : at + result.shard_bytes])
-                at += result.shard_bytes
-        if at != len(rest):
-            raise BadRequest("a node's answer is not as long as it says")
-        return answer, shards
+        return open_read_answer(body, len(header.entries))
