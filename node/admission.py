@@ -13,14 +13,15 @@ from holdfast.node.limits import TICKETS_REMEMBERED_MAX
 from holdfast.node.store import Put, ShardKey
 from holdfast.protocol.errors import BadRequest, IntegrityFailure, Refused
 from holdfast.protocol.ids import ChunkId, ClusterId, Digest, NodeId, PublicKey
-from holdfast.protocol.limits import SHARD_BATCH_ENTRIES_MAX
+from holdfast.protocol.limits import SHARD_BATCH_ENTRIES_MAX, STRIPE_SHARDS_MAX
 from holdfast.protocol.messages.nodes import PutHeader, ReadHeader
+from holdfast.protocol.messages.repair import PullHeader, PullOrder
 from holdfast.protocol.requests import Auth
 from holdfast.protocol.signing import device_id
 from holdfast.protocol.stripes import ShardRecord, StripeHeader, digest_of
 from holdfast.protocol.tickets import Ticket, Verb, admit, open_ticket, ticket_digest
 
-__all__ = ["Admission", "Admitted", "puts_of", "read_keys"]
+__all__ = ["Admission", "Admitted", "pull_keys", "puts_of", "read_keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +39,22 @@ class Admission:
     Args:
         node: this node.
         cluster: its cluster.
-        coordinator: the coordinator's public key; replaced when the term rises.
+        coordinator: the coordinator's public key (None before the first meeting); replaced as terms rise.
         term: the highest term seen.
     """
 
-    def __init__(self, node: NodeId, cluster: ClusterId, coordinator: PublicKey, term: int) -> None:
+    def __init__(self, node: NodeId, cluster: ClusterId, coordinator: PublicKey | None, term: int) -> None:
         self._node = node
         self._cluster = cluster
-        self._coordinator = coordinator
+        self.coordinator = coordinator
         self.term = term
         self._known: OrderedDict[Digest, tuple[Ticket, int]] = OrderedDict()
 
     def reign(self, coordinator: PublicKey, term: int) -> None:
         """Follow a coordinator of the same or a higher term; tickets of the old key are forgotten."""
-        if term >= self.term and coordinator != self._coordinator:
+        if term >= self.term and coordinator != self.coordinator:
             self._known.clear()
-            self._coordinator = coordinator
+            self.coordinator = coordinator
         self.term = max(self.term, term)
 
     def admit(self, signed_ticket: bytes, auth: Auth, verb: Verb, now_ms: int) -> Admitted:
@@ -65,7 +66,9 @@ class Admission:
         """
         digest = ticket_digest(signed_ticket)
         known = self._known.get(digest)
-        ticket = known[0] if known else open_ticket(signed_ticket, self._cluster, self._coordinator)
+        if self.coordinator is None:
+            raise Refused("this node has not met its coordinator yet")
+        ticket = known[0] if known else open_ticket(signed_ticket, self._cluster, self.coordinator)
         slot = admit(ticket, verb=verb, node=self._node, term=self.term, now_ms=now_ms)
         if auth.role != "device" or auth.account != ticket.account:
             raise Refused("the ticket is another account's")
@@ -136,3 +139,16 @@ def read_keys(admitted: Admitted, header: ReadHeader) -> list[ShardKey]:
             ShardKey(ticket.group, entry.slot, ticket.account, ChunkId(entry.chunk), entry.generation)
         )
     return keys
+
+
+def pull_keys(order: PullOrder, header: PullHeader) -> list[ShardKey]:
+    """What a peer's pull asks for, within the order's group.
+
+    Raises:
+        BadRequest: too many entries, or a slot that no stripe has.
+    """
+    if not 1 <= len(header.entries) <= SHARD_BATCH_ENTRIES_MAX:
+        raise BadRequest(f"a pull asks for 1 to {SHARD_BATCH_ENTRIES_MAX} shards")
+    if any(not 0 <= entry.slot < STRIPE_SHARDS_MAX for entry in header.entries):
+        raise BadRequest("a pull names a slot that no stripe has")
+    return [ShardKey(order.group, e.slot, e.account, e.chunk, e.generation) for e in header.entries]

@@ -40,6 +40,25 @@ def node() -> None:
 @option("--advertise", metavar="URL", help="How others reach this node, where that differs.")
 @option("--zone", default="", help="Failure domain: rack, room, datacentre.")
 @option("--capacity", type=BYTES, help="Bytes to store at most. Default: what the disk has free.")
+@option(
+    "--scrub-days",
+    type=float,
+    default=14.0,
+    show_default=True,
+    help="Reread and verify every shard once in so many days.",
+)
+@option(
+    "--replace-damaged-store",
+    is_flag=True,
+    help="If the store is damaged as a whole, keep it aside and be filled anew by the other nodes.",
+)
+@option(
+    "--supervised/--unsupervised",
+    "supervise",
+    default=True,
+    show_default=True,
+    help="Restart the node when a bad disk kills it, and leave alone what killed it.",
+)
 @option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
 @option("--log-json", is_flag=True, help="Log JSON lines.")
 @guarded
@@ -51,13 +70,20 @@ def run_command(
     advertise: str | None,
     zone: str,
     capacity: int | None,
+    scrub_days: float,
+    replace_damaged_store: bool,
+    supervise: bool,
     log_level: str,
     log_json: bool,
 ) -> None:
     """Serve shards until SIGTERM."""
+    from holdfast.node.supervising import supervised
+    from holdfast.protocol.clock import SYSTEM
+
+    # Before anything heavy is imported: the process that is forked here stays as small as it is now.
+    pid = supervised(folder, SYSTEM) if supervise else None
     from holdfast.node.running import NodeSettings, run_node
     from holdfast.protocol.address import Address
-    from holdfast.protocol.clock import SYSTEM
     from holdfast.protocol.program import program_version
     from holdfast.protocol.serving import ListenAddress
 
@@ -71,5 +97,8 @@ def run_command(
         zone=zone,
         capacity_bytes=capacity,
         program=program_version(),
+        scrub_days=scrub_days,
+        replace_damaged_store=replace_damaged_store,
+        pid=pid,
     )
     run(lambda: run_node(settings, SYSTEM))

@@ -33,7 +33,38 @@ RUNNING_CLOCK_SAVE_S = 30.0
 JOIN_PATIENCE_S = 60.0
 HEARTBEAT_BACKOFF_S_MAX = 10.0
 WORKER_THREADS = 2
+REBUILDS_AT_ONCE_MAX = 3
+"""Rebuilds worked on; each holds its pulled shards and one decoded batch in memory."""
+PULL_ROUNDS_MAX = 64
+PULL_TIMEOUT_S = 20.0
+QUARANTINE_ENTRIES_MAX = 4096
+QUARANTINE_BYTES_MAX = 256 * MIB
+"""Damaged values kept aside, beside the capacity; the oldest make room."""
+STORES_ASIDE_MAX = 16
+"""Damaged stores kept beside the present one."""
+UNREADABLE_MAX = 256
+"""Shards that killed the process when they were read; with more the store as a whole counts as damaged."""
+READING_THREADS_MAX = 16
+"""Threads that may touch the store's pages at one time; each notes its key in a place of its own."""
+SCRUB_DAYS_DEFAULT = 14.0
+SCRUB_SLACK = 0.8
+"""A scrub plans to be done after this part of its period: restarts and busy hours cost time."""
+SCRUB_BYTES_PER_S_MIN = 1 * MIB
+SCRUB_BYTES_PER_S_MAX = 64 * MIB
+SCRUB_ASKED_BYTES_PER_S = 512 * MIB
+"""How fast a scrub that an operator asked for may go; the disk is slower."""
+SCRUB_SCAN_ENTRIES = 256
+SCRUB_SAVE_S = 10.0
+SCRUB_LOOK_S = 1.0
+"""How often a node looks whether a scrub is due."""
+FINDINGS_EVERY_S = 1.0
+CRASH_RESTARTS_MAX = 5
+"""Restarts after a crash within CRASH_WINDOW_S; then the store counts as damaged."""
+CRASH_WINDOW_S = 3600.0
+CRASH_PAUSE_S = 0.2
 
+assert SCRUB_BYTES_PER_S_MIN <= SCRUB_BYTES_PER_S_MAX <= SCRUB_ASKED_BYTES_PER_S
+assert 0 < SCRUB_SLACK <= 1
 assert IN_FLIGHT_BYTES_MAX >= 2 * BODY_BYTES_MAX, "one large request never starves another"
 assert SEALED_BYTES_MAX <= READ_ANSWER_BYTES_MAX <= IN_FLIGHT_BYTES_MAX // 2, "any one shard fits"
 assert COMMIT_GROUP_BYTES_MAX <= IN_FLIGHT_BYTES_MAX

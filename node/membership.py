@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,6 +32,7 @@ from holdfast.protocol.transport import Transport
 
 __all__ = ["Identity", "Membership", "load_identity"]
 
+T = TypeVar("T")
 _VERSION = 1
 _log = structlog.get_logger()
 
@@ -195,6 +197,25 @@ class Membership:
         )
         self.heartbeat_s = answer.heartbeat_ms / 1000
         return answer
+
+    async def tell(self, identity: Identity, target: str, message: Any, answer: type[T]) -> T:
+        """Something to tell the coordinator that may be told again.
+
+        Raises:
+            Unreachable: there is no coordinator now. HoldfastError: what it refuses.
+        """
+        if self.charter is None:
+            raise Unreachable("the coordinator is not known yet")
+        return await self._transport.call(
+            "POST",
+            self._address.url,
+            target,
+            message,
+            answer=answer,
+            signer=self._signer(identity.key, identity.cluster),
+            receiver=self.charter.coordinator,
+            reads=True,
+        )
 
     async def report_forever(
         self,

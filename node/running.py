@@ -14,11 +14,21 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.node.admission import Admission
-from holdfast.node.limits import CAPACITY_BYTES_MIN, ERASE_TURN_ENTRIES_MAX, RUNNING_CLOCK_SAVE_S
+from holdfast.node.limits import (
+    CAPACITY_BYTES_MIN,
+    ERASE_TURN_ENTRIES_MAX,
+    RUNNING_CLOCK_SAVE_S,
+    SCRUB_DAYS_DEFAULT,
+)
 from holdfast.node.membership import Identity, Membership, load_identity, load_key
-from holdfast.node.service import NodeService
-from holdfast.node.store import ShardStore
-from holdfast.node.store_lmdb import LmdbStore
+from holdfast.node.opening import StoreOpener
+from holdfast.node.rebuilding import Rebuilder
+from holdfast.node.scrubbing import Scrubber
+from holdfast.node.service.app import Handlers, make_app
+from holdfast.node.service.door import Door
+from holdfast.node.service.rebuilds import RebuildHandlers
+from holdfast.node.service.scrubs import ScrubHandlers
+from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.writer import Writer
 from holdfast.protocol import signing
 from holdfast.protocol.address import Address, Token, parse_url
@@ -34,15 +44,15 @@ from holdfast.protocol.directory import (
 )
 from holdfast.protocol.errors import BadRequest, HoldfastError, StoreFailed, WrongDirectory
 from holdfast.protocol.ids import PublicKey, StoreId
-from holdfast.protocol.limits import LABEL_BYTES_MAX
+from holdfast.protocol.limits import LABEL_BYTES_MAX, TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.nodes import Heartbeat
+from holdfast.protocol.messages.scrub import FindingsNoted
 from holdfast.protocol.serving import ListenAddress, Server, until_stopped
 from holdfast.protocol.transport import Transport
 
 __all__ = ["NodeSettings", "run_node"]
 
 _log = structlog.get_logger()
-_NOBODY = PublicKey(bytes(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,10 @@ class NodeSettings:
     zone: str
     capacity_bytes: int | None
     program: str
+    scrub_days: float = SCRUB_DAYS_DEFAULT
+    replace_damaged_store: bool = False
+    pid: int | None = None
+    """By which process others know this node: its supervisor, where it has one."""
 
 
 def _checked(settings: NodeSettings) -> tuple[Address, Token | None]:
@@ -69,6 +83,8 @@ def _checked(settings: NodeSettings) -> tuple[Address, Token | None]:
         raise BadRequest(f"a zone's name has at most {LABEL_BYTES_MAX} bytes")
     if settings.capacity_bytes is not None and settings.capacity_bytes < CAPACITY_BYTES_MIN:
         raise BadRequest(f"a node's capacity is at least {CAPACITY_BYTES_MIN} bytes")
+    if not settings.scrub_days > 0:  # nan is neither
+        raise BadRequest("shards are reread in more than 0 days")
     if settings.token_file is None or not settings.token_file.exists():
         return settings.coordinator, None
     token = Token.parse(settings.token_file.read_text())
@@ -111,7 +127,7 @@ async def run_node(settings: NodeSettings, source: Source) -> None:
                 do="Make one with 'holdfast admin node-token --output F' and pass --join-token-file F.",
             )
         async with _writing(settings, source, identity) as writer, Transport(source=source) as transport:
-            node = _Node(settings, source, writer, Membership(address, transport, source))
+            node = _Node(settings, source, writer, transport, Membership(address, transport, source))
             await node.serve(identity, token, key)
 
 
@@ -119,12 +135,20 @@ async def run_node(settings: NodeSettings, source: Source) -> None:
 async def _writing(
     settings: NodeSettings, source: Source, identity: Identity | None
 ) -> AsyncIterator[Writer]:
-    def open_store() -> ShardStore:
-        return LmdbStore(settings.folder / "store", source=source, capacity_bytes=settings.capacity_bytes)
-
-    writer = Writer(open_store)
+    opener = StoreOpener(
+        settings.folder,
+        source,
+        known=identity.store if identity is not None else None,
+        capacity_bytes=settings.capacity_bytes,
+        replace_damaged=settings.replace_damaged_store,
+    )
     try:
-        if identity is not None and writer.store.id != identity.store:
+        writer = Writer(opener)
+    except BaseException:
+        opener.close()
+        raise
+    try:
+        if identity is not None and writer.store.id != identity.store and writer.store.stats().shards:
             raise WrongDirectory(
                 f"the store in {settings.folder} is not this node's",
                 why=f"node.json names store {identity.store.short} and there is {writer.store.id.short}",
@@ -133,6 +157,7 @@ async def _writing(
         yield writer
     finally:
         await writer.close()
+        opener.close()
 
 
 def _remember_coordinator(folder: Path, charter: Charter) -> None:
@@ -149,8 +174,14 @@ def _known_coordinator(folder: Path) -> PublicKey | None:
 
 class _Node:
     def __init__(
-        self, settings: NodeSettings, source: Source, writer: Writer, membership: Membership
+        self,
+        settings: NodeSettings,
+        source: Source,
+        writer: Writer,
+        transport: Transport,
+        membership: Membership,
     ) -> None:
+        self._transport = transport
         self._settings = settings
         self._source = source
         self._writer = writer
@@ -158,6 +189,7 @@ class _Node:
         self._running_from = source.monotonic()
         self._running_before_ms = writer.store.running_ms
         self._stats = writer.store.stats()
+        self._start = source.random_bytes(16)
         self._url = ""
 
     def running_ms(self) -> int:
@@ -175,25 +207,36 @@ class _Node:
         store: StoreId = self._writer.store.id
         node = signing.node_id(signing.public_key(key))
         term = self._writer.store.term()
-        admission = Admission(node, cluster, _known_coordinator(settings.folder) or _NOBODY, term)
-        identity = known or Identity(node, cluster, store, str(listen), key)
-        service = NodeService(
-            identity,
-            self._writer,
-            admission,
-            coordinator=lambda: self._membership.charter.coordinator if self._membership.charter else None,
-            running_ms=self.running_ms,
-            source=source,
-            program=settings.program,
+        admission = Admission(node, cluster, _known_coordinator(settings.folder), term)
+        # The store as it is: a new, empty one under a known identity is filled again by its peers.
+        identity = Identity(node, cluster, store, str(listen), key)
+        door = Door(identity, admission, source)
+        service = ShardHandlers(
+            door, self._writer, running_ms=self.running_ms, source=source, program=settings.program
         )
-        server = Server(service.app(), listen)
+        rebuilder = Rebuilder(identity, self._writer, self._transport, service.pool)
+        scrubber = Scrubber(
+            self._writer,
+            service.pool,
+            source,
+            period_s=settings.scrub_days * 86400,
+            tell=lambda found: self._membership.tell(identity, "/v1/nodes/findings", found, FindingsNoted),
+        )
+        service.met_damaged = scrubber.met
+        handlers: list[Handlers] = [
+            service,
+            RebuildHandlers(door, self._writer, rebuilder),
+            ScrubHandlers(door, self._writer, scrubber),
+        ]
+        server = Server(make_app(handlers), listen)
         bound = await server.start()
         self._url = parse_url(settings.advertise) if settings.advertise else f"http://{bound}"
 
         async def reigned(charter: Charter) -> None:
             admission.reign(charter.coordinator, charter.term)
             _remember_coordinator(settings.folder, charter)
-            if charter.term > self._writer.store.term():
+            # A store that has failed takes no term either; it is asked for nothing that a term could forbid.
+            if self._writer.failed is None and charter.term > self._writer.store.term():
                 await self._writer.run(lambda opened: opened.raise_term(charter.term))
 
         tasks: list[asyncio.Task[None]] = []
@@ -207,16 +250,18 @@ class _Node:
                 asyncio.create_task(
                     self._membership.report_forever(
                         identity,
-                        lambda: self._report(service, service.state),
+                        lambda: self._report(service, scrubber, service.state),
                         reigned,
                         lambda: admission.term,
                     )
                 )
             )
             tasks.append(asyncio.create_task(self._keep_house()))
+            tasks.append(asyncio.create_task(scrubber.scrub_forever()))
+            tasks.append(asyncio.create_task(scrubber.report_forever()))
             write_json(
                 settings.folder / "ready.json",
-                {"version": 1, "url": self._url, "node": node.hex(), "pid": os.getpid()},
+                {"version": 1, "url": self._url, "node": node.hex(), "pid": settings.pid or os.getpid()},
             )
             _log.info("serving", node=node.short, url=self._url, store=store.short)
             await until_stopped()
@@ -228,7 +273,7 @@ class _Node:
             await server.stop()
             if tasks and self._membership.charter is not None:
                 with suppress(HoldfastError):
-                    await self._membership.beat(identity, self._report(service, "stopping"))
+                    await self._membership.beat(identity, self._report(service, scrubber, "stopping"))
             service.close()
             with suppress(HoldfastError):
                 await self._writer.run(lambda opened: opened.save_running(self.running_ms()))
@@ -251,7 +296,7 @@ class _Node:
 
         await self._membership.patiently(attempt, "joining")
 
-    def _report(self, service: NodeService, state: str) -> Heartbeat:
+    def _report(self, service: ShardHandlers, scrubber: Scrubber, state: str) -> Heartbeat:
         with suppress(StoreFailed):  # a store that did not reopen: what it last held, told as "failed"
             self._stats = self._writer.store.stats()
         stats = self._stats
@@ -267,6 +312,10 @@ class _Node:
             free_bytes=max(0, capacity - stats.used_bytes),
             shards=stats.shards,
             state=cast(Literal["ok", "full", "failed", "stopping"], state),
+            start=self._start,
+            quarantined=stats.quarantined,
+            scrubbed_ms=scrubber.ended_ms,
+            trouble=(self._writer.failed or "").encode()[:TROUBLE_BYTES_MAX].decode(errors="ignore"),
         )
 
     async def _keep_house(self) -> None:

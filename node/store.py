@@ -10,13 +10,25 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
-from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.errors import HoldfastError, StoreFailed
 from holdfast.protocol.ids import AccountId, ChunkId, StoreId, UploadId
 from holdfast.protocol.stripes import ShardRecord
 
-__all__ = ["Absent", "Damaged", "Found", "Mark", "Put", "ReadOutcome", "ShardKey", "ShardStore", "StoreStats"]
+__all__ = [
+    "Absent",
+    "Damaged",
+    "Found",
+    "Mark",
+    "Put",
+    "Quarantined",
+    "ReadOutcome",
+    "ShardKey",
+    "ShardStore",
+    "StoreDamaged",
+    "StoreStats",
+]
 
 _KEY: Final = struct.Struct(">QB32s32s16s")
 
@@ -30,6 +42,13 @@ class ShardKey:
     account: AccountId
     chunk: ChunkId
     generation: UploadId
+
+    @staticmethod
+    def range_of(group: int, slot: int | None = None) -> tuple[bytes, bytes]:
+        """(after, until) for a scan over all shards of a group, or of one slot of it."""
+        if slot is None:
+            return group.to_bytes(8, "big"), (group + 1).to_bytes(8, "big")
+        return group.to_bytes(8, "big") + bytes([slot]), (group * 256 + slot + 1).to_bytes(9, "big")
 
     def pack(self) -> bytes:
         """89 bytes that sort as the fields do."""
@@ -87,14 +106,48 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A damaged shard kept aside: what was stored under ``key``, whole, is ``stored_bytes`` long.
+
+    ``number`` grows with every entry; ``at_ms`` is the wall time it was put aside.
+    """
+
+    number: int
+    key: ShardKey
+    at_ms: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStats:
-    """Counts as of the last commit. ``counter``: durable commits since the store was made."""
+    """Counts as of the last commit.
+
+    Attributes:
+        counter: durable commits since the store was made.
+        damaged: reads since it was opened that found a damaged shard.
+        quarantined, quarantined_bytes: damaged shards kept aside.
+        dropped: entries of the quarantine that made room for newer ones.
+        findings: shards found bad that the coordinator has not taken note of yet.
+        changes: rises by one before and by one after the commit of each shard that comes or goes, from 0
+            when the store was opened: while it stays the same, so does what is in the store.
+        unreadable: shards that must not be touched.
+    """
 
     shards: int
     used_bytes: int
     counter: int
     marked: int
     damaged: int
+    quarantined: int = 0
+    quarantined_bytes: int = 0
+    dropped: int = 0
+    findings: int = 0
+    changes: int = 0
+    unreadable: int = 0
+
+
+class StoreDamaged(StoreFailed):
+    """The store's own pages are damaged: opening it again will not help, only peers will."""
 
 
 class ShardStore(Protocol):
@@ -113,8 +166,9 @@ class ShardStore(Protocol):
     def put(self, batches: Sequence[Sequence[Put]]) -> list[HoldfastError | None]:
         """Store batches in one durable transaction; each batch whole or not at all.
 
-        Gives, per batch, None or why it was not stored: Conflict (other bytes are there),
-        NoRoom, IntegrityFailure (equal key, damaged bytes). Equal bytes again are fine.
+        Gives, per batch, None or why it was not stored: Conflict (other bytes are there) or NoRoom.
+        Equal bytes again are fine; a damaged shard that is met is put into quarantine and replaced,
+        all in the same transaction.
 
         Raises:
             StoreFailed: the commit failed; nothing of it counts, and the store must be reopened.
@@ -125,12 +179,53 @@ class ShardStore(Protocol):
         """Each shard, verified against its own record."""
         ...
 
+    def scan(self, after: bytes, until: bytes, most: int) -> list[ShardKey]:
+        """Up to ``most`` keys in order, behind the packed key ``after`` and before ``until``."""
+        ...
+
     def mark(self, number: int, keys: Sequence[ShardKey], due_ms: int) -> tuple[int, int]:
         """Note a deletion order: (marked, absent). Orders at or below the last number change nothing."""
         ...
 
     def erase_due(self, now_ms: int, most: int) -> int:
         """Erase up to ``most`` marked shards whose time has come; gives how many."""
+        ...
+
+    def quarantine(self, keys: Sequence[ShardKey]) -> int:
+        """Put aside those of these shards that are damaged now; gives how many.
+
+        One durable transaction moves them, whole, out of the way, so that they can be stored again, and
+        notes each as a finding. What is whole by now stays. What must not be touched (see ``suspects``
+        of the LMDB store) cannot be moved and is noted alone. The oldest entries make room for new ones.
+        """
+        ...
+
+    def quarantined(self, after: int, most: int) -> list[Quarantined]:
+        """Up to ``most`` entries of the quarantine with numbers above ``after``, oldest first."""
+        ...
+
+    def findings(self, most: int) -> list[ShardKey]:
+        """Up to ``most`` shards found bad that :meth:`findings_told` was not called for."""
+        ...
+
+    def findings_told(self, keys: Sequence[ShardKey]) -> None:
+        """Forget findings: the coordinator has taken note."""
+        ...
+
+    def scrub_state(self) -> bytes:
+        """What :meth:`save_scrub_state` kept last; empty in a new store."""
+        ...
+
+    def save_scrub_state(self, state: bytes) -> None:
+        """Keep how far the scrub is, durably."""
+        ...
+
+    def declare_damaged(self, why: str) -> NoReturn:
+        """Take nothing more, and do not open again: what is in it cannot be relied on as a whole.
+
+        Raises:
+            StoreDamaged: always.
+        """
         ...
 
     def save_running(self, running_ms: int) -> None:

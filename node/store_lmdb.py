@@ -1,4 +1,4 @@
-"""The shard store on LMDB: the only module that imports lmdb.
+"""The shard store on LMDB (with node/store_lmdb_opening.py the only place that imports lmdb).
 
 Default sync always (no NOSYNC, no NOMETASYNC, no WRITEMAP: crash replay loses
 acknowledged writes with those). A failed fdatasync is reported once and the next
@@ -15,52 +15,38 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, NoReturn
 
 import lmdb
 
-from holdfast.node.limits import DISK_RESERVE_BYTES, MAP_RESERVE_BYTES, SHORT_PAGES_TOLERATED
-from holdfast.node.store import Absent, Damaged, Found, Put, ReadOutcome, ShardKey, StoreStats
+from holdfast.node.data_file import refuse_truncated
+from holdfast.node.limits import DISK_RESERVE_BYTES, UNREADABLE_MAX
+from holdfast.node.store import (
+    Absent,
+    Damaged,
+    Found,
+    Put,
+    Quarantined,
+    ReadOutcome,
+    ShardKey,
+    StoreDamaged,
+    StoreStats,
+)
+from holdfast.node.store_folder import declare_damaged
+from holdfast.node.store_lmdb_opening import DAMAGE, damaged_store, open_databases
+from holdfast.node.store_quarantine import Quarantine, quarantine_bytes_max
+from holdfast.node.store_totals import Totals
+from holdfast.node.store_verifying import compare, names_in, why_damaged
 from holdfast.protocol.clock import Source
 from holdfast.protocol.errors import (
-    Conflict,
     HoldfastError,
     IntegrityFailure,
-    Locked,
     NoRoom,
     StoreFailed,
-    WrongDirectory,
 )
-from holdfast.protocol.ids import StoreId
-from holdfast.protocol.stripes import ShardRecord, digest_of
+from holdfast.protocol.stripes import ShardRecord
 
 __all__ = ["LmdbStore", "refuse_truncated"]
-
-_FORMAT: Final = b"holdfast shard store 1"
-_META_MAGIC: Final = 0xBEEFC0DE
-# LMDB's MDB_meta behind the 16-byte page header: magic, version, address, map size (lmdb 0.9, mdb.c).
-_META_PAGE: Final = struct.Struct("<16xIIQQ")
-_META_DB_BYTES: Final = 48
-
-
-class _Totals:
-    """Counters kept inside the transaction that changes them."""
-
-    def __init__(self, txn: Any, meta: Any) -> None:
-        self._txn, self._meta = txn, meta
-        self.shards = self._number(b"shards")
-        self.used_bytes = self._number(b"used_bytes")
-        self.counter = self._number(b"counter")
-        self.marked = self._number(b"marked")
-
-    def _number(self, name: bytes) -> int:
-        return int.from_bytes(self._txn.get(name, db=self._meta) or b"", "big")
-
-    def save(self) -> None:
-        self.counter += 1
-        for name in ("shards", "used_bytes", "counter", "marked"):
-            value = getattr(self, name)
-            self._txn.put(name.encode(), value.to_bytes(8, "big"), db=self._meta)
 
 
 class LmdbStore:
@@ -70,10 +56,14 @@ class LmdbStore:
         path: its directory, made when it is not there.
         capacity_bytes: record bytes to accept; None: what the disk has free, less a reserve.
         commit_seam: called before each commit; tests let it raise.
+        reading: told the packed key whose bytes are touched next, and b"" when nothing is: should the
+            process die of them, somebody can tell of which.
+        suspects: keys that a process died of. They are not touched again, count as damaged, and can be
+            stored anew in another place.
 
     Raises:
-        WrongDirectory: something else is there, or another format version.
-        IntegrityFailure: the data file is shorter than its last page says.
+        WrongDirectory: something else is there (details: unreadable), or another format version.
+        IntegrityFailure: the store is damaged: cut off, pages that do not hold, or declared so before.
         Locked: another process has it open.
     """
 
@@ -84,75 +74,89 @@ class LmdbStore:
         source: Source,
         capacity_bytes: int | None = None,
         commit_seam: Callable[[], None] | None = None,
+        reading: Callable[[bytes], None] = lambda key: None,
+        suspects: Sequence[ShardKey] = (),
     ) -> None:
         self._path = path
+        self._source = source
+        self._note_reading = reading
         self._commit_seam = commit_seam
         self._failed = False
+        self._damage_why: str | None = None
         self._damaged = 0
+        self._changes = 0
         self._readers = 0
         self._idle = threading.Condition()
         self._closed = False
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        refuse_truncated(path / "data.mdb")
-        on_disk = (path / "data.mdb").stat().st_size if (path / "data.mdb").exists() else 0
-        free = os.statvfs(path)
-        self.capacity_bytes = capacity_bytes or max(
-            0, on_disk + free.f_bavail * free.f_frsize - DISK_RESERVE_BYTES
+        opened, self.id, self.capacity_bytes = open_databases(path, source, capacity_bytes)
+        self._env, self._meta = opened.env, opened.meta
+        self._shards, self._marks, self._replaced = opened.shards, opened.marks, opened.replaced
+        self._quarantine = Quarantine(
+            opened.quarantine, opened.findings, quarantine_bytes_max(self.capacity_bytes)
         )
-        # Records fill whole pages and updates are copy-on-write: leave an eighth for that.
-        map_bytes = max(self.capacity_bytes + self.capacity_bytes // 8 + MAP_RESERVE_BYTES, on_disk)
         try:
-            self._env = lmdb.open(
-                str(path), map_size=-(-map_bytes // 4096) * 4096, max_dbs=4, readahead=False, mode=0o600
-            )
-        except lmdb.LockError as error:
-            raise Locked(f"another process has the store in {path} open") from error
-        except lmdb.Error as error:
-            raise WrongDirectory(f"{path} is not a shard store that opens here", why=str(error)) from error
-        try:
-            self._meta = self._env.open_db(b"meta")
-            self._shards = self._env.open_db(b"shards")
-            self._marks = self._env.open_db(b"marks")
-            self.id = self._open_meta(source)
-        except lmdb.Error as error:
+            self._unreadable = self._take_over(opened.unreadable, suspects)
+        except (lmdb.Error, StoreFailed) as error:
             self._env.close()
-            raise IntegrityFailure(
-                f"the store in {path} is damaged",
-                why=str(error),
-                do="Do not use this store; the other nodes hold what is needed to fill a new one.",
-            ) from error
+            raise damaged_store(path, str(error)) from error
 
-    def _open_meta(self, source: Source) -> StoreId:
-        with self._env.begin() as txn:
-            format_, id_ = txn.get(b"format", db=self._meta), txn.get(b"id", db=self._meta)
-        if format_ is None and id_ is None:
-            made = StoreId(source.random_bytes(16))
-            with self._env.begin(write=True) as txn:
-                txn.put(b"format", _FORMAT, db=self._meta)
-                txn.put(b"id", made, db=self._meta)
-            return made
-        if format_ != _FORMAT or id_ is None:
-            self._env.close()
-            raise WrongDirectory(
-                f"the store in {self._path} has another format version",
-                why=f"it says {(format_ or b'nothing').decode(errors='replace')!r}",
-                do="Run the program version that made it.",
-            )
-        return StoreId(id_)
+    def _take_over(self, unreadable: Any, suspects: Sequence[ShardKey]) -> frozenset[bytes]:
+        """Every key that must not be touched; new ones become findings.
+
+        Raises:
+            StoreDamaged: there are too many.
+        """
+        with self._env.begin() as txn, txn.cursor(db=unreadable) as cursor:
+            known = {bytes(key) for key in cursor.iternext(values=False)}
+        fresh = {key.pack() for key in suspects} - known
+        if len(known) + len(fresh) > UNREADABLE_MAX:
+            raise StoreDamaged("too many of its shards kill whoever reads them")
+        if fresh:
+            with self._writing() as (txn, totals):
+                for packed in fresh:
+                    txn.put(packed, self._source.now_ms().to_bytes(8, "big"), db=unreadable)
+                    self._quarantine.note(txn, totals, packed)
+                    totals.shards -= min(1, totals.shards)
+        return frozenset(known | fresh)
+
+    def _place(self, packed: bytes) -> Any:
+        """The database in which a shard of this key may be touched."""
+        if packed in self._unreadable:
+            return self._replaced
+        self._note_reading(packed)
+        return self._shards
+
+    def declare_damaged(self, why: str) -> NoReturn:
+        """See ShardStore.declare_damaged."""
+        raise self._damage(why)
+
+    def _damage(self, why: str) -> StoreDamaged:
+        """This store is not used any more, not even after a restart."""
+        self._failed, self._damage_why = True, why
+        try:
+            declare_damaged(self._path, why)
+        except OSError as error:  # its disk may be what is broken; the process knows all the same
+            why = f"{why}; and that could not be written down: {error}"
+        return StoreDamaged(f"the store in {self._path} is damaged", why=why)
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[Any, _Totals]]:
+    def _writing(self) -> Iterator[tuple[Any, Totals]]:
         """One durable transaction. Any error of the commit itself stops all writing."""
+        if self._damage_why is not None:
+            raise StoreDamaged(f"the store in {self._path} is damaged", why=self._damage_why)
         if self._failed:
             raise StoreFailed(f"the store in {self._path} stopped after a failed commit")
         txn = self._env.begin(write=True)
         try:
-            totals = _Totals(txn, self._meta)
+            totals = Totals(txn, self._meta)
             yield txn, totals
             totals.save()
         except lmdb.MapFullError:
             txn.abort()
             raise
+        except (*DAMAGE, StoreDamaged) as error:
+            txn.abort()
+            raise self._damage(str(error)) from error
         except lmdb.Error as error:
             txn.abort()
             self._failed = True
@@ -160,14 +164,20 @@ class LmdbStore:
         except BaseException:
             txn.abort()
             raise
+        finally:
+            self._note_reading(b"")
         try:
             if self._commit_seam is not None:
                 self._commit_seam()
+            self._changes += totals.changed
             txn.commit()
+            self._changes += totals.changed
             self._cover_last_page()
         except lmdb.MapFullError:
             txn.abort()
             raise
+        except DAMAGE as error:
+            raise self._damage(str(error)) from error
         except Exception as error:
             self._failed = True
             txn.abort()
@@ -209,27 +219,39 @@ class LmdbStore:
         return outcomes
 
     def _put_batch(
-        self, txn: Any, totals: _Totals, batch: Sequence[Put], disk_full: bool
+        self, txn: Any, totals: Totals, batch: Sequence[Put], disk_full: bool
     ) -> HoldfastError | None:
         fresh: list[tuple[bytes, bytes, memoryview | bytes]] = []
+        damaged: dict[bytes, bytes] = {}
+        same: list[bytes] = []
         for put in batch:
             key = ShardKey.of(put.record).pack()
-            stored = txn.get(key, db=self._shards)
+            stored = txn.get(key, db=self._place(key))
             if stored is None:
                 fresh.append((key, put.record.pack(), put.shard))
                 continue
-            refused = _compare(stored, put)
-            if refused is not None:
+            refused = compare(stored, put)
+            if isinstance(refused, IntegrityFailure):
+                damaged[key] = stored
+                fresh.append((key, put.record.pack(), put.shard))
+            elif refused is not None:
                 return refused
-            if txn.delete(key, db=self._marks):
-                totals.marked -= 1
+            else:
+                same.append(key)
         size = sum(len(header) + len(shard) for _, header, shard in fresh)
+        size -= sum(len(stored) for stored in damaged.values())
         if fresh and (disk_full or totals.used_bytes + size > self.capacity_bytes):
             return self._full()
+        for key in (*same, *damaged):
+            if txn.delete(key, db=self._marks):
+                totals.marked -= 1
+        for key, stored in damaged.items():
+            self._quarantine.keep(txn, totals, key, stored, self._source.now_ms())
         for key, header, shard in fresh:
-            txn.put(key, b"".join((header, shard)), db=self._shards, overwrite=False)
-        totals.shards += len(fresh)
+            txn.put(key, b"".join((header, shard)), db=self._place(key), overwrite=key in damaged)
+        totals.shards += len(fresh) - len(damaged)
         totals.used_bytes += size
+        totals.changed += len(fresh)
         return None
 
     def mark(self, number: int, keys: Sequence[ShardKey], due_ms: int) -> tuple[int, int]:
@@ -239,7 +261,7 @@ class LmdbStore:
             last = int.from_bytes(txn.get(b"order", db=self._meta) or b"", "big")
             for key in keys:
                 packed = key.pack()
-                if txn.get(packed, db=self._shards) is None:
+                if txn.get(packed, db=self._place(packed)) is None:
                     absent += 1
                     continue
                 marked += 1
@@ -268,12 +290,64 @@ class LmdbStore:
                 if not txn.delete(packed, db=self._marks):
                     continue
                 totals.marked -= 1
-                stored = txn.get(packed, db=self._shards)
-                if stored is not None:
-                    totals.used_bytes -= len(stored)
-                    totals.shards -= 1
-                    txn.delete(packed, db=self._shards)
+                self._remove(txn, totals, packed)
         return len(due)
+
+    def _remove(self, txn: Any, totals: Totals, packed: bytes) -> bytes | None:
+        """Take a shard out of its place; gives what was there."""
+        place = self._place(packed)
+        stored: bytes | None = txn.get(packed, db=place)
+        if stored is not None:
+            totals.used_bytes -= len(stored)
+            totals.shards -= 1
+            txn.delete(packed, db=place)
+            totals.changed += 1
+        return stored
+
+    def quarantine(self, keys: Sequence[ShardKey]) -> int:
+        """See ShardStore.quarantine."""
+        free = os.statvfs(self._path)
+        has_room = free.f_bavail * free.f_frsize >= DISK_RESERVE_BYTES
+        try:
+            return self._quarantine_keys(keys, has_room)
+        except lmdb.MapFullError:
+            return self._quarantine_keys(keys, False)
+
+    def _quarantine_keys(self, keys: Sequence[ShardKey], has_room: bool) -> int:
+        """Where there is no room to move a value to it stays in its place, and is noted all the same."""
+        moved = 0
+        with self._writing() as (txn, totals):
+            for key in dict.fromkeys(keys):
+                packed = key.pack()
+                stored = txn.get(packed, db=self._place(packed))
+                if stored is None:
+                    if packed in self._unreadable:
+                        self._quarantine.note(txn, totals, packed)
+                    continue
+                if why_damaged(key, stored) is None:
+                    continue
+                self._quarantine.note(txn, totals, packed)
+                for misplaced in names_in(stored):
+                    if txn.get(misplaced, db=self._place(misplaced)) is None:
+                        self._quarantine.note(txn, totals, misplaced)
+                if has_room:
+                    self._remove(txn, totals, packed)
+                    if txn.delete(packed, db=self._marks):
+                        totals.marked -= 1
+                    self._quarantine.keep(txn, totals, packed, stored, self._source.now_ms())
+                    moved += 1
+        return moved
+
+    def findings_told(self, keys: Sequence[ShardKey]) -> None:
+        """See ShardStore.findings_told."""
+        with self._writing() as (txn, totals):
+            for key in keys:
+                self._quarantine.forget(txn, totals, key.pack())
+
+    def save_scrub_state(self, state: bytes) -> None:
+        """See ShardStore.save_scrub_state."""
+        with self._writing() as (txn, _):
+            txn.put(b"scrub", state, db=self._meta)
 
     def save_running(self, running_ms: int) -> None:
         """See ShardStore.save_running."""
@@ -293,14 +367,66 @@ class LmdbStore:
         outcomes: list[ReadOutcome] = []
         with self._reading(), self._env.begin(buffers=True) as txn:
             for key in keys:
+                packed = key.pack()
                 try:
-                    stored = txn.get(key.pack(), db=self._shards)
+                    stored = txn.get(packed, db=self._place(packed))
                 except lmdb.Error as error:  # a page of the tree on the way to it is damaged
                     self._damaged += 1
                     outcomes.append(Damaged(str(error)))
                     continue
-                outcomes.append(Absent() if stored is None else self._verified(key, stored))
+                if stored is not None:
+                    outcomes.append(self._verified(key, stored))
+                elif packed in self._unreadable:
+                    outcomes.append(Damaged("a process died of reading it"))
+                else:
+                    outcomes.append(Absent())
+        self._note_reading(b"")
         return outcomes
+
+    def scan(self, after: bytes, until: bytes, most: int) -> list[ShardKey]:
+        """See ShardStore.scan. What may not be touched is left out until it is stored again.
+
+        Raises:
+            StoreDamaged: the keys are not in order, or a page on the way does not hold.
+        """
+        try:
+            return self._scan(after, until, most)
+        except (*DAMAGE, struct.error) as error:
+            raise self._damage(f"walking over its shards: {error}") from error
+
+    def _scan(self, after: bytes, until: bytes, most: int) -> list[ShardKey]:
+        found: list[ShardKey] = []
+        last = after
+        with self._reading(), self._env.begin() as txn, txn.cursor(db=self._shards) as cursor:
+            more = cursor.set_range(after)
+            if more and cursor.key() == after:
+                more = cursor.next()
+            while more and len(found) < most:
+                key = cursor.key()
+                if key <= last:
+                    raise self._damage("its keys are not in order")
+                if key >= until:
+                    break
+                last = key
+                if key not in self._unreadable or txn.get(key, db=self._replaced) is not None:
+                    found.append(ShardKey.unpack(key))
+                more = cursor.next()
+        return found
+
+    def quarantined(self, after: int, most: int) -> list[Quarantined]:
+        """See ShardStore.quarantined."""
+        with self._reading(), self._env.begin(buffers=True) as txn:
+            return self._quarantine.entries(txn, after, most)
+
+    def findings(self, most: int) -> list[ShardKey]:
+        """See ShardStore.findings."""
+        with self._reading(), self._env.begin() as txn:
+            return self._quarantine.noted(txn, most)
+
+    def scrub_state(self) -> bytes:
+        """See ShardStore.scrub_state."""
+        with self._reading(), self._env.begin() as txn:
+            return bytes(txn.get(b"scrub", db=self._meta) or b"")
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -344,9 +470,22 @@ class LmdbStore:
 
     def stats(self) -> StoreStats:
         """See ShardStore.stats."""
+        changes = self._changes  # before the transaction begins: what it does not see yet must show later
         with self._reading(), self._env.begin() as txn:
-            totals = _Totals(txn, self._meta)
-        return StoreStats(totals.shards, totals.used_bytes, totals.counter, totals.marked, self._damaged)
+            totals = Totals(txn, self._meta)
+        return StoreStats(
+            shards=totals.shards,
+            used_bytes=totals.used_bytes,
+            counter=totals.counter,
+            marked=totals.marked,
+            damaged=self._damaged,
+            quarantined=totals.kept,
+            quarantined_bytes=totals.kept_bytes,
+            dropped=totals.dropped,
+            findings=totals.findings,
+            changes=changes,
+            unreadable=len(self._unreadable),
+        )
 
     def close(self) -> None:
         """See ShardStore.close."""
@@ -354,61 +493,3 @@ class LmdbStore:
             self._closed = True
             self._idle.wait_for(lambda: self._readers == 0)
         self._env.close()
-
-
-def _compare(stored: bytes, put: Put) -> HoldfastError | None:
-    """None when the very same shard is there and whole."""
-    chunk = put.record.chunk
-    try:
-        record, shard = ShardRecord.unpack(stored)
-    except IntegrityFailure as error:
-        return error
-    if record != put.record:
-        return Conflict(f"another shard of chunk {chunk.short} is stored under this upload and slot")
-    if digest_of(shard) != record.digest:
-        return IntegrityFailure(f"the stored shard of chunk {chunk.short} is damaged", chunk=chunk.hex())
-    return None
-
-
-def refuse_truncated(file: Path) -> None:
-    """Refuse a data file shorter than its newest meta page says: reading it would kill the process.
-
-    A few pages at the end may be counted but never written; then the file is made as long as it
-    should be, and whatever lies there has to prove itself when read.
-
-    Raises:
-        IntegrityFailure: the file is cut off.
-        WrongDirectory: it is not LMDB's.
-    """
-    if not file.exists() or file.stat().st_size == 0:
-        return
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        found = [_last_page(opened, at) for at in (0, os.sysconf("SC_PAGE_SIZE"))]
-    known = [meta for meta in found if meta is not None]
-    if not known:
-        raise WrongDirectory(f"{file} is not an LMDB data file")
-    _, last_page, page_bytes = max(known)
-    missing = (last_page + 1) * page_bytes - size
-    if missing > SHORT_PAGES_TOLERATED * page_bytes:
-        raise IntegrityFailure(
-            f"{file} is cut off: {missing} bytes are missing at its end",
-            do="Do not use this store; the other nodes hold what is needed to fill a new one.",
-            missing_bytes=missing,
-        )
-    if missing > 0:
-        os.truncate(file, (last_page + 1) * page_bytes)
-
-
-def _last_page(opened: Any, at: int) -> tuple[int, int, int] | None:
-    """(transaction, last page, page size) of the meta page at an offset; None when it is none."""
-    opened.seek(at)
-    raw = opened.read(_META_PAGE.size + 2 * _META_DB_BYTES + 16)
-    if len(raw) < _META_PAGE.size + 2 * _META_DB_BYTES + 16:
-        return None
-    magic, _, _, _ = _META_PAGE.unpack_from(raw)
-    if magic != _META_MAGIC:
-        return None
-    (page_bytes,) = struct.unpack_from("<I", raw, _META_PAGE.size)
-    last_page, transaction = struct.unpack_from("<QQ", raw, _META_PAGE.size + 2 * _META_DB_BYTES)
-    return transaction, last_page, page_bytes

@@ -18,7 +18,8 @@ from typing import Any
 import structlog
 
 from holdfast.node.limits import COMMIT_GROUP_BYTES_MAX, VERIFY_AFTER_FAILURE_MAX
-from holdfast.node.store import Found, Put, ShardKey, ShardStore
+from holdfast.node.store import Found, Put, ShardKey, ShardStore, StoreDamaged
+from holdfast.node.store_failed import FailedStore
 from holdfast.protocol.errors import HoldfastError, StoreFailed
 
 __all__ = ["Writer"]
@@ -45,7 +46,7 @@ class Writer:
     def __init__(self, open_store: Callable[[], ShardStore]) -> None:
         self._open_store = open_store
         self.store = open_store()
-        self.failed: str | None = None
+        self.failed: str | None = self.store.why if isinstance(self.store, FailedStore) else None
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Batch | tuple[Callable[[ShardStore], Any], asyncio.Future[Any]]] = deque()
         self._ready = threading.Condition()
@@ -127,11 +128,16 @@ class Writer:
         try:
             if self.failed is not None:
                 raise StoreFailed("this node's store has stopped", why=self.failed)
-            self._resolve(future, work(self.store))
+            before = self.store.stats().changes
+            done = work(self.store)
+            if self.store.stats().changes != before:
+                # It took shards out, by order or because they were damaged: they are not looked for again.
+                self._acknowledged.clear()
+            self._resolve(future, done)
         except Exception as error:
             self._resolve(future, None, error)
             if isinstance(error, StoreFailed) and self.failed is None:
-                self._reopen(str(error))
+                self._stop_or_reopen(error)
 
     def _commit(self, group: list[_Batch]) -> None:
         try:
@@ -148,13 +154,21 @@ class Writer:
             for batch in group:
                 self._resolve(batch.future, None, failure)
             if self.failed is None:
-                self._reopen(str(failure))
+                self._stop_or_reopen(failure)
             return
         self._counter = counter
         for batch, refused in zip(group, outcomes, strict=True):
             if refused is None:
                 self._acknowledged.extend(ShardKey.of(put.record) for put in batch.puts)
             self._resolve(batch.future, counter, refused)
+
+    def _stop_or_reopen(self, error: HoldfastError) -> None:
+        """A damaged store stays stopped and goes on answering reads; any other proves itself."""
+        if isinstance(error, StoreDamaged):
+            self.failed = error.why or error.what
+            _log.error("the store is damaged and takes nothing more", why=self.failed)
+        else:
+            self._reopen(str(error))
 
     def _reopen(self, why: str) -> None:
         _log.error("a commit failed; reopening the store", why=why)

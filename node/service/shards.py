@@ -7,16 +7,13 @@ in a small pool of threads (BLAKE3 lets go of the GIL), writing in one.
 from __future__ import annotations
 
 import asyncio
-import base64
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from aiohttp import web
 
-from holdfast.node.admission import Admission, Admitted, puts_of, read_keys
+from holdfast.node.admission import Admitted, pull_keys, puts_of, read_keys
 from holdfast.node.limits import (
     BODY_BYTES_MAX,
     IN_FLIGHT_BYTES_MAX,
@@ -24,13 +21,13 @@ from holdfast.node.limits import (
     READ_TOGETHER_ENTRIES,
     WORKER_THREADS,
 )
-from holdfast.node.membership import Identity
+from holdfast.node.service.byte_gate import ByteGate
+from holdfast.node.service.door import Door
 from holdfast.node.store import Damaged, Found, Put, ShardKey
 from holdfast.node.writer import Writer
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, Refused
-from holdfast.protocol.ids import PublicKey
 from holdfast.protocol.limits import DELETION_ENTRIES_MAX, MESSAGE_BYTES_MAX
 from holdfast.protocol.messages.nodes import (
     DeletionAnswer,
@@ -42,98 +39,51 @@ from holdfast.protocol.messages.nodes import (
     ReadHeader,
     ReadResult,
 )
+from holdfast.protocol.messages.repair import PullHeader
 from holdfast.protocol.receipts import Receipt, ReceiptEntry, encode_receipt
-from holdfast.protocol.requests import AUTH_HEADER, TICKET_HEADER, Auth, Gate, parse_auth
-from holdfast.protocol.serving import errors_middleware, msgpack_answer, read_body, send_buffers
+from holdfast.protocol.serving import msgpack_answer, read_body, send_buffers
 from holdfast.protocol.signing import Signed, sign, verify
-from holdfast.protocol.tickets import Verb
-from holdfast.protocol.transport import body_digest, frame, split_frame
+from holdfast.protocol.transport import frame, split_frame
 
-__all__ = ["NodeService"]
+__all__ = ["ShardHandlers"]
 
 T = TypeVar("T")
 
 
-class _ByteGate:
-    """A weighted semaphore, first come first served."""
-
-    def __init__(self, room_bytes: int) -> None:
-        self._room = room_bytes
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    @asynccontextmanager
-    async def hold(self, count: int) -> AsyncIterator[None]:
-        if self._waiting or self._room < count:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((count, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._give(count)
-                else:
-                    self._waiting.remove((count, turn))
-                raise
-        else:
-            self._room -= count
-        try:
-            yield
-        finally:
-            self._give(count)
-
-    def _give(self, count: int) -> None:
-        self._room += count
-        while self._waiting and self._waiting[0][0] <= self._room:
-            wanted, turn = self._waiting.popleft()
-            if not turn.cancelled():
-                self._room -= wanted
-                turn.set_result(None)
-
-
-class NodeService:
+class ShardHandlers:
     """Serves one store under one identity.
 
     Args:
-        coordinator: gives the coordinator's public key now, for deletion orders.
         running_ms: the store's running clock, for deletion holds.
     """
 
     def __init__(
-        self,
-        identity: Identity,
-        writer: Writer,
-        admission: Admission,
-        *,
-        coordinator: Callable[[], PublicKey | None],
-        running_ms: Callable[[], int],
-        source: Source,
-        program: str,
+        self, door: Door, writer: Writer, *, running_ms: Callable[[], int], source: Source, program: str
     ) -> None:
-        self._identity = identity
+        self._door = door
+        self._identity = door.identity
         self._writer = writer
-        self._admission = admission
-        self._coordinator = coordinator
         self._running_ms = running_ms
         self._source = source
         self._program = program
-        self._gate = Gate(identity.node, identity.cluster, source.now_ms())
-        self._bytes = _ByteGate(IN_FLIGHT_BYTES_MAX)
-        self._pool = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="shards")
+        self._bytes = ByteGate(IN_FLIGHT_BYTES_MAX)
+        self.pool = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="shards")
         self.full = False
+        self.met_damaged: Callable[[list[ShardKey]], None] = lambda keys: None
+        """Told, in the event loop, which damaged shards a read met."""
 
-    def app(self) -> web.Application:
-        """The routes."""
-        app = web.Application(middlewares=[errors_middleware], client_max_size=BODY_BYTES_MAX)
-        app.router.add_get("/v1/node", self.info)
-        app.router.add_put("/v1/shards", self.put)
-        app.router.add_post("/v1/shards/read", self.read)
-        app.router.add_post("/v1/shards/delete", self.delete)
-        app.router.add_get("/metrics", self.metrics)
-        return app
+    def routes(self, router: web.UrlDispatcher) -> None:
+        """Add the paths."""
+        router.add_get("/v1/node", self.info)
+        router.add_put("/v1/shards", self.put)
+        router.add_post("/v1/shards/read", self.read)
+        router.add_post("/v1/shards/pull", self.pull)
+        router.add_post("/v1/shards/delete", self.delete)
+        router.add_get("/metrics", self.metrics)
 
     def close(self) -> None:
         """Let the worker threads go."""
-        self._pool.shutdown()
+        self.pool.shutdown()
 
     @property
     def state(self) -> str:
@@ -143,29 +93,7 @@ class NodeService:
         return "full" if self.full else "ok"
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    def _admit(self, request: web.Request, header: memoryview, verb: Verb) -> Admitted:
-        """Ticket and signature of a request; the header's bytes are what the signature covers."""
-        auth: Auth = parse_auth(request.headers.get(AUTH_HEADER))
-        sent = request.headers.get(TICKET_HEADER)
-        if not sent:
-            raise Refused(f"this needs a ticket in the {TICKET_HEADER} header")
-        try:
-            signed = base64.b64decode(sent, altchars=b"-_", validate=True)
-        except ValueError:
-            raise BadRequest(f"the {TICKET_HEADER} header is not base64") from None
-        now_ms = self._source.now_ms()
-        admitted = self._admission.admit(signed, auth, verb, now_ms)
-        self._gate.check(
-            auth,
-            admitted.ticket.device_key,
-            request.method,
-            request.raw_path,
-            body_digest(header, signed),
-            now_ms=now_ms,
-        )
-        return admitted
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     async def put(self, request: web.Request) -> web.Response:
         """PUT /v1/shards: durable, then the receipt."""
@@ -177,8 +105,8 @@ class NodeService:
         async with self._bytes.hold(length):
             body = await read_body(request, BODY_BYTES_MAX)
             raw_header, shards = split_frame(body)
-            admitted = self._admit(request, raw_header, "write")
-            self._admission.spend(admitted, len(shards))
+            admitted = self._door.device(request, raw_header, "write")
+            self._door.admission.spend(admitted, len(shards))
             puts = await self._off_loop(lambda: puts_of(admitted, decode(raw_header, PutHeader), shards))
             counter = await self._writer.put(puts)
             return msgpack_answer(PutAnswer(receipt=self._receipt(admitted, puts, counter)))
@@ -208,14 +136,26 @@ class NodeService:
     async def read(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/shards/read: each shard verified, damaged ones never sent."""
         body = await read_body(request, MESSAGE_BYTES_MAX)
-        admitted = self._admit(request, memoryview(body), "read")
+        admitted = self._door.device(request, memoryview(body), "read")
         keys = read_keys(admitted, decode(body, ReadHeader))
+        return await self._answer(request, keys, lambda count: self._door.admission.spend(admitted, count))
+
+    async def pull(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/shards/pull: a peer repairs; what it gets is verified like any read."""
+        order, body = await self._door.peer(request)
+        return await self._answer(request, pull_keys(order, decode(body, PullHeader)), lambda _: None)
+
+    async def _answer(
+        self, request: web.Request, keys: list[ShardKey], spend: Callable[[int], None]
+    ) -> web.StreamResponse:
         # What an answer may hold is not known before reading: count the most it can be.
         async with self._bytes.hold(READ_ANSWER_BYTES_MAX):
             results, shards = await self._off_loop(lambda: self._gather(keys))
-            self._admission.spend(admitted, sum(len(shard) for shard in shards))
-            header = encode(ReadAnswer(results=results))
-            return await send_buffers(request, frame(header, shards))
+            damaged = [key for key, told in zip(keys, results, strict=False) if told.status == "damaged"]
+            if damaged:
+                self.met_damaged(damaged)
+            spend(sum(len(shard) for shard in shards))
+            return await send_buffers(request, frame(encode(ReadAnswer(results=results)), shards))
 
     def _gather(self, keys: list[ShardKey]) -> tuple[list[ReadResult], list[bytes]]:
         """Results in order until the answer is as long as it may be."""
@@ -238,14 +178,12 @@ class NodeService:
     async def delete(self, request: web.Request) -> web.Response:
         """POST /v1/shards/delete: an order of the coordinator; marks now, erases after the hold."""
         signed = decode(await read_body(request, MESSAGE_BYTES_MAX), Signed)
-        coordinator = self._coordinator()
-        if coordinator is None:
-            raise Refused("this node has not met its coordinator yet")
+        coordinator = self._door.coordinator_key()
         verify(coordinator, signed.signature, "deletion-order", self._identity.cluster, signed.payload)
         order = decode(signed.payload, DeletionOrder)
         if order.node != self._identity.node:
             raise Refused("this order is for another node")
-        if order.term < self._admission.term:
+        if order.term < self._door.admission.term:
             raise Refused(f"this order is of term {order.term}, which is over")
         if len(order.entries) > DELETION_ENTRIES_MAX or order.hold_s < 0:
             raise BadRequest("a deletion order is out of bounds")
@@ -280,6 +218,8 @@ class NodeService:
             ("commits", "Durable commits since the store was made", stats.counter),
             ("marked", "Shards marked for deletion", stats.marked),
             ("damaged_reads", "Reads that found a damaged shard since the start", stats.damaged),
+            ("quarantined", "Damaged shards kept aside", stats.quarantined),
+            ("findings", "Bad shards that the coordinator has not taken note of", stats.findings),
             ("failed", "1 when the store has stopped", int(self._writer.failed is not None)),
         ):
             Gauge(f"holdfast_node_{name}", what, registry=registry).set(value)

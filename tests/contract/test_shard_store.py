@@ -11,9 +11,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
-from support.shards import ACCOUNT, ModelStore, key_of, made_put
+from support.shards import ACCOUNT, ModelStore, flip, key_of, made_put
 
-from holdfast.node.store import Absent, Found, Put, ShardKey, ShardStore
+from holdfast.node.store import Absent, Damaged, Found, Put, ShardKey, ShardStore, StoreStats
 from holdfast.node.store_lmdb import LmdbStore
 from holdfast.protocol.clock import FixedSource
 from holdfast.protocol.errors import Conflict, NoRoom, StoreFailed
@@ -28,6 +28,7 @@ class Subject:
     store: ShardStore
     reopen: Callable[[], ShardStore]
     fail_next_commit: Callable[[], None]
+    damage: Callable[[Put, int], None]
 
 
 def lmdb_subject(folder: Path, capacity_bytes: int) -> Subject:
@@ -46,7 +47,15 @@ def lmdb_subject(folder: Path, capacity_bytes: int) -> Subject:
         subject.store = open_()
         return subject.store
 
-    subject = Subject(open_(), reopen, lambda: failing.append(True))
+    def damage(put: Put, at: int) -> None:
+        """Flip a bit on disk, behind the store's back."""
+        store = subject.store
+        assert isinstance(store, LmdbStore)
+        key = key_of(put).pack()
+        with store._env.begin(write=True) as txn:
+            txn.put(key, flip(txn.get(key, db=store._shards), at), db=store._shards)
+
+    subject = Subject(open_(), reopen, lambda: failing.append(True), damage)
     return subject
 
 
@@ -54,10 +63,14 @@ def model_subject(capacity_bytes: int) -> Subject:
     store = ModelStore(capacity_bytes)
 
     def reopen() -> ShardStore:
-        store.failed, store.damaged = False, 0
+        store.failed, store.damaged, store.changes = False, 0, 0
         return store
 
-    return Subject(store, reopen, lambda: setattr(store, "fail_next_commit", True))
+    def damage(put: Put, at: int) -> None:
+        key = key_of(put).pack()
+        store.shards[key] = flip(store.shards[key], at)
+
+    return Subject(store, reopen, lambda: setattr(store, "fail_next_commit", True), damage)
 
 
 @pytest.fixture(params=["lmdb", "model"])
@@ -230,6 +243,104 @@ def test_after_a_failed_commit_nothing_more_is_accepted_until_it_is_reopened(sub
     assert store.put([[lost]]) == [None]
 
 
+def test_a_scan_walks_one_slot_or_one_group_in_order_and_in_portions(subject: Subject) -> None:
+    puts = [
+        made_put(number, group=group, slot=slot) for group in (1, 2) for slot in (0, 1) for number in range(5)
+    ]
+    assert subject.store.put([puts]) == [None]
+    wanted = sorted(key_of(put).pack() for put in puts if (put.record.group, put.record.slot) == (1, 1))
+    after, until = ShardKey.range_of(1, 1)
+    found: list[bytes] = []
+    while portion := subject.store.scan(after, until, 2):
+        found += [key.pack() for key in portion]
+        after = found[-1]
+    assert found == wanted
+    assert len(subject.store.scan(*ShardKey.range_of(2), 100)) == 10
+    assert subject.store.scan(*ShardKey.range_of(3), 100) == []
+
+
+HEADER, KEY, SHARD = 60, 20, -1
+"""Where in a record a bit may flip: its digests, the chunk id it names, the shard."""
+
+
+@pytest.mark.parametrize("at", [HEADER, KEY, SHARD])
+def test_a_damaged_shard_is_put_aside_whole_noted_and_out_of_the_way(subject: Subject, at: int) -> None:
+    good, bad = made_put(1), made_put(2)
+    subject.store.put([[good, bad]])
+    used = subject.store.stats().used_bytes
+    subject.damage(bad, at)
+    assert isinstance(the(subject.store.read([key_of(bad)])), Damaged)
+    assert subject.store.quarantine([key_of(good), key_of(bad), key_of(made_put(3))]) == 1
+    for reopened in (False, True):
+        store = subject.reopen() if reopened else subject.store
+        assert store.read([key_of(good), key_of(bad)])[1] == Absent()
+        (entry,) = store.quarantined(0, 10)
+        assert entry.key == key_of(bad)
+        assert entry.stored_bytes == len(bad.record.pack()) + len(bad.shard)
+        assert store.findings(10) == [key_of(bad)]
+        told = store.stats()
+        assert (told.quarantined, told.quarantined_bytes, told.findings) == (1, entry.stored_bytes, 1)
+        assert (told.shards, told.used_bytes) == (1, used - entry.stored_bytes)
+    assert subject.store.put([[bad]]) == [None], "the same key can be put again"
+    assert isinstance(the(subject.store.read([key_of(bad)])), Found)
+    assert subject.store.stats().quarantined == 1, "and what was damaged is still kept"
+
+
+def test_a_put_that_meets_a_damaged_shard_replaces_it_and_keeps_the_damage_aside(subject: Subject) -> None:
+    put, other = made_put(1), made_put(2)
+    subject.store.put([[put]])
+    subject.damage(put, SHARD)
+    assert subject.store.put([[other, put]]) == [None]
+    assert the(subject.store.read([key_of(put)])) == Found(put.record.pack(), put.shard)
+    told = subject.store.stats()
+    assert (told.shards, told.quarantined, told.findings) == (2, 1, 0), "it is whole: nothing to report"
+
+
+def test_a_shard_that_is_marked_and_damaged_leaves_nothing_behind(subject: Subject) -> None:
+    put = made_put(1)
+    subject.store.put([[put]])
+    subject.store.mark(1, [key_of(put)], due_ms=5)
+    subject.damage(put, SHARD)
+    assert subject.store.quarantine([key_of(put)]) == 1
+    assert subject.store.stats().marked == 0
+    assert subject.store.put([[put]]) == [None]
+    assert subject.store.erase_due(10, 10) == 0, "the order was for the shard that is gone"
+
+
+def test_the_quarantine_is_bounded_and_says_how_many_it_dropped(subject: Subject) -> None:
+    """A store of 100,000 bytes keeps 65,536 damaged ones; each of these takes about 4,400."""
+    for number in range(20):
+        put = made_put(number, sealed_bytes=16_000)
+        subject.store.put([[put]])
+        subject.damage(put, SHARD)
+        assert subject.store.quarantine([key_of(put)]) == 1
+    told = subject.store.stats()
+    assert told.quarantined_bytes <= 65_536 and told.quarantined + told.dropped == 20 and told.dropped > 0
+    numbers = [entry.number for entry in subject.store.quarantined(0, 100)]
+    assert numbers == list(range(told.dropped + 1, 21)), "the oldest made room"
+    assert [entry.number for entry in subject.store.quarantined(numbers[0], 2)] == numbers[1:3]
+    assert told.findings == 20, "no finding is lost with its entry"
+
+
+def test_findings_stay_until_they_are_told(subject: Subject) -> None:
+    puts = [made_put(number) for number in range(3)]
+    subject.store.put([puts])
+    for put in puts:
+        subject.damage(put, SHARD)
+    subject.store.quarantine([key_of(put) for put in puts])
+    first, *rest = subject.store.findings(10)
+    subject.store.findings_told([first, key_of(made_put(9))])
+    store = subject.reopen()
+    assert store.findings(10) == rest and store.findings(1) == rest[:1]
+    assert store.stats().findings == 2
+
+
+def test_how_far_the_scrub_is_survives_a_restart(subject: Subject) -> None:
+    assert subject.store.scrub_state() == b""
+    subject.store.save_scrub_state(b"half way")
+    assert subject.reopen().scrub_state() == b"half way"
+
+
 def test_the_store_keeps_its_id(subject: Subject) -> None:
     before = subject.store.id
     assert subject.reopen().id == before
@@ -280,6 +391,25 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def erase(self, now: int) -> None:
         assert self.real.store.erase_due(now, 1000) == self.model.erase_due(now, 1000)
 
+    @rule(chosen=puts, at=st.sampled_from([HEADER, KEY, SHARD]))
+    def damage(self, chosen: Put, at: int) -> None:
+        key = key_of(chosen).pack()
+        if key in self.model.shards:
+            self.real.damage(chosen, at)
+            self.model.shards[key] = flip(self.model.shards[key], at)
+
+    @rule(chosen=st.lists(puts, max_size=4))
+    def quarantine(self, chosen: list[Put]) -> None:
+        keys = [key_of(put) for put in chosen]
+        assert self.real.store.quarantine(keys) == self.model.quarantine(keys)
+
+    @rule()
+    def tell(self) -> None:
+        told = self.real.store.findings(2)
+        assert told == self.model.findings(2)
+        self.real.store.findings_told(told)
+        self.model.findings_told(told)
+
     @rule()
     def reopen(self) -> None:
         self.real.reopen()
@@ -294,12 +424,22 @@ class StoreAgainstModel(RuleBasedStateMachine):
     @invariant()
     def same(self) -> None:
         keys = [ShardKey.unpack(key) for key in self.known]
-        assert self.real.store.read(keys) == self.model.read(keys)
-        told, expected = self.real.store.stats(), self.model.stats()
+        told, expected = self.real.store.read(keys), self.model.read(keys)
+        assert [type(outcome) for outcome in told] == [type(outcome) for outcome in expected]
+        assert all(a == b for a, b in zip(told, expected, strict=True) if isinstance(a, Found))
+        self.same_counts(self.real.store.stats(), self.model.stats())
+
+    def same_counts(self, told: StoreStats, expected: StoreStats) -> None:
         assert (told.shards, told.used_bytes, told.marked) == (
             expected.shards,
             expected.used_bytes,
             expected.marked,
+        )
+        assert (told.quarantined, told.quarantined_bytes, told.dropped, told.findings) == (
+            expected.quarantined,
+            expected.quarantined_bytes,
+            expected.dropped,
+            expected.findings,
         )
 
     def teardown(self) -> None:

@@ -13,12 +13,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from holdfast.client.node_calls import HttpNodeCalls
 from holdfast.node.admission import Admission
 from holdfast.node.membership import Identity
-from holdfast.node.service import NodeService
+from holdfast.node.scrubbing import Scrubber
+from holdfast.node.service.app import make_app
+from holdfast.node.service.door import Door
+from holdfast.node.service.scrubs import ScrubHandlers
+from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.store_lmdb import LmdbStore
 from holdfast.node.writer import Writer
 from holdfast.protocol import erasure
 from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.codec import encode
+from holdfast.protocol.errors import Unreachable
 from holdfast.protocol.ids import AccountId, ChunkId, ClusterId, NodeId, UploadId
 from holdfast.protocol.messages.cluster import MapNode
 from holdfast.protocol.messages.nodes import PutEntry, PutHeader, ReadAnswer, ReadEntry, ReadHeader
@@ -137,10 +142,14 @@ class Device:
 class RunningNode:
     """A node service that listens."""
 
-    service: NodeService
+    service: ShardHandlers
     writer: Writer
     node: MapNode
     port: int
+
+
+async def nobody_listens(_: object) -> None:
+    raise Unreachable("there is no coordinator here")
 
 
 @asynccontextmanager
@@ -152,16 +161,12 @@ async def running_node(
     own = node_id(public_key(key))
     writer = Writer(lambda: LmdbStore(folder, source=source, capacity_bytes=capacity_bytes))
     identity = Identity(own, CLUSTER, writer.store.id, "127.0.0.1:0", key)
-    service = NodeService(
-        identity,
-        writer,
-        Admission(own, CLUSTER, public_key(COORDINATOR), 1),
-        coordinator=lambda: public_key(COORDINATOR),
-        running_ms=lambda: 0,
-        source=source,
-        program="test",
-    )
-    server = Server(service.app(), ListenAddress("127.0.0.1", 0))
+    door = Door(identity, Admission(own, CLUSTER, public_key(COORDINATOR), 1), source)
+    service = ShardHandlers(door, writer, running_ms=lambda: 0, source=source, program="test")
+    scrubber = Scrubber(writer, service.pool, source, period_s=1e9, tell=nobody_listens)
+    service.met_damaged = scrubber.met
+    handlers = [service, ScrubHandlers(door, writer, scrubber)]
+    server = Server(make_app(handlers), ListenAddress("127.0.0.1", 0))
     bound = await server.start()
     try:
         yield RunningNode(

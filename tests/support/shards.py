@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-from holdfast.node.store import Absent, Damaged, Found, Put, ReadOutcome, ShardKey, StoreStats
+from holdfast.node.limits import QUARANTINE_ENTRIES_MAX
+from holdfast.node.store import (
+    Absent,
+    Damaged,
+    Found,
+    Put,
+    Quarantined,
+    ReadOutcome,
+    ShardKey,
+    StoreDamaged,
+    StoreStats,
+)
+from holdfast.node.store_quarantine import quarantine_bytes_max
 from holdfast.protocol import erasure
 from holdfast.protocol.errors import Conflict, HoldfastError, IntegrityFailure, NoRoom, StoreFailed
 from holdfast.protocol.ids import AccountId, ChunkId, StoreId, UploadId
@@ -45,6 +58,22 @@ def key_of(put: Put) -> ShardKey:
     return ShardKey.of(put.record)
 
 
+def flip(stored: bytes, at: int = -1) -> bytes:
+    """Bytes with one bit flipped."""
+    broken = bytearray(stored)
+    broken[at] ^= 1
+    return bytes(broken)
+
+
+def _is_damaged(key: bytes, stored: bytes) -> bool:
+    try:
+        record, shard = ShardRecord.unpack(stored)
+        record.verify(shard)
+    except IntegrityFailure:
+        return True
+    return ShardKey.of(record).pack() != key
+
+
 @dataclass
 class ModelStore:
     """What a shard store promises, in a dict. ``durable`` is what a reopened store starts from."""
@@ -58,6 +87,12 @@ class ModelStore:
     running_ms: int = 0
     highest_term: int = 0
     damaged: int = 0
+    kept: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    kept_last: int = 0
+    dropped: int = 0
+    noted: set[bytes] = field(default_factory=set)
+    scrub: bytes = b""
+    changes: int = 0
     fail_next_commit: bool = False
     failed: bool = False
 
@@ -73,18 +108,26 @@ class ModelStore:
     def put(self, batches: Sequence[Sequence[Put]]) -> list[HoldfastError | None]:
         """See ShardStore.put."""
         shards, marks = dict(self.shards), dict(self.marks)
-        outcomes = [self._put_batch(batch, shards, marks) for batch in batches]
+        damaged: dict[bytes, bytes] = {}
+        outcomes = [self._put_batch(batch, shards, marks, damaged) for batch in batches]
 
         def change() -> None:
             self.shards, self.marks = shards, marks
+            for key, stored in damaged.items():
+                self._keep(key, stored)
 
         self._commit(change)
         return outcomes
 
     def _put_batch(
-        self, batch: Sequence[Put], shards: dict[bytes, bytes], marks: dict[bytes, int]
+        self,
+        batch: Sequence[Put],
+        shards: dict[bytes, bytes],
+        marks: dict[bytes, int],
+        damaged: dict[bytes, bytes],
     ) -> HoldfastError | None:
         fresh: dict[bytes, bytes] = {}
+        replaced: dict[bytes, bytes] = {}
         unmarked = []
         for put in batch:
             key = key_of(put).pack()
@@ -92,20 +135,80 @@ class ModelStore:
             there = shards.get(key)
             if there is None:
                 fresh[key] = value
+            elif _is_damaged(key, there):
+                fresh[key], replaced[key] = value, there
             elif there != value:
-                header, _ = ShardRecord.unpack(there)
-                for gone in unmarked:
-                    marks.pop(gone, None)
-                return IntegrityFailure("damaged") if header == put.record else Conflict("other bytes")
+                return Conflict("other bytes")
             else:
                 unmarked.append(key)
-        size = sum(map(len, fresh.values()))
-        for key in unmarked:
-            marks.pop(key, None)
+        size = sum(map(len, fresh.values())) - sum(map(len, replaced.values()))
         if fresh and sum(map(len, shards.values())) + size > self.capacity_bytes:
             return NoRoom("full")
+        for key in (*unmarked, *replaced):
+            marks.pop(key, None)
         shards.update(fresh)
+        damaged.update(replaced)
+        self.changes += 2 * len(fresh)
         return None
+
+    def _keep(self, key: bytes, stored: bytes) -> None:
+        most = quarantine_bytes_max(self.capacity_bytes)
+        if len(stored) > most:
+            self.dropped += 1
+            return
+        while len(self.kept) >= QUARANTINE_ENTRIES_MAX or self._kept_bytes() + len(stored) > most:
+            del self.kept[min(self.kept)]
+            self.dropped += 1
+        self.kept_last += 1
+        self.kept[self.kept_last] = (key, stored)
+
+    def _kept_bytes(self) -> int:
+        return sum(len(stored) for _, stored in self.kept.values())
+
+    def quarantine(self, keys: Sequence[ShardKey]) -> int:
+        """See ShardStore.quarantine."""
+        packed = [key.pack() for key in dict.fromkeys(keys)]
+        bad = [key for key in packed if key in self.shards and _is_damaged(key, self.shards[key])]
+
+        def change() -> None:
+            for key in bad:
+                self.noted.add(key)
+                self.marks.pop(key, None)
+                self._keep(key, self.shards.pop(key))
+
+        self._commit(change)
+        self.changes += 2 * len(bad)
+        return len(bad)
+
+    def quarantined(self, after: int, most: int) -> list[Quarantined]:
+        """See ShardStore.quarantined."""
+        entries = [
+            Quarantined(number, ShardKey.unpack(key), 0, len(stored))
+            for number, (key, stored) in sorted(self.kept.items())
+            if number > after
+        ]
+        return entries[:most]
+
+    def findings(self, most: int) -> list[ShardKey]:
+        """See ShardStore.findings."""
+        return [ShardKey.unpack(key) for key in sorted(self.noted)][:most]
+
+    def declare_damaged(self, why: str) -> NoReturn:
+        """See ShardStore.declare_damaged."""
+        self.failed = True
+        raise StoreDamaged("the model is damaged", why=why)
+
+    def findings_told(self, keys: Sequence[ShardKey]) -> None:
+        """See ShardStore.findings_told."""
+        self._commit(lambda: self.noted.difference_update(key.pack() for key in keys))
+
+    def scrub_state(self) -> bytes:
+        """See ShardStore.scrub_state."""
+        return self.scrub
+
+    def save_scrub_state(self, state: bytes) -> None:
+        """See ShardStore.save_scrub_state."""
+        self._commit(lambda: setattr(self, "scrub", state))
 
     def read(self, keys: Sequence[ShardKey]) -> list[ReadOutcome]:
         """See ShardStore.read."""
@@ -124,6 +227,10 @@ class ModelStore:
             else:
                 outcomes.append(Found(bytes(stored[: -len(shard)]), bytes(shard)))
         return outcomes
+
+    def scan(self, after: bytes, until: bytes, most: int) -> list[ShardKey]:
+        """See ShardStore.scan."""
+        return [ShardKey.unpack(key) for key in sorted(self.shards) if after < key < until][:most]
 
     def mark(self, number: int, keys: Sequence[ShardKey], due_ms: int) -> tuple[int, int]:
         """See ShardStore.mark."""
@@ -147,7 +254,7 @@ class ModelStore:
         def change() -> None:
             for key in due:
                 del self.marks[key]
-                self.shards.pop(key, None)
+                self.changes += 2 * (self.shards.pop(key, None) is not None)
 
         self._commit(change)
         return len(due)
@@ -168,7 +275,18 @@ class ModelStore:
     def stats(self) -> StoreStats:
         """See ShardStore.stats."""
         used = sum(map(len, self.shards.values()))
-        return StoreStats(len(self.shards), used, self.counter, len(self.marks), self.damaged)
+        return StoreStats(
+            len(self.shards),
+            used,
+            self.counter,
+            len(self.marks),
+            self.damaged,
+            len(self.kept),
+            self._kept_bytes(),
+            self.dropped,
+            len(self.noted),
+            self.changes,
+        )
 
     def close(self) -> None:
         """See ShardStore.close."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from support.shards import ModelStore, key_of, made_put
+from support.shards import ModelStore, flip, key_of, made_put
 
 from holdfast.node.limits import COMMIT_GROUP_BYTES_MAX
-from holdfast.node.store import Found, Put
+from holdfast.node.store import Found, Put, StoreDamaged
 from holdfast.node.writer import Writer
 from holdfast.protocol.errors import Conflict, HoldfastError, StoreFailed
 
@@ -179,3 +179,31 @@ async def test_closing_finishes_what_is_queued_and_takes_nothing_new(opened: Ope
     await closing
     assert all(isinstance(counter, int) for counter in await asyncio.gather(*waiting))
     assert opened.store.stats().shards == 3
+
+
+async def test_a_store_that_is_damaged_as_a_whole_is_not_opened_again_and_still_read(
+    opened: Opened, writer: Writer
+) -> None:
+    put = made_put(1)
+    await writer.put([put])
+    with pytest.raises(StoreDamaged):
+        await writer.run(lambda store: store.declare_damaged("its pages lie"))
+    assert writer.failed == "its pages lie" and opened.count == 1
+    with pytest.raises(StoreFailed):
+        await writer.put([made_put(2)])
+    assert isinstance(writer.store.read([key_of(put)])[0], Found)
+
+
+async def test_a_shard_put_into_quarantine_is_not_taken_for_lost_when_the_store_is_proven(
+    opened: Opened, writer: Writer
+) -> None:
+    put = made_put(1)
+    await writer.put([put])
+    key = key_of(put).pack()
+    opened.store.shards[key] = flip(opened.store.shards[key])
+    assert await writer.run(lambda store: store.quarantine([key_of(put)])) == 1
+    opened.store.fail_next_commit = True
+    with pytest.raises(StoreFailed):
+        await writer.put([made_put(2)])
+    await until(lambda: writer.failed is None)
+    await writer.put([made_put(3)])

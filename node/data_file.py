@@ -1,0 +1,62 @@
+"""LMDB's data file looked at from outside, before it is mapped: a file that is cut off kills its reader."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any, Final
+
+from holdfast.node.limits import SHORT_PAGES_TOLERATED
+from holdfast.protocol.errors import IntegrityFailure, WrongDirectory
+
+__all__ = ["refuse_truncated"]
+
+_META_MAGIC: Final = 0xBEEFC0DE
+# LMDB's MDB_meta behind the 16-byte page header: magic, version, address, map size (lmdb 0.9, mdb.c).
+_META_PAGE: Final = struct.Struct("<16xIIQQ")
+_META_DB_BYTES: Final = 48
+
+
+def refuse_truncated(file: Path) -> None:
+    """Refuse a data file shorter than its newest meta page says: reading it would kill the process.
+
+    A few pages at the end may be counted but never written; then the file is made as long as it
+    should be, and whatever lies there has to prove itself when read.
+
+    Raises:
+        IntegrityFailure: the file is cut off.
+        WrongDirectory: it is not LMDB's.
+    """
+    if not file.exists() or file.stat().st_size == 0:
+        return
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        found = [_last_page(opened, at) for at in (0, os.sysconf("SC_PAGE_SIZE"))]
+    known = [meta for meta in found if meta is not None]
+    if not known:
+        raise WrongDirectory(f"{file} is not an LMDB data file", unreadable=True)
+    _, last, page_bytes = max(known)
+    missing = (last + 1) * page_bytes - size
+    if missing > SHORT_PAGES_TOLERATED * page_bytes:
+        raise IntegrityFailure(
+            f"{file} is cut off: {missing} bytes are missing at its end",
+            do="Do not use this store; the other nodes hold what is needed to fill a new one.",
+            missing_bytes=missing,
+        )
+    if missing > 0:
+        os.truncate(file, (last + 1) * page_bytes)
+
+
+def _last_page(opened: Any, at: int) -> tuple[int, int, int] | None:
+    """(transaction, last page, page size) of the meta page at an offset; None when it is none."""
+    opened.seek(at)
+    raw = opened.read(_META_PAGE.size + 2 * _META_DB_BYTES + 16)
+    if len(raw) < _META_PAGE.size + 2 * _META_DB_BYTES + 16:
+        return None
+    magic, _, _, _ = _META_PAGE.unpack_from(raw)
+    if magic != _META_MAGIC:
+        return None
+    (page_bytes,) = struct.unpack_from("<I", raw, _META_PAGE.size)
+    last_page, transaction = struct.unpack_from("<QQ", raw, _META_PAGE.size + 2 * _META_DB_BYTES)
+    return transaction, last_page, page_bytes

@@ -1,0 +1,1 @@
+"""The node's handlers: who may come in, and what they get."""

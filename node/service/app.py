@@ -1,0 +1,29 @@
+"""The node's HTTP application: all handlers behind one door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from aiohttp import web
+
+from holdfast.node.limits import BODY_BYTES_MAX
+from holdfast.node.service.rebuilds import RebuildHandlers
+from holdfast.node.service.scrubs import ScrubHandlers
+from holdfast.node.service.shards import ShardHandlers
+from holdfast.protocol.serving import errors_middleware
+
+__all__ = ["HANDLERS", "Handlers", "make_app"]
+
+HANDLERS: Final = (ShardHandlers, RebuildHandlers, ScrubHandlers)
+"""Every kind of handlers; a node has one of each."""
+
+Handlers = ShardHandlers | RebuildHandlers | ScrubHandlers
+
+
+def make_app(handlers: Iterable[Handlers]) -> web.Application:
+    """All routes."""
+    app = web.Application(middlewares=[errors_middleware], client_max_size=BODY_BYTES_MAX)
+    for each in handlers:
+        each.routes(app.router)
+    return app

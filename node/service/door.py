@@ -1,0 +1,133 @@
+"""Who may come in: proves who asks before any handler looks at what is asked.
+
+Three kinds come to a node: devices with a ticket (shards of their account), the
+coordinator (orders), and other nodes with a pull order (shards to repair with).
+"""
+
+from __future__ import annotations
+
+import base64
+
+from aiohttp import web
+
+from holdfast.node.admission import Admission, Admitted
+from holdfast.node.membership import Identity
+from holdfast.protocol.clock import Source
+from holdfast.protocol.codec import decode
+from holdfast.protocol.errors import BadRequest, Refused, TicketExpired
+from holdfast.protocol.ids import PublicKey
+from holdfast.protocol.limits import MESSAGE_BYTES_MAX, TICKET_LIFETIME_MS
+from holdfast.protocol.messages.repair import PullOrder
+from holdfast.protocol.requests import AUTH_HEADER, TICKET_HEADER, Auth, Gate, parse_auth
+from holdfast.protocol.serving import read_body
+from holdfast.protocol.signing import Signed, key_id, node_id, verify
+from holdfast.protocol.tickets import Verb
+from holdfast.protocol.transport import body_digest
+
+__all__ = ["Door"]
+
+
+class Door:
+    """Checks requests to one node.
+
+    Args:
+        admission: tickets, and the coordinator and term this node follows.
+    """
+
+    def __init__(self, identity: Identity, admission: Admission, source: Source) -> None:
+        self.identity = identity
+        self.admission = admission
+        self._source = source
+        self._gate = Gate(identity.node, identity.cluster, source.now_ms())
+
+    def _pass(
+        self,
+        request: web.Request,
+        auth: Auth,
+        key: PublicKey,
+        header: bytes | memoryview,
+        ticket: bytes | None,
+    ) -> None:
+        self._gate.check(
+            auth,
+            key,
+            request.method,
+            request.raw_path,
+            body_digest(header, ticket),
+            now_ms=self._source.now_ms(),
+        )
+
+    def coordinator_key(self) -> PublicKey:
+        """The coordinator this node follows; raises Refused before it has met one."""
+        key = self.admission.coordinator
+        if key is None:
+            raise Refused("this node has not met its coordinator yet")
+        return key
+
+    def device(self, request: web.Request, header: memoryview, verb: Verb) -> Admitted:
+        """A device with a ticket; the header's bytes are what its signature covers.
+
+        Raises:
+            Refused, TicketExpired, StaleRequest, BadRequest: it may not.
+        """
+        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        signed = _sent_ticket(request)
+        admitted = self.admission.admit(signed, auth, verb, self._source.now_ms())
+        self._pass(request, auth, admitted.ticket.device_key, header, signed)
+        return admitted
+
+    async def coordinator(self, request: web.Request) -> bytes:
+        """A request of the coordinator this node follows; gives the body, all of which is signed.
+
+        Raises:
+            Refused, StaleRequest, BadRequest: it is not.
+        """
+        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        key = self.coordinator_key()
+        if auth.role != "coordinator" or auth.signer != key_id(key):
+            raise Refused("only this cluster's coordinator, as this node knows it, may ask this")
+        body = await read_body(request, MESSAGE_BYTES_MAX)
+        self._pass(request, auth, key, body, None)
+        return body
+
+    async def peer(self, request: web.Request) -> tuple[PullOrder, bytes]:
+        """Another node with a pull order of the coordinator; gives the order and the body.
+
+        Raises:
+            Refused, TicketExpired, StaleRequest, BadRequest: it may not.
+        """
+        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        sent = _sent_ticket(request)
+        order = self.open_pull_order(decode(sent, Signed))
+        if auth.role != "node" or auth.signer != order.node or order.node != node_id(order.key):
+            raise Refused("the pull order is another node's")
+        body = await read_body(request, MESSAGE_BYTES_MAX)
+        self._pass(request, auth, order.key, body, sent)
+        return order, body
+
+    def open_pull_order(self, signed: Signed) -> PullOrder:
+        """A pull order that holds now.
+
+        Raises:
+            Refused: not this coordinator's, or of a term that is over. TicketExpired: its time is over.
+        """
+        verify(self.coordinator_key(), signed.signature, "pull-order", self.identity.cluster, signed.payload)
+        order = decode(signed.payload, PullOrder)
+        now_ms = self._source.now_ms()
+        if order.term < self.admission.term:
+            raise Refused(f"this pull order is of term {order.term}, which is over")
+        if now_ms >= order.expires_ms:
+            raise TicketExpired("the pull order has expired", do="The coordinator gives a new one.")
+        if order.expires_ms > now_ms + 2 * TICKET_LIFETIME_MS:
+            raise Refused("the pull order expires too far in the future")
+        return order
+
+
+def _sent_ticket(request: web.Request) -> bytes:
+    sent = request.headers.get(TICKET_HEADER)
+    if not sent:
+        raise Refused(f"this needs a ticket in the {TICKET_HEADER} header")
+    try:
+        return base64.b64decode(sent, altchars=b"-_", validate=True)
+    except ValueError:
+        raise BadRequest(f"the {TICKET_HEADER} header is not base64") from None

@@ -1,0 +1,148 @@
+"""Opening a shard store's LMDB environment: what is there must be ours, whole, and of this format."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+
+from holdfast.node.data_file import refuse_truncated
+from holdfast.node.limits import DISK_RESERVE_BYTES, MAP_RESERVE_BYTES
+from holdfast.node.store import StoreDamaged
+from holdfast.node.store_folder import damage_of
+from holdfast.node.store_quarantine import quarantine_bytes_max
+from holdfast.node.store_totals import Totals
+from holdfast.protocol.clock import Source
+from holdfast.protocol.errors import IntegrityFailure, Locked, WrongDirectory
+from holdfast.protocol.ids import StoreId
+
+__all__ = ["DAMAGE", "Databases", "damaged_store", "open_databases"]
+
+_FORMAT_BEGINS: Final = b"holdfast shard store "
+_FORMAT: Final = _FORMAT_BEGINS + b"1"
+_DATABASES_MAX: Final = 16
+_FIRST_TRANSACTIONS: Final = 4 * _DATABASES_MAX
+"""A store in which more was ever committed has an id."""
+DAMAGE: Final = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.PanicError,
+    lmdb.CursorFullError,
+    lmdb.PageFullError,
+    lmdb.IncompatibleError,
+    lmdb.ProblemError,
+    lmdb.BadValsizeError,
+)
+"""What LMDB says when its own pages are not what it wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """An open environment and LMDB's handles of the databases in it.
+
+    Attributes:
+        meta: names -> what the store says of itself.
+        shards: keys -> records. marks: keys -> when to erase them.
+        unreadable: keys whose bytes in ``shards`` must not be touched; ``replaced`` is their place.
+        quarantine, findings: see node/store_quarantine.py.
+    """
+
+    env: Any
+    meta: Any
+    shards: Any
+    marks: Any
+    replaced: Any
+    unreadable: Any
+    quarantine: Any
+    findings: Any
+
+
+def damaged_store(path: Path, why: str) -> IntegrityFailure:
+    """The store as a whole cannot be used."""
+    return IntegrityFailure(
+        f"the store in {path} is damaged",
+        why=why,
+        do="Start the node with --replace-damaged-store: peers fill a new one, this one is kept aside.",
+    )
+
+
+def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tuple[Databases, StoreId, int]:
+    """(everything open, the store's id, bytes of records to accept).
+
+    Raises:
+        WrongDirectory, IntegrityFailure, Locked: see :class:`LmdbStore`.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (why := damage_of(path)) is not None:
+        raise damaged_store(path, why)
+    file = path / "data.mdb"
+    refuse_truncated(file)
+    on_disk = file.stat().st_size if file.exists() else 0
+    free = os.statvfs(path)
+    capacity = capacity_bytes or max(0, on_disk + free.f_bavail * free.f_frsize - DISK_RESERVE_BYTES)
+    # Records fill whole pages and updates are copy-on-write: leave an eighth for that.
+    wanted = capacity + capacity // 8 + quarantine_bytes_max(capacity) + MAP_RESERVE_BYTES
+    env = _open(path, max(wanted, on_disk))
+    try:
+        names = ("meta", "shards", "marks", "replaced", "unreadable", "quarantine", "findings")
+        opened = Databases(env, *(env.open_db(name.encode()) for name in names))
+        return opened, _identify(path, opened, source), capacity
+    except (lmdb.Error, StoreDamaged) as error:
+        env.close()
+        raise damaged_store(path, str(error)) from error
+    except BaseException:
+        env.close()
+        raise
+
+
+def _open(path: Path, map_bytes: int) -> Any:
+    try:
+        return lmdb.open(
+            str(path),
+            map_size=-(-map_bytes // 4096) * 4096,
+            max_dbs=_DATABASES_MAX,
+            readahead=False,
+            mode=0o600,
+        )
+    except lmdb.LockError as error:
+        raise Locked(f"another process has the store in {path} open") from error
+    except lmdb.Error as error:
+        allowed = os.access(path / "data.mdb", os.R_OK | os.W_OK)
+        raise WrongDirectory(
+            f"{path} is not a shard store that opens here", why=str(error), unreadable=allowed
+        ) from error
+
+
+def _identify(path: Path, opened: Databases, source: Source) -> StoreId:
+    """Its id, made in a new store; what it says of itself must fit what is in it."""
+    env, meta = opened.env, opened.meta
+    with env.begin() as txn:
+        format_, id_ = txn.get(b"format", db=meta), txn.get(b"id", db=meta)
+        told = Totals(txn, meta).shards
+        there = txn.stat(opened.shards)["entries"] + txn.stat(opened.replaced)["entries"]
+        untouched = txn.stat(opened.unreadable)["entries"]
+    if format_ is None and id_ is None:
+        if env.info()["last_txnid"] > _FIRST_TRANSACTIONS:
+            raise StoreDamaged("it has lost what it says of itself")
+        made = StoreId(source.random_bytes(16))
+        with env.begin(write=True) as txn:
+            txn.put(b"format", _FORMAT, db=meta)
+            txn.put(b"id", made, db=meta)
+        return made
+    if format_ is None:
+        raise WrongDirectory(f"the LMDB files in {path} are not a shard store", unreadable=True)
+    if id_ is None or len(id_) != StoreId.SIZE or not format_.startswith(_FORMAT_BEGINS):
+        raise StoreDamaged("what it says of itself does not hold")
+    if format_ != _FORMAT:
+        raise WrongDirectory(
+            f"the store in {path} has another format version",
+            why=f"it says {format_.decode(errors='replace')!r}",
+            do="Run the program version that made it.",
+        )
+    if not there - untouched <= told <= there:
+        raise StoreDamaged(f"it counts {told} shards, and there are {there}")
+    return StoreId(id_)
