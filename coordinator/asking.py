@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from holdfast.coordinator.identity import read_operator_key
+from holdfast.coordinator.limits import SCRUB_LOOK_S
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.charter import open_charter
 from holdfast.protocol.errors import BadRequest
-from holdfast.protocol.limits import TOKEN_LIFETIME_S_DEFAULT
-from holdfast.protocol.messages.admin import ClusterStatus, MakeInvite, MakeNodeToken, TokenMade
+from holdfast.protocol.limits import QUARANTINE_SHOWN_MAX, TOKEN_LIFETIME_S_DEFAULT
+from holdfast.protocol.messages.admin import (
+    ClusterStatus,
+    MakeInvite,
+    MakeNodeToken,
+    Moving,
+    Rebalance,
+    SetStanding,
+    TokenMade,
+)
 from holdfast.protocol.messages.cluster import ClusterInfo
+from holdfast.protocol.messages.scrub import AskQuarantine, AskScrub, QuarantineShown, Scrubbed
 from holdfast.protocol.transport import Transport
 
-__all__ = ["MadeToken", "cluster_status", "invite_token", "node_token"]
+__all__ = [
+    "MadeToken",
+    "cluster_status",
+    "invite_token",
+    "node_token",
+    "read_quarantine",
+    "rebalance",
+    "scrub_node",
+    "set_standing",
+]
 
 T = TypeVar("T")
 
@@ -81,4 +101,50 @@ async def node_token(
 async def cluster_status(key_file: Path, coordinator: str | None = None) -> ClusterStatus:
     """The whole cluster at a glance."""
     told, _ = await _ask(key_file, coordinator, "GET", "/v1/admin/status", None, ClusterStatus)
+    return told
+
+
+async def set_standing(
+    key_file: Path,
+    coordinator: str | None = None,
+    *,
+    node: str,
+    standing: Literal["joined", "draining", "removed"],
+    dry_run: bool = False,
+) -> Moving:
+    """Empty a node, keep it after all, or let it go; ``node`` is the beginning of its id."""
+    message = SetStanding(node=node, standing=standing, dry_run=dry_run)
+    told, _ = await _ask(key_file, coordinator, "POST", "/v1/admin/standing", message, Moving)
+    return told
+
+
+async def scrub_node(
+    key_file: Path, coordinator: str | None = None, *, node: str, wait: bool = False
+) -> Scrubbed:
+    """Have a node (the beginning of its id) reread its shards now; ``wait``: until it is done."""
+    target = "/v1/admin/scrub"
+    told, _ = await _ask(key_file, coordinator, "POST", target, AskScrub(node=node, start=True), Scrubbed)
+    asked_ms = told.started_ms
+    # Asked for again until this pass, or a later one, has ended.
+    while wait and (told.running or told.ended_ms < asked_ms or told.unreported):
+        await asyncio.sleep(SCRUB_LOOK_S)
+        told, _ = await _ask(
+            key_file, coordinator, "POST", target, AskScrub(node=node, start=False), Scrubbed
+        )
+    return told
+
+
+async def read_quarantine(
+    key_file: Path, coordinator: str | None = None, *, node: str = ""
+) -> QuarantineShown:
+    """What one node, or every node, keeps aside."""
+    message = AskQuarantine(node=node, most=QUARANTINE_SHOWN_MAX)
+    told, _ = await _ask(key_file, coordinator, "POST", "/v1/admin/quarantine", message, QuarantineShown)
+    return told
+
+
+async def rebalance(key_file: Path, coordinator: str | None = None, *, dry_run: bool = False) -> Moving:
+    """Move slots from the fullest to the emptiest nodes."""
+    message = Rebalance(dry_run=dry_run)
+    told, _ = await _ask(key_file, coordinator, "POST", "/v1/admin/rebalance", message, Moving)
     return told

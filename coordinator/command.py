@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from holdfast.protocol.limits import TOKEN_LIFETIME_S_DEFAULT
+from holdfast.coordinator.command_operations import (
+    drain,
+    nodes,
+    operator_options,
+    rebalance,
+    remove,
+    repair,
+    undrain,
+)
+from holdfast.coordinator.command_scrub import quarantine, scrub
+from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT, TOKEN_LIFETIME_S_DEFAULT
 from holdfast.protocol.terminal import (
     BYTES,
     Output,
     configure_logging,
     guarded,
-    human_bytes,
-    human_count,
     json_option,
     option,
     run,
@@ -22,9 +30,8 @@ from holdfast.protocol.terminal import (
 
 if TYPE_CHECKING:
     from holdfast.coordinator.asking import MadeToken
-    from holdfast.protocol.messages.admin import ClusterStatus
 
-__all__ = ["admin", "coordinator", "show_status"]
+__all__ = ["admin", "coordinator"]
 
 
 @click.group()
@@ -52,6 +59,14 @@ def coordinator() -> None:
 @option("--suspect-after-s", type=float, default=10.0, show_default=True)
 @option("--down-after-s", type=float, default=30.0, show_default=True)
 @option("--lost-after-s", type=float, default=86400.0, show_default=True)
+@option("--zone-lost-after-s", type=float, default=604800.0, show_default=True, help="For a whole zone.")
+@option(
+    "--trash-hold-s",
+    type=click.FloatRange(min=0),
+    default=float(DELETION_HOLD_S_DEFAULT),
+    show_default=True,
+    help="How long swept chunks can be undeleted.",
+)
 @option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
 @option("--log-json", is_flag=True, help="Log JSON lines.")
 @guarded
@@ -63,6 +78,8 @@ def run_command(
     suspect_after_s: float,
     down_after_s: float,
     lost_after_s: float,
+    zone_lost_after_s: float,
+    trash_hold_s: float,
     log_level: str,
     log_json: bool,
 ) -> None:
@@ -79,8 +96,11 @@ def run_command(
         folder=folder,
         listen=ListenAddress.parse(listen) if listen else None,
         profile=Profile.parse(profile) if profile else None,
-        health=HealthSettings(heartbeat_ms, suspect_after_s, down_after_s, lost_after_s),
+        health=HealthSettings(
+            heartbeat_ms, suspect_after_s, down_after_s, lost_after_s, max(lost_after_s, zone_lost_after_s)
+        ),
         program=program_version(),
+        trash_hold_s=trash_hold_s,
     )
     run(lambda: run_coordinator(settings, SYSTEM))
 
@@ -88,15 +108,6 @@ def run_command(
 @click.group()
 def admin() -> None:
     """Operate a cluster."""
-
-
-def _operator_options(function: Any) -> Any:
-    function = option(
-        "--operator-key", type=click.Path(path_type=Path), required=True, help="The operator key file."
-    )(function)
-    return option("--coordinator", metavar="URL", help="Default: the address in the operator key file.")(
-        function
-    )
 
 
 def _hand_over(output: Output, made: MadeToken, target: Path | None, used: str) -> None:
@@ -115,7 +126,7 @@ def _hand_over(output: Output, made: MadeToken, target: Path | None, used: str) 
 
 
 @admin.command("invite")
-@_operator_options
+@operator_options
 @option("--quota", type=BYTES, default=0, help="Bytes the account may store; default: no quota.")
 @option(
     "--expires",
@@ -151,7 +162,7 @@ def invite(
 
 
 @admin.command("node-token")
-@_operator_options
+@operator_options
 @option(
     "--expires",
     "lifetime_s",
@@ -181,58 +192,23 @@ def node_token(
 
 
 @admin.command("status")
-@_operator_options
+@operator_options
 @json_option
 @guarded
 def status(operator_key: Path, coordinator: str | None, as_json: bool) -> None:
     """Show whether everything is safe, and every node."""
     from holdfast.coordinator.asking import cluster_status
+    from holdfast.coordinator.show import show_status
 
     told = run(lambda: cluster_status(operator_key, coordinator))
     show_status(Output(as_json), told)
 
 
-def show_status(output: Output, told: ClusterStatus) -> None:
-    """The verdict first, then stripes by spare shards, then every node."""
-    output.say(told.sentence)
-    spare = ", ".join(
-        f"{count:,} with {number} spare" for number, count in told.stripes.by_spare.items() if count
-    )
-    output.say(
-        f"{human_count(told.stripes.total, 'stripe')}{': ' + spare if spare else ''}; "
-        f"{human_bytes(told.stored_bytes)} sealed, {human_count(told.accounts, 'account')}, "
-        f"{human_count(told.open_uploads, 'open upload')}"
-    )
-    output.say()
-    output.say(
-        f"{'node':<10}{'state':<10}{'store':<9}{'zone':<12}{'used':>10}{'capacity':>11}  {'shards':>9}"
-    )
-    for node in told.nodes:
-        output.say(
-            f"{node.id.short:<10}{node.state:<10}{node.store_state:<9}{node.zone[:11] or '-':<12}"
-            f"{human_bytes(node.used_bytes):>10}{human_bytes(node.capacity_bytes):>11}  {node.shards:>9,}"
-        )
-    output.summary(
-        verdict=told.verdict,
-        sentence=told.sentence,
-        term=told.term,
-        epoch=told.epoch,
-        accounts=told.accounts,
-        chunks=told.chunks,
-        stored_bytes=told.stored_bytes,
-        open_uploads=told.open_uploads,
-        stripes={"total": told.stripes.total, "by_spare": told.stripes.by_spare},
-        nodes=[
-            {
-                "id": node.id.hex(),
-                "url": node.url,
-                "zone": node.zone,
-                "state": node.state,
-                "store_state": node.store_state,
-                "used_bytes": node.used_bytes,
-                "capacity_bytes": node.capacity_bytes,
-                "shards": node.shards,
-            }
-            for node in told.nodes
-        ],
-    )
+admin.add_command(nodes)
+admin.add_command(drain)
+admin.add_command(undrain)
+admin.add_command(remove)
+admin.add_command(repair)
+admin.add_command(rebalance)
+admin.add_command(scrub)
+admin.add_command(quarantine)

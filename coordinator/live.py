@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from holdfast.coordinator.catalogue.engine import Catalogue
+from holdfast.coordinator.catalogue.moves import Move, all_moves
 from holdfast.coordinator.catalogue.nodes import NodeRow, all_groups, all_nodes, epoch
 from holdfast.coordinator.health import HealthSettings, NodeState, state_of
 from holdfast.coordinator.limits import (
@@ -54,11 +55,15 @@ class Live:
     started_s: float
     nodes: dict[NodeId, NodeRow] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
+    moves: dict[tuple[int, int], Move] = field(default_factory=dict)
     epoch: int = 0
     beats: dict[NodeId, Beat] = field(default_factory=dict)
     device_lists: OrderedDict[AccountId, DeviceList] = field(default_factory=OrderedDict)
     read_tickets: OrderedDict[TicketKey, tuple[bytes, int]] = field(default_factory=OrderedDict)
     nonces: OrderedDict[bytes, tuple[AccountId, int]] = field(default_factory=OrderedDict)
+    superseded: dict[NodeId, set[bytes]] = field(default_factory=dict)
+    held_back: str = ""
+    counters_due_s: float = 0.0
     started_ms: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,10 +75,12 @@ class Live:
 
     async def refresh(self, catalogue: Catalogue) -> None:
         """Read nodes and groups anew."""
-        nodes, groups, number = await catalogue.read(lambda c: (all_nodes(c), all_groups(c), epoch(c)))
+        nodes, groups, moves, number = await catalogue.read(
+            lambda c: (all_nodes(c), all_groups(c), all_moves(c), epoch(c))
+        )
         # Readers overtake each other: the last answer to come is not always the newest.
         if number >= self.epoch:
-            self.nodes, self.groups, self.epoch = nodes, groups, number
+            self.nodes, self.groups, self.moves, self.epoch = nodes, groups, moves, number
 
     def state(self, node: NodeId) -> NodeState:
         """Up, suspect, down or stopping, now."""
@@ -119,8 +126,13 @@ class Live:
             beat = self.beats.get(node)
             if node in excluded or beat is None or beat.report.state != "ok" or self.state(node) != "up":
                 continue
-            found.append(Candidate(node, row.zone, beat.report.free_bytes))
+            found.append(Candidate(node, row.zone, beat.report.free_bytes, row.state == "joined"))
         return found
+
+    def absent_s(self, node: NodeId) -> float:
+        """Seconds since it was last heard of, or since the coordinator started."""
+        beat = self.beats.get(node)
+        return self.source.monotonic() - (beat.steady_s if beat else self.started_s)
 
     def usual_profile(self) -> Profile | None:
         """The profile the cluster should have: as set, or by the number of nodes."""

@@ -22,11 +22,12 @@ __all__ = ["Candidate", "Group", "LeasePlan", "form_groups", "plan_lease", "zone
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node that may take a slot."""
+    """A node that may take shards; ``is_staying``: and new slots, because it is not to be emptied."""
 
     id: NodeId
     zone: str
     free_bytes: int = 0
+    is_staying: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +119,13 @@ def plan_lease(
     An empty plan means that nothing can be stored safely.
     """
     able = {node.id: node for node in writable}
+    staying = [node for node in writable if node.is_staying]
     fitting = [group for group in groups if group.profile == usual and group.kind == "usual"]
     whole = [group for group in fitting if all(node in able for node in group.members)]
     in_whole = {node for group in whole for node in group.members}
-    if may_make and len(able) >= usual.n and not set(able) <= in_whole:
+    if may_make and len(staying) >= usual.n and not {node.id for node in staying} <= in_whole:
         known = {group.members for group in groups}
-        made = tuple(members for members in form_groups(writable, usual) if members not in known)
+        made = tuple(members for members in form_groups(staying, usual) if members not in known)
         if made:
             return LeasePlan(make=made, profile=usual)
     if whole:
@@ -152,7 +154,8 @@ def _plan_fallback(
     if ready and (set(able) <= covered or len(able) > profile.n):
         return LeasePlan(lease=_best(ready, able, most))
     known = {group.members for group in groups}
-    made = tuple(members for members in form_groups(writable, profile) if members not in known)
+    staying = [node for node in writable if node.is_staying]
+    made = tuple(members for members in form_groups(staying, profile) if members not in known)
     if made and may_make:
         return LeasePlan(make=made, profile=profile, kind="fallback")
     return LeasePlan(lease=_best(ready, able, most))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import structlog
 
+from holdfast.coordinator.background import TASKS, BackgroundTask
 from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
-from holdfast.coordinator.catalogue.uploads import expire_uploads, hear_again
+from holdfast.coordinator.catalogue.uploads import hear_again
 from holdfast.coordinator.health import HealthSettings
 from holdfast.coordinator.identity import IDENTITY_FILES, hand_over_operator_key, load_or_make
-from holdfast.coordinator.limits import SWEEP_UPLOADS_EVERY_S
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
@@ -28,8 +28,10 @@ from holdfast.protocol.directory import (
     write_json,
 )
 from holdfast.protocol.errors import HoldfastError, WrongDirectory
+from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.serving import ListenAddress, Server, until_stopped
+from holdfast.protocol.transport import Transport
 
 __all__ = ["CoordinatorSettings", "run_coordinator"]
 
@@ -47,6 +49,7 @@ class CoordinatorSettings:
     profile: Profile | None
     health: HealthSettings
     program: str
+    trash_hold_s: float = DELETION_HOLD_S_DEFAULT
 
 
 async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None:
@@ -72,8 +75,11 @@ async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None
             live = Live(source, settings.health, settings.profile, source.monotonic())
             await live.refresh(catalogue)
             await catalogue.write(lambda c: hear_again(c, live.steady_ms()))
-            desk = Desk(identity, catalogue, live, source, settings.program)
-            await _serve(settings, desk, _listen_at(settings, kept), fresh or kept is None)
+            async with Transport(source=source) as transport:
+                desk = Desk(
+                    identity, catalogue, live, source, settings.program, transport, settings.trash_hold_s
+                )
+                await _serve(settings, desk, _listen_at(settings, kept), fresh or kept is None)
         finally:
             catalogue.close()
 
@@ -100,7 +106,7 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
     server = Server(make_app(desk), listen)
     bound = await server.start()
     address = Address(f"http://{bound}", identity.cluster)
-    tending = asyncio.create_task(_tend(desk))
+    tending = [asyncio.create_task(_forever(task, desk)) for task in TASKS]
     try:
         write_json(
             folder / "coordinator.json",
@@ -125,21 +131,20 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
         _log.info("serving", address=str(address), term=identity.term)
         await until_stopped()
     finally:
-        tending.cancel()
-        await asyncio.gather(tending, return_exceptions=True)
+        for task in tending:
+            task.cancel()
+        await asyncio.gather(*tending, return_exceptions=True)
         remove_file(folder / "ready.json")
         await server.stop()
         _log.info("stopped")
 
 
-async def _tend(desk: Desk) -> None:
-    """End uploads that nobody renews."""
+async def _forever(task: BackgroundTask, desk: Desk) -> None:
+    """Run one background task again and again; a turn that failed is said, and the next one follows."""
     while True:
-        await asyncio.sleep(SWEEP_UPLOADS_EVERY_S)
+        pause_s = task.pause_s
         try:
-            now_ms = desk.live.steady_ms()
-            ended = await desk.catalogue.write(lambda c: expire_uploads(c, now_ms))  # noqa: B023
-            if ended:
-                _log.info("abandoned uploads ended", count=ended)
+            pause_s = await task.turn(desk) or pause_s
         except HoldfastError as error:
-            _log.warning("tending uploads failed", why=str(error))
+            _log.warning(f"{task.name} failed", why=str(error))
+        await asyncio.sleep(pause_s)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, String, cast, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.engine import batched
@@ -25,7 +25,7 @@ from holdfast.protocol.messages.uploads import (
     StoredChunk,
 )
 
-__all__ = ["claim", "commit", "group_counts", "locate", "missing_by_chunk", "note_reports"]
+__all__ = ["claim", "commit", "locate", "missing_by_chunk", "note_reports"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,18 @@ def claim(
     upload: UploadRow,
     wanted: Sequence[ChunkId],
     groups: Mapping[int, Group],
+    bare: Mapping[int, Collection[int]] | None = None,
 ) -> tuple[list[StoredChunk | None], list[SendChunk | None]]:
     """What is stored already, and what is to be sent.
 
-    "Stored" needs k shards not known to be missing; it pins the row to the account's present
-    sweep generation and revives it from the trash.
+    "Stored" needs k shards not known to be missing or lost; it pins the row to the account's
+    present sweep generation and revives it from the trash.
+
+    Args:
+        bare: slots by group whose shards may all be gone: their holder is lost, or they are still
+            being filled and the holder before is gone.
     """
+    lost = bare or {}
     rows = _rows(connection, account, wanted)
     stored: list[StoredChunk | None] = []
     send: list[SendChunk | None] = []
@@ -101,10 +107,11 @@ def claim(
     for chunk in wanted:
         row = rows.get(chunk)
         profile = groups[row.group].profile if row is not None else None
+        gone = row.missing.union(lost.get(row.group, ())) if row is not None else frozenset()
         if row is None or profile is None:
             stored.append(None)
             send.append(SendChunk(b""))
-        elif row.state == "erasing" or profile.n - len(row.missing) < profile.k:
+        elif row.state == "erasing" or profile.n - len(gone) < profile.k:
             stored.append(None)
             send.append(SendChunk(row.generation))
         else:
@@ -122,7 +129,7 @@ def _pin(connection: Connection, account: AccountRow, pinned: Sequence[ChunkId])
         connection.execute(
             update(chunks)
             .where(chunks.c.account == account.number, chunks.c.id.in_([bytes(chunk) for chunk in portion]))
-            .values(pin=account.sweep_generation, state="live")
+            .values(pin=account.sweep_generation, state="live", trashed_ms=None)
         )
 
 
@@ -256,12 +263,16 @@ def locate(
 
 
 def note_reports(
-    connection: Connection, account: AccountRow, entries: Sequence[ReportEntry], groups: Mapping[int, Group]
+    connection: Connection,
+    account: AccountRow,
+    entries: Sequence[ReportEntry],
+    groups: Mapping[int, Group],
+    moving: Collection[tuple[int, int]] = (),
 ) -> int:
     """Note slots of the reporter's own chunks as missing; gives how many were new.
 
     Only what the catalogue could have believed counts: the generation must be the row's and the
-    node the slot's present holder.
+    node the slot's present holder. A slot that is being filled is not there yet, and is proven anyway.
     """
     rows = _rows(connection, account, [entry.chunk for entry in entries])
     noted: set[tuple[ChunkId, int]] = set()
@@ -271,6 +282,8 @@ def note_reports(
             continue
         group = groups[row.group]
         if not 0 <= entry.slot < group.profile.n or group.members[entry.slot] != NodeId(entry.node):
+            continue
+        if (group.id, entry.slot) in moving:
             continue
         if (entry.chunk, entry.slot) not in noted:
             noted.add((entry.chunk, entry.slot))
@@ -284,24 +297,3 @@ def note_reports(
                 )
             )
     return len(noted)
-
-
-def group_counts(
-    connection: Connection, number: int | None = None
-) -> tuple[dict[int, int], Counter[tuple[int, frozenset[int]]]]:
-    """Chunks by group; and stripes with missing slots, by (group, those slots). Of one account or all."""
-    totals = select(chunks.c.group_id, func.count()).group_by(chunks.c.group_id)
-    # Counted by the database: after a long absence of one node nearly every stripe has a missing slot.
-    slots = func.aggregate_strings(cast(missing.c.slot, String), ",").label("slots")
-    gaps = select(func.max(missing.c.group_id).label("group_id"), slots)
-    gaps = gaps.group_by(missing.c.account, missing.c.chunk)
-    if number is not None:
-        totals = totals.where(chunks.c.account == number)
-        gaps = gaps.where(missing.c.account == number)
-    kinds = gaps.subquery()
-    counted = select(kinds.c.group_id, kinds.c.slots, func.count()).group_by(kinds.c.group_id, kinds.c.slots)
-    by_group = {int(group): int(count) for group, count in connection.execute(totals)}
-    by_gap: Counter[tuple[int, frozenset[int]]] = Counter()
-    for group, text, count in connection.execute(counted):
-        by_gap[(int(group), frozenset(map(int, text.split(","))))] += int(count)
-    return by_group, by_gap

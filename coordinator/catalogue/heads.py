@@ -22,7 +22,7 @@ from holdfast.protocol.accounts import (
     signed_digest,
 )
 from holdfast.protocol.codec import decode, encode
-from holdfast.protocol.errors import BadRequest, Conflict, HeadMoved
+from holdfast.protocol.errors import BadRequest, HeadMoved, SweptSince
 from holdfast.protocol.ids import ClusterId, SnapshotId
 from holdfast.protocol.limits import (
     HEAD_LINKS_MAX,
@@ -59,7 +59,7 @@ def post_head(
 
     Raises:
         HeadMoved: another head is there; details: seq.
-        UploadEnded: its upload has ended. Conflict: it started before the last sweep.
+        UploadEnded: its upload has ended. SweptSince: it started before the last sweep.
         QuotaExceeded: the new records do not fit.
         Refused, Rollback, ForkDetected, BadRequest: see protocol.accounts.open_head.
     """
@@ -85,12 +85,13 @@ def post_head(
         )
     upload = require_open(connection, account, posted.upload)
     if upload.sweep_generation != account.sweep_generation:
-        raise Conflict(
+        raise SweptSince(
             "unused chunks were swept since this upload opened",
-            do="Claim everything the snapshot reaches, then post again.",
+            do="Claim everything the snapshot reaches in a new upload, then post again.",
         )
     added = _keep_records(connection, account, posted, open_snapshot_list(posted.snapshot_list, head))
     take_quota(connection, account, upload, added)
+    _note_left(connection, account, newest[2] if newest else None, posted.snapshot_list, head.seq)
     connection.execute(
         insert(heads).values(
             account=account.number,
@@ -130,6 +131,21 @@ def _keep_records(connection: Connection, account: AccountRow, posted: PostHead,
             ],
         )
     return sum(map(len, fresh.values()))
+
+
+def _note_left(
+    connection: Connection, account: AccountRow, before: bytes | None, now: bytes, seq: int
+) -> None:
+    """Note on the records which head left their snapshots out, to find them when they are missed."""
+    listed = set(decode(now, SnapshotList).snapshots)
+    earlier = set(decode(before, SnapshotList).snapshots) if before is not None else set()
+    for changed, left_seq in ((earlier - listed, seq), (listed - earlier, None)):
+        for portion in batched([bytes(snapshot) for snapshot in changed]):
+            connection.execute(
+                update(snapshot_records)
+                .where(snapshot_records.c.account == account.number, snapshot_records.c.id.in_(portion))
+                .values(left_seq=left_seq)
+            )
 
 
 def _known(connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]) -> set[SnapshotId]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,23 +16,30 @@ from holdfast.protocol.profiles import Profile
 
 __all__ = [
     "NodeRow",
+    "NodeStanding",
     "TokenKind",
+    "accept_store",
     "add_groups",
     "add_token",
     "all_groups",
     "all_nodes",
     "epoch",
     "join_node",
+    "raise_epoch",
+    "save_counters",
+    "set_standing",
     "update_node",
     "use_token",
 ]
 
 TokenKind = Literal["invite", "node"]
+NodeStanding = Literal["joined", "draining", "lost", "distrusted", "removed"]
+"""What the cluster intends with a node; whether it is up is another matter (coordinator.health)."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node as the catalogue knows it."""
+    """A node as the catalogue knows it. ``store_counter``: the highest that was made durable here."""
 
     id: NodeId
     key: PublicKey
@@ -40,6 +47,8 @@ class NodeRow:
     zone: str
     capacity_bytes: int
     store: StoreId
+    store_counter: int = 0
+    state: NodeStanding = "joined"
 
 
 def epoch(connection: Connection) -> int:
@@ -47,7 +56,8 @@ def epoch(connection: Connection) -> int:
     return int(connection.execute(select(meta.c.number).where(meta.c.name == "epoch")).scalar() or 0)
 
 
-def _raise_epoch(connection: Connection) -> None:
+def raise_epoch(connection: Connection) -> None:
+    """Nodes or groups changed: the next map has a higher number."""
     now = epoch(connection)
     connection.execute(delete(meta).where(meta.c.name == "epoch"))
     connection.execute(insert(meta).values(name="epoch", number=now + 1))
@@ -85,8 +95,8 @@ def use_token(connection: Connection, digest: Digest, kind: TokenKind, user: byt
 
 
 def all_nodes(connection: Connection) -> dict[NodeId, NodeRow]:
-    """Every node that joined."""
-    rows = connection.execute(select(nodes).where(nodes.c.state == "joined")).all()
+    """Every node that joined and was not removed."""
+    rows = connection.execute(select(nodes).where(nodes.c.state != "removed")).all()
     return {
         NodeId(row.id): NodeRow(
             NodeId(row.id),
@@ -95,6 +105,8 @@ def all_nodes(connection: Connection) -> dict[NodeId, NodeRow]:
             row.zone,
             row.capacity_bytes,
             StoreId(row.store),
+            row.store_counter,
+            row.state,
         )
         for row in rows
     }
@@ -105,10 +117,18 @@ def join_node(connection: Connection, token: Digest, row: NodeRow, now_ms: int) 
 
     Raises:
         Refused: the token is not good for it.
-        Conflict: the node is in the cluster with another store.
+        Conflict: the node is in the cluster with another store, or was removed from it.
     """
     use_token(connection, token, "node", row.id, now_ms)
-    store = connection.execute(select(nodes.c.store).where(nodes.c.id == bytes(row.id))).scalar()
+    known = connection.execute(
+        select(nodes.c.store, nodes.c.state).where(nodes.c.id == bytes(row.id))
+    ).one_or_none()
+    store = known.store if known is not None else None
+    if known is not None and known.state == "removed":
+        raise Conflict(
+            f"node {row.id.short} was removed from the cluster",
+            do="Give it an empty folder: it joins as a new node.",
+        )
     if store is not None and store != row.store:
         raise Conflict(
             f"node {row.id.short} is in the cluster with another store",
@@ -128,7 +148,7 @@ def join_node(connection: Connection, token: Digest, row: NodeRow, now_ms: int) 
                 joined_ms=now_ms,
             )
         )
-        _raise_epoch(connection)
+        raise_epoch(connection)
     else:
         update_node(connection, row)
 
@@ -140,7 +160,27 @@ def update_node(connection: Connection, row: NodeRow) -> None:
         .where(nodes.c.id == bytes(row.id))
         .values(url=row.url, zone=row.zone, capacity_bytes=row.capacity_bytes)
     )
-    _raise_epoch(connection)
+    raise_epoch(connection)
+
+
+def set_standing(connection: Connection, node: NodeId, standing: NodeStanding) -> None:
+    """What the cluster intends with a node from now on."""
+    connection.execute(update(nodes).where(nodes.c.id == bytes(node)).values(state=standing))
+    raise_epoch(connection)
+
+
+def accept_store(connection: Connection, node: NodeId, store: StoreId, counter: int) -> None:
+    """A known node came with another store, or with its own as it was earlier: what it holds is unproven."""
+    connection.execute(
+        update(nodes).where(nodes.c.id == bytes(node)).values(store=bytes(store), store_counter=counter)
+    )
+    raise_epoch(connection)
+
+
+def save_counters(connection: Connection, counters: Mapping[NodeId, int]) -> None:
+    """Keep how far stores have come, so that an older one is noticed after a restart too."""
+    for node, counter in counters.items():
+        connection.execute(update(nodes).where(nodes.c.id == bytes(node)).values(store_counter=counter))
 
 
 def all_groups(connection: Connection) -> dict[int, Group]:
@@ -175,4 +215,4 @@ def add_groups(
             ],
         )
     if fresh:
-        _raise_epoch(connection)
+        raise_epoch(connection)

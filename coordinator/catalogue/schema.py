@@ -16,19 +16,25 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    text,
 )
 
 __all__ = [
     "accounts",
     "chunks",
+    "deletion_orders",
+    "erasures",
     "group_slots",
     "groups",
     "heads",
     "meta",
     "metadata",
     "missing",
+    "moves",
     "nodes",
     "snapshot_records",
+    "sweep_marks",
+    "sweeps",
     "tokens",
     "uploads",
 ]
@@ -125,7 +131,14 @@ chunks = Table(
     Column("stripe", LargeBinary(32), nullable=False),
     Column("pin", Integer, nullable=False),
     Column("state", String(8), nullable=False),
+    Column("trashed_ms", BigInteger),
     Index("chunks_group", "group_id"),
+    Index(
+        "chunks_trash",
+        "trashed_ms",
+        sqlite_where=text("trashed_ms IS NOT NULL"),
+        postgresql_where=text("trashed_ms IS NOT NULL"),
+    ),
     sqlite_with_rowid=False,
 )
 
@@ -141,6 +154,48 @@ missing = Table(
     Index("missing_slot", "account", "chunk", "slot", unique=True),
     Index("missing_group", "group_id"),
     sqlite_autoincrement=True,
+)
+
+moves = Table(
+    "moves",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("group_id", Integer, ForeignKey("groups.id"), nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("old", LargeBinary(16)),
+    Column("version", Integer, nullable=False),
+    Column("why", String(16), nullable=False),
+    Column("cursor_account", Integer, nullable=False),
+    Column("cursor_chunk", LargeBinary(32), nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("filled_chunks", BigInteger, nullable=False),
+    Column("filled_bytes", BigInteger, nullable=False),
+    Index("moves_slot", "group_id", "slot", unique=True),
+    sqlite_autoincrement=True,
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("node", LargeBinary(16), ForeignKey("nodes.id"), nullable=False),
+    Column("group_id", Integer, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("account", LargeBinary(32), nullable=False),
+    Column("chunk", LargeBinary(32), nullable=False),
+    Column("generation", LargeBinary(16), nullable=False),
+    Column("hold_s", Integer, nullable=False),
+    Column("order_number", BigInteger),
+    Index("erasures_node", "node", "number"),
+    Index("erasures_chunk", "chunk"),
+    sqlite_autoincrement=True,
+)
+
+deletion_orders = Table(
+    "deletion_orders",
+    metadata,
+    Column("node", LargeBinary(16), ForeignKey("nodes.id"), primary_key=True),
+    Column("number", BigInteger, nullable=False),
 )
 
 heads = Table(
@@ -162,4 +217,33 @@ snapshot_records = Table(
     Column("account", Integer, ForeignKey("accounts.number"), primary_key=True),
     Column("id", LargeBinary(32), primary_key=True),
     Column("sealed", LargeBinary, nullable=False),
+    Column("left_seq", Integer),
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("account", Integer, ForeignKey("accounts.number"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("device", LargeBinary(16), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("head_seq", Integer, nullable=False),
+    Column("head_digest", LargeBinary(32), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("marks", BigInteger, nullable=False),
+    Column("marks_max", BigInteger, nullable=False),
+    Column("live", LargeBinary, nullable=False),
+    Column("trashed_chunks", BigInteger, nullable=False),
+    Column("trashed_bytes", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+sweep_marks = Table(
+    "sweep_marks",
+    metadata,
+    Column("account", Integer, ForeignKey("accounts.number"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("chunk", LargeBinary(32), primary_key=True),
+    sqlite_with_rowid=False,
 )

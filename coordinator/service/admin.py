@@ -5,8 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from holdfast.coordinator.catalogue.accounts import chunk_totals, count_accounts
-from holdfast.coordinator.catalogue.chunks import group_counts
+from holdfast.coordinator.catalogue.moves import count_unfilled
 from holdfast.coordinator.catalogue.nodes import TokenKind, add_token
+from holdfast.coordinator.catalogue.safety import group_totals
 from holdfast.coordinator.catalogue.uploads import count_open
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX
 from holdfast.coordinator.service.desk import Desk
@@ -20,7 +21,9 @@ from holdfast.protocol.messages.admin import (
     GroupStatus,
     MakeInvite,
     MakeNodeToken,
+    MoveStatus,
     NodeStatus,
+    RepairStatus,
     TokenMade,
 )
 from holdfast.protocol.serving import msgpack_answer
@@ -77,6 +80,44 @@ class AdminHandlers:
             used_bytes=beat.report.used_bytes if beat else 0,
             free_bytes=beat.report.free_bytes if beat else 0,
             shards=beat.report.shards if beat else 0,
+            standing=row.state,
+            slots=sum(node in group.members for group in live.groups.values()),
+            quarantined=beat.report.quarantined if beat else 0,
+            scrubbed_ms=beat.report.scrubbed_ms if beat else 0,
+            trouble=beat.report.trouble if beat else "",
+        )
+
+    async def _repair(self) -> RepairStatus:
+        live, repairs = self._desk.live, self._desk.repairs
+        moves = []
+        for (group, slot), move in sorted(live.moves.items()):
+            left, _ = await self._desk.catalogue.read(lambda c, m=move: count_unfilled(c, m))  # type: ignore[misc]
+            holder = live.groups[group].members[slot]
+            moves.append(
+                MoveStatus(
+                    group=group,
+                    slot=slot,
+                    node=holder,
+                    old=move.old,
+                    why=move.why,
+                    left_shards=left,
+                    filled_shards=move.filled_chunks,
+                )
+            )
+        eta_s = repairs.eta_s
+        return RepairStatus(
+            queued=repairs.queued_shards,
+            queued_bytes=repairs.queued_bytes,
+            running=repairs.running,
+            done=repairs.done_shards,
+            done_bytes=repairs.done_bytes,
+            bytes_per_s=int(repairs.rate),
+            eta_s=eta_s if eta_s is not None else -1,
+            waiting=[
+                f"slot {slot} of group {group} ({why}): no node is up that has room and no slot of this group"
+                for group, slot, why in repairs.waiting
+            ],
+            moves=moves,
         )
 
     async def status(self, request: web.Request) -> web.Response:
@@ -84,8 +125,8 @@ class AdminHandlers:
         await self._desk.operator(request)
         desk, live = self._desk, self._desk.live
         verdict = await account_verdict(desk, None)
-        accounts, totals, uploads, counts = await desk.catalogue.read(
-            lambda c: (count_accounts(c), chunk_totals(c), count_open(c), group_counts(c))
+        accounts, totals, uploads, chunks = await desk.catalogue.read(
+            lambda c: (count_accounts(c), chunk_totals(c), count_open(c), group_totals(c))
         )
         return msgpack_answer(
             ClusterStatus(
@@ -98,6 +139,7 @@ class AdminHandlers:
                 stored_bytes=totals[1],
                 open_uploads=uploads,
                 stripes=verdict.stripes,
+                repair=await self._repair(),
                 nodes=[self._node(node) for node in sorted(live.nodes)],
                 groups=[
                     GroupStatus(
@@ -107,7 +149,7 @@ class AdminHandlers:
                         m=group.profile.m,
                         members=list(group.members),
                         up=sum(live.state(node) == "up" for node in group.members),
-                        chunks=counts[0].get(group.id, 0),
+                        chunks=chunks.get(group.id, (0, 0))[0],
                     )
                     for group in live.groups.values()
                 ],

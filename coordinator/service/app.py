@@ -9,6 +9,9 @@ from holdfast.coordinator.service.admin import AdminHandlers
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.heads import HeadHandlers
 from holdfast.coordinator.service.nodes import NodeHandlers
+from holdfast.coordinator.service.operations import OperationHandlers
+from holdfast.coordinator.service.scrubs import ScrubHandlers
+from holdfast.coordinator.service.sweeps import SweepHandlers
 from holdfast.coordinator.service.uploads import UploadHandlers
 from holdfast.protocol.limits import MESSAGE_BYTES_MAX
 from holdfast.protocol.serving import errors_middleware
@@ -23,8 +26,11 @@ def make_app(desk: Desk) -> web.Application:
         AccountHandlers(desk),
         UploadHandlers(desk),
         HeadHandlers(desk),
+        SweepHandlers(desk),
         NodeHandlers(desk),
         AdminHandlers(desk),
+        OperationHandlers(desk),
+        ScrubHandlers(desk),
     ):
         handlers.routes(app.router)
     return app

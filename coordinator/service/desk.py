@@ -10,6 +10,7 @@ from aiohttp import web
 from holdfast.coordinator.catalogue.accounts import AccountRow, account_row
 from holdfast.coordinator.catalogue.engine import Catalogue
 from holdfast.coordinator.catalogue.nodes import add_groups
+from holdfast.coordinator.erasing import Erasing
 from holdfast.coordinator.identity import CoordinatorIdentity
 from holdfast.coordinator.limits import (
     GROUPS_PER_NODE_MAX,
@@ -19,19 +20,27 @@ from holdfast.coordinator.limits import (
     WRITE_BUDGET_BYTES,
 )
 from holdfast.coordinator.live import Live
+from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.placement import Group, plan_lease
+from holdfast.coordinator.repair_progress import Repairs
+from holdfast.coordinator.sweeping import Sweeping
 from holdfast.protocol.accounts import Device, DeviceList, open_device_list
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import BadRequest, NoQuorum, Refused
 from holdfast.protocol.ids import AccountId, DeviceId, NodeId, PublicKey, UploadId
-from holdfast.protocol.limits import GROUPS_LEASED_MAX, MESSAGE_BYTES_MAX, TICKET_LIFETIME_MS
+from holdfast.protocol.limits import (
+    DELETION_HOLD_S_DEFAULT,
+    GROUPS_LEASED_MAX,
+    MESSAGE_BYTES_MAX,
+    TICKET_LIFETIME_MS,
+)
 from holdfast.protocol.messages.uploads import Lease
 from holdfast.protocol.requests import AUTH_HEADER, Auth, Gate, parse_auth
 from holdfast.protocol.serving import read_body
 from holdfast.protocol.signing import Signed, key_id, sign
 from holdfast.protocol.tickets import NO_UPLOAD, Ticket, Verb, encode_ticket
-from holdfast.protocol.transport import body_digest
+from holdfast.protocol.transport import Transport, body_digest
 
 __all__ = ["Asked", "Desk"]
 
@@ -50,13 +59,24 @@ class Desk:
     """Shared by all handlers."""
 
     def __init__(
-        self, identity: CoordinatorIdentity, catalogue: Catalogue, live: Live, source: Source, program: str
+        self,
+        identity: CoordinatorIdentity,
+        catalogue: Catalogue,
+        live: Live,
+        source: Source,
+        program: str,
+        transport: Transport,
+        trash_hold_s: float = DELETION_HOLD_S_DEFAULT,
     ) -> None:
         self.identity = identity
         self.catalogue = catalogue
         self.live = live
         self.source = source
         self.program = program
+        self.calls = NodeCalls(transport, identity)
+        self.repairs = Repairs()
+        self.erasing = Erasing()
+        self.sweeping = Sweeping(trash_hold_s)
         self._started_ms = source.now_ms()
         self._gate = Gate(identity.public, identity.cluster, self._started_ms)
 

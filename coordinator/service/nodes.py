@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import structlog
 from aiohttp import web
 
-from holdfast.coordinator.catalogue.nodes import NodeRow, join_node, update_node
-from holdfast.coordinator.limits import COUNTED_BYTES_MAX
+from holdfast.coordinator.catalogue.nodes import NodeRow, accept_store, join_node, update_node
+from holdfast.coordinator.keeping_membership import refill_node
+from holdfast.coordinator.limits import COUNTED_BYTES_MAX, STARTS_REMEMBERED_MAX
 from holdfast.coordinator.live import Beat
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.address import parse_url
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, Conflict
 from holdfast.protocol.ids import NodeId
-from holdfast.protocol.limits import LABEL_BYTES_MAX, NODES_MAX
+from holdfast.protocol.limits import LABEL_BYTES_MAX, NODES_MAX, TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.cluster import ClusterInfo, ClusterMap, MapGroup, MapNode
 from holdfast.protocol.messages.nodes import Heartbeat, HeartbeatAnswer, Join, Joined
 from holdfast.protocol.serving import msgpack_answer
@@ -21,12 +25,20 @@ from holdfast.protocol.stripes import digest_of
 
 __all__ = ["NodeHandlers"]
 
+_log = structlog.get_logger()
+
 
 def _check_told(told: Join | Heartbeat) -> None:
     if len(told.zone.encode()) > LABEL_BYTES_MAX:
         raise BadRequest(f"a zone's name has at most {LABEL_BYTES_MAX} bytes")
     if not 0 <= told.capacity_bytes <= COUNTED_BYTES_MAX:
         raise BadRequest("a node's capacity is out of bounds")
+    if isinstance(told, Heartbeat):
+        counts = (told.store_counter, told.used_bytes, told.free_bytes, told.shards, told.quarantined)
+        if any(not 0 <= count <= COUNTED_BYTES_MAX for count in counts):
+            raise BadRequest("a node's counts are out of bounds")
+        if len(told.trouble.encode()) > TROUBLE_BYTES_MAX:
+            raise BadRequest(f"what troubles a node is said in {TROUBLE_BYTES_MAX} bytes")
 
 
 class NodeHandlers:
@@ -102,15 +114,14 @@ class NodeHandlers:
         report = decode(body, Heartbeat)
         _check_told(report)
         row = desk.live.nodes[NodeId(node)]
-        if report.store != row.store:
-            raise Conflict(
-                f"node {node.short} reports another store than it joined with",
-                do="Put the right disk back, or join as a new node from an empty folder.",
-            )
+        self._refuse_clone(node, report)
+        # A store that has failed proves nothing, neither that it is new nor that it is old.
+        if not report.trouble and not self._is_proven(row, report):
+            await self._prove_anew(row, report)
         desk.live.beats[node] = Beat(report, desk.source.monotonic(), desk.source.now_ms())
         url = parse_url(report.url)
         if (url, report.zone) != (row.url, row.zone):
-            changed = NodeRow(node, row.key, url, report.zone, report.capacity_bytes, row.store)
+            changed = replace(row, url=url, zone=report.zone, capacity_bytes=report.capacity_bytes)
             await desk.catalogue.write(lambda c: update_node(c, changed))
             await desk.live.refresh(desk.catalogue)
         return msgpack_answer(
@@ -121,3 +132,40 @@ class NodeHandlers:
                 time_ms=desk.source.now_ms(),
             )
         )
+
+    def _refuse_clone(self, node: NodeId, report: Heartbeat) -> None:
+        """Two processes with one key: the one that started last counts, the other is refused for good."""
+        live = self._desk.live
+        superseded = live.superseded.setdefault(node, set())
+        if report.start in superseded:
+            raise Conflict(
+                f"another process runs under the identity of node {node.short}",
+                why="a node's folder was copied, or it was started twice",
+                do="Stop one of the two; a copy becomes a node of its own with an empty folder.",
+            )
+        before = live.beats.get(node)
+        if before is not None and before.report.start != report.start:
+            if len(superseded) >= STARTS_REMEMBERED_MAX:
+                superseded.clear()
+            superseded.add(before.report.start)
+
+    def _is_proven(self, row: NodeRow, report: Heartbeat) -> bool:
+        """Is it the store we know, and not an older copy of it?"""
+        before = self._desk.live.beats.get(row.id)
+        seen = before.report.store_counter if before is not None and before.report.store == row.store else 0
+        return report.store == row.store and report.store_counter >= max(row.store_counter, seen)
+
+    async def _prove_anew(self, row: NodeRow, report: Heartbeat) -> None:
+        """A new, empty store under a known identity, or an older copy: everything in it is to be proven."""
+        desk = self._desk
+        if report.store != row.store and report.shards:
+            raise Conflict(
+                f"node {row.id.short} reports another store than it joined with, and there are shards in it",
+                why="disks may have been swapped between nodes",
+                do="Put the right disk back, or join as a new node from an empty folder.",
+            )
+        what = "an older copy of its store" if report.store == row.store else "a new, empty store"
+        _log.warning(f"a node came with {what}: its slots are proven and filled", node=row.id.short)
+        await desk.catalogue.write(lambda c: accept_store(c, row.id, report.store, report.store_counter))
+        await desk.live.refresh(desk.catalogue)
+        await refill_node(desk, row.id)

@@ -4,28 +4,75 @@ from __future__ import annotations
 
 from collections import Counter
 
-from holdfast.coordinator.catalogue.chunks import group_counts
+from holdfast.coordinator.catalogue.moves import Move
+from holdfast.coordinator.catalogue.safety import group_counts
+from holdfast.coordinator.live import Live
 from holdfast.coordinator.service.desk import Desk
-from holdfast.coordinator.verdict import Verdict, judge
+from holdfast.coordinator.verdict import RepairBrief, Standing, Verdict, judge
+from holdfast.protocol.ids import NodeId
 
-__all__ = ["account_verdict"]
+__all__ = ["account_verdict", "bare_moves", "bare_slots"]
+
+
+def bare_moves(live: Live) -> list[Move]:
+    """Moves whose former holder cannot be asked: what they have not filled is not there."""
+    return [move for move in live.moves.values() if move.old is None or not live.is_serving(move.old)]
+
+
+def bare_slots(live: Live) -> dict[int, set[int]]:
+    """Slots by group whose shards may all be gone: of lost nodes, or still being filled without a source."""
+    found: dict[int, set[int]] = {}
+    for move in bare_moves(live):
+        found.setdefault(move.group, set()).add(move.slot)
+    lost = {node for node, row in live.nodes.items() if row.state == "lost"}
+    if lost:
+        for group in live.groups.values():
+            for slot, node in enumerate(group.members):
+                if node in lost:
+                    found.setdefault(group.id, set()).add(slot)
+    return found
 
 
 async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     """The verdict over one account's stripes (by its number) or over all (None)."""
-    by_group, gaps = await desk.catalogue.read(lambda c: group_counts(c, number))
-    away = {node for node in desk.live.nodes if not desk.live.is_serving(node)}
-    spare: Counter[tuple[int, int]] = Counter()
+    live = desk.live
+    moves = bare_moves(live)
+    by_group, gaps = await desk.catalogue.read(lambda c: group_counts(c, number, moves))
+    away = {node for node in live.nodes if not live.is_serving(node)}
+    stripes: Counter[Standing] = Counter()
     with_gaps: Counter[int] = Counter()
     for (group_id, slots), count in gaps.items():
-        group = desk.live.groups[group_id]
-        present = sum(slot not in slots and node not in away for slot, node in enumerate(group.members))
-        spare[(present - group.profile.k, group.profile.m)] += count
+        stripes[_standing(live, group_id, slots, away)] += count
         with_gaps[group_id] += count
     for group_id, count in by_group.items():
-        group = desk.live.groups[group_id]
-        present = sum(node not in away for node in group.members)
-        whole = count - with_gaps[group_id]
-        if whole:
-            spare[(present - group.profile.k, group.profile.m)] += whole
-    return judge(spare)
+        if whole := count - with_gaps[group_id]:
+            stripes[_standing(live, group_id, frozenset(), away)] += whole
+    repairs = desk.repairs
+    return judge(
+        stripes,
+        zones=len({row.zone for row in live.nodes.values()}),
+        repair=RepairBrief(
+            repairs.queued_shards,
+            repairs.eta_s,
+            len(repairs.waiting),
+            sum(row.state == "lost" for row in live.nodes.values()),
+        ),
+    )
+
+
+def _standing(live: Live, group_id: int, slots: frozenset[int], away: set[NodeId]) -> Standing:
+    """Spare shards now, when whole, and after losing the zone that hurts most."""
+    group = live.groups[group_id]
+    zones: Counter[str] = Counter()
+    for slot, node in enumerate(group.members):
+        move = live.moves.get((group_id, slot))
+        # While a slot is filled its former holder, where it serves, has what the new one lacks.
+        holder = move.old if move is not None and move.old is not None and move.old not in away else node
+        if slot not in slots and holder not in away and holder in live.nodes:
+            zones[live.nodes[holder].zone] += 1
+    here = zones.total()
+    return Standing(
+        here - group.profile.k,
+        group.profile.m,
+        here - max(zones.values(), default=0) - group.profile.k,
+    )

@@ -8,8 +8,11 @@ from holdfast.coordinator.catalogue import chunks as chunk_rows
 from holdfast.coordinator.catalogue import uploads as upload_rows
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX
+from holdfast.coordinator.live import Live
+from holdfast.coordinator.placement import Group
 from holdfast.coordinator.quorum import durable_stripes, open_receipts
 from holdfast.coordinator.service.desk import Asked, Desk
+from holdfast.coordinator.service.stripes import bare_slots
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.ids import NodeId, UploadId
@@ -52,6 +55,16 @@ def _upload(request: web.Request) -> UploadId:
         return UploadId.from_hex(request.match_info["upload"])
     except ValueError as error:
         raise BadRequest("the path names no upload", why=str(error)) from None
+
+
+def _holders(live: Live, group: Group) -> list[list[NodeId]]:
+    """Every verified source by slot: of a slot that is being filled the former holder first."""
+    found = []
+    for slot, node in enumerate(group.members):
+        move = live.moves.get((group.id, slot))
+        former = [move.old] if move is not None and move.old is not None and move.old in live.nodes else []
+        found.append([*former, node])
+    return found
 
 
 class UploadHandlers:
@@ -117,7 +130,7 @@ class UploadHandlers:
         asked = await desk.device(request)
         told = decode(asked.body, Claim)
         _bounded(len(told.chunks), CLAIM_CHUNKS_MAX, "chunks")
-        upload, groups = _upload(request), desk.live.groups
+        upload, groups, bare = _upload(request), desk.live.groups, bare_slots(desk.live)
 
         stored, send = await desk.catalogue.write(
             lambda c: chunk_rows.claim(
@@ -126,6 +139,7 @@ class UploadHandlers:
                 upload_rows.require_open(c, account, upload),
                 told.chunks,
                 groups,
+                bare,
             )
         )
         return msgpack_answer(Claimed(stored=stored, send=send))
@@ -188,7 +202,7 @@ class UploadHandlers:
                     version=group.version,
                     k=group.profile.k,
                     m=group.profile.m,
-                    holders=[[node] for node in group.members],
+                    holders=_holders(desk.live, group),
                     ticket=ticket,
                     expires_ms=expires_ms,
                 )
@@ -203,8 +217,8 @@ class UploadHandlers:
         asked = await desk.device(request)
         told = decode(asked.body, Report)
         _bounded(len(told.entries), REPORTS_MAX, "reports")
-        groups = desk.live.groups
+        groups, moving = desk.live.groups, desk.live.moves.keys()
         await desk.catalogue.write(
-            lambda c: chunk_rows.note_reports(c, account_row(c, asked.account), told.entries, groups)
+            lambda c: chunk_rows.note_reports(c, account_row(c, asked.account), told.entries, groups, moving)
         )
         return msgpack_answer(Done())

@@ -196,6 +196,10 @@ class KeyNode:
             "free_bytes": 10**9,
             "shards": 0,
             "state": "ok",
+            "start": bytes([self.number]) * 16,
+            "quarantined": 0,
+            "scrubbed_ms": 0,
+            "trouble": "",
         }
         return node_messages.Heartbeat(**{**values, **changed})
 
@@ -433,15 +437,15 @@ async def office(
     live = Live(clock, health or HealthSettings(), None, clock.monotonic())
     await live.refresh(catalogue)
     await catalogue.write(lambda c: hear_again(c, live.steady_ms()))
-    desk = Desk(identity, catalogue, live, clock, "test")
-    server = Server(make_app(desk), ListenAddress("127.0.0.1", 0))
-    bound = await server.start()
-    try:
-        async with Transport(source=clock) as transport:
+    async with Transport(source=clock) as transport:
+        desk = Desk(identity, catalogue, live, clock, "test", transport)
+        server = Server(make_app(desk), ListenAddress("127.0.0.1", 0))
+        bound = await server.start()
+        try:
             url = f"http://{bound}"
             hand_over_operator_key(folder, Address(url, identity.cluster))
             _, operator = read_operator_key(folder / "operator.key")
             yield Office(url, identity.cluster, identity.public, clock, transport, desk, clock, operator)
-    finally:
-        await server.stop()
-        catalogue.close()
+        finally:
+            await server.stop()
+            catalogue.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from holdfast.coordinator.catalogue.nodes import NodeRow
 from holdfast.coordinator.health import HealthSettings, NodeState, state_of
 from holdfast.coordinator.live import Beat, Live
-from holdfast.coordinator.verdict import judge
+from holdfast.coordinator.verdict import Standing, judge
 from holdfast.protocol.clock import FixedSource
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.ids import NodeId, PublicKey, StoreId
@@ -78,14 +78,14 @@ def test_times_that_do_not_fit_together_are_refused(times: dict[str, float]) -> 
     ],
 )
 def test_the_operator_gets_one_true_sentence(spare: dict[tuple[int, int], int], word: str, says: str) -> None:
-    verdict = judge(spare)
+    verdict = judge({Standing(*key): count for key, count in spare.items()})
     assert (verdict.word, verdict.sentence) == (word, says)
     assert verdict.stripes.total == sum(spare.values())
 
 
 @given(st.dictionaries(st.tuples(st.integers(-6, 6), st.integers(1, 6)), st.integers(1, 1000), max_size=12))
 def test_the_word_is_never_better_than_the_worst_stripe(spare: dict[tuple[int, int], int]) -> None:
-    verdict = judge(spare)
+    verdict = judge({Standing(*key): count for key, count in spare.items()})
     worst = min((now for now, _ in spare), default=None)
     if worst is None:
         assert verdict.word == "empty"
@@ -118,6 +118,10 @@ def beat(made: Live, number: int, state: str = "ok") -> NodeId:
         free_bytes=9,
         shards=1,
         state=state,  # type: ignore[arg-type]
+        start=bytes(16),
+        quarantined=0,
+        scrubbed_ms=0,
+        trouble="",
     )
     made.beats[node] = Beat(report, made.source.monotonic(), made.source.now_ms())
     return node

@@ -1,0 +1,55 @@
+"""What the coordinator does by itself, beside answering: one table of tasks, each a turn at a time.
+
+A turn is short, leaves everything it did durable, and may die anywhere: the next
+one looks at the catalogue anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from holdfast.coordinator.catalogue.uploads import expire_uploads
+from holdfast.coordinator.erasing import send_orders
+from holdfast.coordinator.keeping_membership import keep_membership
+from holdfast.coordinator.limits import (
+    ERASE_EVERY_S,
+    MEMBERSHIP_EVERY_S,
+    REPAIR_PAUSE_S,
+    SWEEP_UPLOADS_EVERY_S,
+    TRASH_EVERY_S,
+)
+from holdfast.coordinator.repairing import keep_whole
+from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.sweeping import keep_trash
+
+__all__ = ["TASKS", "BackgroundTask"]
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundTask:
+    """``turn`` does one portion of work, and may say after how many seconds it wants the next one."""
+
+    name: str
+    pause_s: float
+    turn: Callable[[Desk], Awaitable[float | None]]
+
+
+async def _end_abandoned_uploads(desk: Desk) -> None:
+    now_ms = desk.live.steady_ms()
+    ended = await desk.catalogue.write(lambda c: expire_uploads(c, now_ms))
+    if ended:
+        _log.info("abandoned uploads ended", count=ended)
+
+
+TASKS: tuple[BackgroundTask, ...] = (
+    BackgroundTask("ending abandoned uploads", SWEEP_UPLOADS_EVERY_S, _end_abandoned_uploads),
+    BackgroundTask("keeping membership", MEMBERSHIP_EVERY_S, keep_membership),
+    BackgroundTask("keeping the trash", TRASH_EVERY_S, keep_trash),
+    BackgroundTask("sending deletion orders", ERASE_EVERY_S, send_orders),
+    BackgroundTask("keeping stripes whole", REPAIR_PAUSE_S, keep_whole),
+)
