@@ -14,21 +14,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.client.check import CheckReport
     from holdfast.client.entries import Entry
+    from holdfast.client.forgetting import ForgetReport, Forgotten
     from holdfast.client.progress import Progress
     from holdfast.client.restore_window import RestoreReport
+    from holdfast.client.retention import Duration, RetentionPolicy
     from holdfast.client.sdk import AsyncClient
     from holdfast.client.snapshots import Snapshot
+    from holdfast.client.sweeping import PruneReport
     from holdfast.client.sync import Client
 
-__all__ = ["AsyncClient", "CheckReport", "Client", "Entry", "Progress", "RestoreReport", "Snapshot"]
+__all__ = [
+    "AsyncClient",
+    "CheckReport",
+    "Client",
+    "Duration",
+    "Entry",
+    "ForgetReport",
+    "Forgotten",
+    "Progress",
+    "PruneReport",
+    "RestoreReport",
+    "RetentionPolicy",
+    "Snapshot",
+]
 
 _HOMES = {
     "AsyncClient": "holdfast.client.sdk",
     "CheckReport": "holdfast.client.check",
     "Client": "holdfast.client.sync",
+    "Duration": "holdfast.client.retention",
     "Entry": "holdfast.client.entries",
+    "ForgetReport": "holdfast.client.forgetting",
+    "Forgotten": "holdfast.client.forgetting",
     "Progress": "holdfast.client.progress",
+    "PruneReport": "holdfast.client.sweeping",
     "RestoreReport": "holdfast.client.restore_window",
+    "RetentionPolicy": "holdfast.client.retention",
     "Snapshot": "holdfast.client.snapshots",
 }
 

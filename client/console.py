@@ -21,6 +21,9 @@ _COMMANDS = {
     "ls": ("holdfast.client.command:ls", "List what a snapshot holds."),
     "restore": ("holdfast.client.command:restore", "Put files of a snapshot back."),
     "check": ("holdfast.client.command:check", "Verify that a snapshot can be restored."),
+    "forget": ("holdfast.client.command_retention:forget", "Take snapshots off the list, by rules."),
+    "prune": ("holdfast.client.command_retention:prune", "Move what no snapshot needs to the trash."),
+    "undelete": ("holdfast.client.command_retention:undelete", "Bring a forgotten snapshot back."),
     "status": (
         "holdfast.client.command_account:status",
         "Show the account and whether its backups are safe.",

@@ -33,7 +33,7 @@ from holdfast.protocol.messages.accounts import AccountState
 from holdfast.protocol.messages.heads import HeadState, PostHead
 from holdfast.protocol.signing import Signed, sign
 
-__all__ = ["HeadView", "accept_devices", "accept_heads", "append_snapshot", "read_head"]
+__all__ = ["HeadView", "accept_devices", "accept_heads", "append_snapshot", "change_list", "read_head"]
 
 _HINT = "Do not trust this coordinator with new backups; ask its operator what was restored or rebuilt."
 
@@ -167,6 +167,49 @@ def next_head(
     return Signed(payload, sign(key, "head", cluster, payload)), exact
 
 
+async def change_list(
+    link: Link,
+    view: HeadView,
+    reread: Callable[[], Awaitable[HeadView]],
+    change: Callable[[HeadView], Awaitable[Sequence[SnapshotId]]],
+    *,
+    device: DeviceId,
+    key: Ed25519PrivateKey,
+    records: Sequence[bytes],
+    upload: UploadId,
+    time_ns: int,
+) -> HeadView:
+    """Post a head with a changed list; reads again, changes anew and retries when another was first.
+
+    Args:
+        reread: awaitable factory that gives the newest verified view.
+        change: awaitable factory that gives the list wanted on top of a view. The view's own list
+            means that there is nothing to do (any more): an earlier answer may have been lost.
+        records: sealed records that are new in the list.
+        upload: an open one. Whatever the list names beyond the view's own must be claimed under it.
+
+    Raises:
+        SweptSince: unused chunks were swept since the upload opened.
+        Conflict: other devices were faster again and again.
+    """
+    for _ in range(HEAD_POST_TRIES_MAX):
+        wanted = await change(view)
+        if tuple(wanted) == view.snapshots:
+            return view
+        signed, exact = next_head(view, device, key, link.cluster, wanted, time_ns)
+        message = PostHead(head=signed, snapshot_list=exact, records=list(records), upload=upload)
+        try:
+            await link.post_head(message)
+        except HeadMoved:
+            view = await reread()
+            continue
+        return await reread()
+    raise Conflict(
+        "other devices of this account kept changing the list of snapshots at the same time",
+        do="Run it again: nothing is sent twice.",
+    )
+
+
 async def append_snapshot(
     link: Link,
     view: HeadView,
@@ -180,29 +223,28 @@ async def append_snapshot(
     time_ns: int,
     parent_kept: Callable[[HeadView], Awaitable[None]],
 ) -> HeadView:
-    """Post a head whose list ends with a new snapshot; reads again and retries when another was first.
+    """Post a head whose list ends with a new snapshot; see :func:`change_list`.
 
     Args:
-        reread: awaitable factory that gives the newest verified view.
-        parent_kept: awaitable factory called with the newer view before trying again: makes sure that
-            chunks taken over from the parent are still held.
-
-    Raises:
-        Conflict: other devices were faster again and again.
+        parent_kept: awaitable factory called with every newer view before trying again: makes sure
+            that chunks taken over from the parent are still held.
     """
-    for _ in range(HEAD_POST_TRIES_MAX):
-        signed, exact = next_head(view, device, key, link.cluster, [*view.snapshots, snapshot], time_ns)
-        message = PostHead(head=signed, snapshot_list=exact, records=[sealed_record], upload=upload)
-        try:
-            await link.post_head(message)
-        except HeadMoved:
-            view = await reread()
-            if snapshot in view.snapshots:
-                return view  # it was ours: an earlier answer was lost
-            await parent_kept(view)
-            continue
-        return await reread()
-    raise Conflict(
-        "other devices of this account kept posting snapshots at the same time",
-        do="Run the backup again: nothing is sent twice.",
+
+    async def with_it(newer: HeadView) -> Sequence[SnapshotId]:
+        if snapshot in newer.snapshots:
+            return newer.snapshots  # it was ours: an earlier answer was lost
+        if newer is not view:
+            await parent_kept(newer)
+        return [*newer.snapshots, snapshot]
+
+    return await change_list(
+        link,
+        view,
+        reread,
+        with_it,
+        device=device,
+        key=key,
+        records=[sealed_record],
+        upload=upload,
+        time_ns=time_ns,
     )

@@ -60,8 +60,6 @@ FETCHES_IN_FLIGHT_MAX = 3
 READ_TIMEOUT_S = 8.0
 NODE_REST_S = 5.0
 """A node that failed a read is asked last for so long."""
-DECODE_TRIES_MAX = 64
-"""k-subsets tried when shards verify but the chunk does not."""
 RESTORE_WINDOW_BYTES = 16 * MIB
 """Plaintext of the chunks of one restore window; up to three windows are in memory."""
 RESTORE_WINDOW_ACTIONS_MAX = 2048
@@ -70,6 +68,11 @@ RESTORE_WINDOWS_AHEAD_MAX = 2
 # This device's folder
 CACHE_BYTES_MAX = 512 * MIB
 HEAD_POST_TRIES_MAX = 16
+SWEEPS_MET_MAX = 8
+"""Sweeps by other devices that a posting outlasts, claiming anew each time."""
+PRUNE_TRIES_MAX = 8
+"""Snapshots made meanwhile that a prune outlasts, beginning anew each time."""
+REACH_PAGES_AT_ONCE = 64
 RECOVERY_TEXT_CHARS_MAX = 4096
 
 assert CUT_BYTES_MIN < CUT_BYTES_AVERAGE < CUT_BYTES_MAX

@@ -16,10 +16,11 @@ from holdfast.protocol.address import Address
 from holdfast.protocol.charter import Charter, cluster_id, open_charter
 from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.errors import BadRequest, OutcomeUnknown, Refused, Unreachable
-from holdfast.protocol.ids import AccountId, ChunkId, ClusterId, NodeId, SnapshotId, UploadId
+from holdfast.protocol.ids import AccountId, ChunkId, ClusterId, Digest, NodeId, SnapshotId, UploadId
 from holdfast.protocol.limits import RECORDS_FETCH_MAX
 from holdfast.protocol.messages import accounts as account_messages
 from holdfast.protocol.messages import heads as head_messages
+from holdfast.protocol.messages import sweep as sweep_messages
 from holdfast.protocol.messages import uploads as upload_messages
 from holdfast.protocol.messages.cluster import ClusterInfo, MapNode, open_map
 from holdfast.protocol.requests import Signer
@@ -230,6 +231,38 @@ class Link:
                 )
             found.extend(answer.records)
         return found
+
+    # Sweeping
+
+    async def begin_sweep(self, head_seq: int, head: Digest) -> sweep_messages.SweepBegun:
+        """The lease on sweeping by this head."""
+        message = sweep_messages.BeginSweep(head_seq=head_seq, head=head)
+        return await self._call("POST", "/v1/sweeps", message, sweep_messages.SweepBegun)
+
+    async def mark_live(self, sweep: int, chunks: Sequence[ChunkId]) -> int:
+        """Mark chunks as reached, and renew the lease; gives how many are marked."""
+        message = sweep_messages.MarkLive(chunks=list(chunks))
+        answer = await self._call("POST", f"/v1/sweeps/{sweep}/mark", message, sweep_messages.Marked)
+        return answer.marked
+
+    async def count_sweep(self, sweep: int) -> sweep_messages.SweepCounted:
+        """What a seal would move to the trash."""
+        message = sweep_messages.CountSweep()
+        return await self._call("POST", f"/v1/sweeps/{sweep}/count", message, sweep_messages.SweepCounted)
+
+    async def seal_sweep(self, sweep: int, live: Signed) -> sweep_messages.SweepSealed:
+        """The sweep counts; sealed again, how far it is."""
+        message = sweep_messages.SealSweep(live=live)
+        return await self._call("POST", f"/v1/sweeps/{sweep}/seal", message, sweep_messages.SweepSealed)
+
+    async def end_sweep(self, sweep: int) -> None:
+        """Give the lease up."""
+        message = sweep_messages.EndSweep()
+        await self._call("POST", f"/v1/sweeps/{sweep}/end", message, upload_messages.Done)
+
+    async def forgotten(self) -> sweep_messages.Forgotten:
+        """Snapshots that may come back, and the trash."""
+        return await self._call("GET", "/v1/forgotten", None, sweep_messages.Forgotten)
 
     # Nodes
 

@@ -34,7 +34,7 @@ from holdfast.client.walk import components
 from holdfast.protocol.codec import Record, decode, encode
 from holdfast.protocol.errors import BadRequest, HoldfastError, IntegrityFailure
 
-__all__ = ["ManifestWriter", "PageLoader", "UnreadablePage", "open_page", "read_manifest"]
+__all__ = ["ManifestWriter", "PageLoader", "UnreadablePage", "open_page", "page_chunks", "read_manifest"]
 
 PageLoader = Callable[[Sequence[ChunkRef]], Awaitable[list[bytes | HoldfastError]]]
 """Plaintexts of pages, one per reference, or why one cannot be had."""
@@ -228,6 +228,20 @@ def page_entries(plain: bytes, after: bytes = b"") -> Iterator[Entry]:
         )
         check_entry(entry)
         yield entry
+
+
+def page_chunks(plain: bytes) -> list[ChunkRef]:
+    """Every chunk that a page's entries may name: its chunk table.
+
+    Raises:
+        IntegrityFailure: the page is malformed, or of a version not known here.
+    """
+    try:
+        return decode(plain, _Page).chunks
+    except BadRequest as error:
+        raise IntegrityFailure(
+            "a manifest page is malformed, or was written by a newer program", why=error.why
+        ) from error
 
 
 def _holes(raw: _PageEntry) -> tuple[tuple[int, int], ...]:

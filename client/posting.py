@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from holdfast.client.backup import BackupPlan, BackupResult, run_backup
 from holdfast.client.chunks import MemoryChunks
 from holdfast.client.heads import HeadView, append_snapshot
+from holdfast.client.limits import SWEEPS_MET_MAX
 from holdfast.client.progress import OnProgress
+from holdfast.client.reach import snapshots_reach
 from holdfast.client.session import Session
 from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
 from holdfast.client.snapshots import Snapshot, parent_of
 from holdfast.client.upload import Uploader
-from holdfast.protocol.errors import BadRequest, Conflict
-from holdfast.protocol.ids import SnapshotId
+from holdfast.protocol.errors import BadRequest, Conflict, SweptSince
+from holdfast.protocol.ids import SnapshotId, UploadId
 from holdfast.protocol.limits import SNAPSHOTS_MAX
 from holdfast.protocol.program import program_version
 
-__all__ = ["NO_SNAPSHOT", "find_parent", "post_snapshot", "rehearse", "snapshots_of"]
+__all__ = [
+    "NO_SNAPSHOT",
+    "claim_reached",
+    "find_parent",
+    "in_new_uploads",
+    "post_snapshot",
+    "rehearse",
+    "snapshots_of",
+]
+
+T = TypeVar("T")
 
 NO_SNAPSHOT = SnapshotId(bytes(32))
 """The id of what a dry run returns."""
@@ -108,6 +121,9 @@ async def post_snapshot(
     Args:
         head: the head that was read after the upload opened.
 
+    Where unused chunks were swept since the upload opened, everything that the snapshot reaches is
+    claimed again in a new upload first: what it took over from older snapshots may be in the trash.
+
     Raises:
         BadRequest: the account has as many snapshots as it may.
         Conflict: what it built upon was removed meanwhile. UploadEnded: it took too long.
@@ -127,16 +143,71 @@ async def post_snapshot(
                 do="Run the backup again: what is stored is not sent twice.",
             )
 
-    await append_snapshot(
-        session.link,
-        head,
-        session.head,
-        device=session.device.id,
-        key=session.device.sign_key,
-        snapshot=snapshot,
-        sealed_record=sealed,
-        upload=uploader.upload,
-        time_ns=record.time_ns,
-        parent_kept=parent_kept,
+    async def post(upload: UploadId, view: HeadView, kept: Callable[[HeadView], Awaitable[None]]) -> None:
+        await append_snapshot(
+            session.link,
+            view,
+            session.head,
+            device=session.device.id,
+            key=session.device.sign_key,
+            snapshot=snapshot,
+            sealed_record=sealed,
+            upload=upload,
+            time_ns=record.time_ns,
+            parent_kept=kept,
+        )
+
+    made = Snapshot.of(snapshot, record, result)
+    try:
+        await post(uploader.upload, head, parent_kept)
+    except SweptSince:
+
+        async def post_again(again: Uploader, view: HeadView) -> None:
+            # The upload before stays open meanwhile: what it claimed is not erased.
+            await claim_reached(session, again, [made])
+            await post(again.upload, view, _all_claimed)
+
+        await in_new_uploads(session, post_again)
+    return made
+
+
+async def _all_claimed(newer: HeadView) -> None:
+    """Whatever the newer head lists: everything is claimed under the upload that is posted by."""
+
+
+async def in_new_uploads(session: Session, post: Callable[[Uploader, HeadView], Awaitable[T]]) -> T:
+    """Post a head by a new upload; again by another one when a sweep came between.
+
+    Args:
+        post: awaitable factory, given the upload and a head that was read after it opened; claims what
+            the new list names beyond that head, then posts.
+
+    Raises:
+        Conflict: other devices swept again and again.
+    """
+    for _ in range(SWEEPS_MET_MAX):
+        async with Uploader(session.link, source=session.source) as uploader:
+            try:
+                return await post(uploader, await session.head())
+            except SweptSince:
+                continue
+    raise Conflict(
+        "other devices of this account kept sweeping at the same time",
+        do="Run it again: nothing is sent twice.",
     )
-    return Snapshot.of(snapshot, record, result)
+
+
+async def claim_reached(session: Session, uploader: Uploader, snapshots: Sequence[Snapshot]) -> None:
+    """Claim everything that snapshots reach, which takes it out of the trash.
+
+    Raises:
+        Conflict: something is not stored any more; details: chunks (how many). Else as reading a manifest.
+    """
+    reached = await snapshots_reach(snapshots, session.pages)
+    if gone := await uploader.reused(sorted(reached)):
+        raise Conflict(
+            f"{len(gone):,} of {len(reached):,} chunks are not stored any more",
+            why="they were swept, and the trash was emptied since",
+            do="Run the backup again: it sends what is lacking. What is gone cannot come back otherwise.",
+            chunks=len(gone),
+        )

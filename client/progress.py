@@ -13,7 +13,7 @@ class Progress:
     """Done so far. Totals are 0 while they are not known.
 
     Attributes:
-        phase: "scan", "backup", "restore" or "check".
+        phase: "scan", "backup", "restore", "check" or "prune" (``files``: snapshots looked at).
         bytes: bytes of file content done; ``new_bytes`` of them had to be sent.
     """
 

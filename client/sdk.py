@@ -23,6 +23,15 @@ from holdfast.client.backup import BackupPlan, run_backup, run_stream_backup
 from holdfast.client.check import CheckReport, run_check
 from holdfast.client.entries import Entry, check_path
 from holdfast.client.exclude import Excluder
+from holdfast.client.forgetting import (
+    ForgetReport,
+    Forgotten,
+    by_name,
+    by_policy,
+    forget,
+    forgotten_snapshots,
+    undelete,
+)
 from holdfast.client.home import Home
 from holdfast.client.joining import Joined, init_account, recover_account
 from holdfast.client.link import Link
@@ -37,9 +46,11 @@ from holdfast.client.recovery_code import (
     render_recovery_file,
 )
 from holdfast.client.restore import RestorePlan, RestoreReport, open_refs, run_restore
+from holdfast.client.retention import GroupBy, RetentionPolicy
 from holdfast.client.sealing import SealedChunk
 from holdfast.client.session import Session
 from holdfast.client.snapshots import Snapshot, choose
+from holdfast.client.sweeping import PruneReport, prune
 from holdfast.client.upload import Uploader
 from holdfast.client.walk import components, normal_roots
 from holdfast.protocol.address import Address, Token
@@ -286,6 +297,77 @@ class AsyncClient:
             )
             roots = [b"/" + path]
             return await post_snapshot(session, uploader, head, None, roots, _checked_tags(tags), result)
+
+    # Forgetting
+
+    async def forget(
+        self,
+        *snapshots: Snapshot | str,
+        policy: RetentionPolicy | None = None,
+        device: str | None = None,
+        path: str | None = None,
+        tags: Iterable[str] = (),
+        group_by: Iterable[GroupBy] = ("device", "paths"),
+        allow_remove_all: bool = False,
+        dry_run: bool = False,
+    ) -> ForgetReport:
+        """Take snapshots off the list: those named, or all that a policy does not keep.
+
+        What they hold stays stored until :meth:`prune`, and can be undeleted until the trash is emptied.
+
+        Args:
+            device, path, tags: the policy looks at snapshots of these only; all others stay.
+            group_by: the policy counts within each group.
+            allow_remove_all: let a policy leave nothing of a group.
+
+        Raises:
+            BadRequest: neither or both are given; the policy is empty, or would leave nothing of a group.
+            NotFound: there is no such snapshot. NoQuorum: too few nodes are up to change anything.
+        """
+        if bool(snapshots) == (policy is not None):
+            raise BadRequest("forget needs either snapshots or a policy", do="Give one of the two.")
+        chosen = (
+            by_policy(
+                policy,
+                device=device,
+                path=path,
+                tags=_checked_tags(tags),
+                group_by=group_by,
+                allow_remove_all=allow_remove_all,
+            )
+            if policy is not None
+            else by_name(snapshots)
+        )
+        return await forget(await self._opened(), chosen, dry_run=dry_run)
+
+    async def prune(self, *, dry_run: bool = False, on_progress: OnProgress | None = None) -> PruneReport:
+        """Move what no snapshot reaches to the trash; after the trash hold its room is free again.
+
+        Safe beside running backups of any device; what they may need stays until they have ended.
+
+        Args:
+            on_progress: told how many snapshots' lists of files have been read.
+
+        Raises:
+            Locked: another device of the account is pruning.
+            SweepRefused: it would not be safe now, and why.
+            TooFewShards, IntegrityFailure: a snapshot's list of files cannot be read; it is named.
+        """
+        return await prune(await self._opened(), dry_run=dry_run, on_progress=on_progress)
+
+    async def forgotten(self) -> list[Forgotten]:
+        """Snapshots that were forgotten, the latest first (at most 1,024), and whether they may come back."""
+        return await forgotten_snapshots(await self._opened())
+
+    async def undelete(self, snapshot: Snapshot | str) -> Snapshot:
+        """Bring a forgotten snapshot back, by (the beginning of) its id; "latest": the one forgotten last.
+
+        Raises:
+            NotFound: it was never there, or its record is gone. BadRequest: several fit.
+            Conflict: it is not forgotten; or something that it holds was erased meanwhile.
+        """
+        wanted = snapshot if isinstance(snapshot, str) else snapshot.id.hex()
+        return await undelete(await self._opened(), wanted)
 
     # Looking
 

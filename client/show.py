@@ -274,7 +274,7 @@ def show_status(output: Output, status: AccountStatus, *, strict: bool) -> None:
         quota_bytes=status.quota_bytes,
         head_seq=status.head_seq,
         devices=status.devices,
-        stripes={"total": status.stripes.total, "by_spare": status.stripes.by_spare},
+        stripes=status.stripes.shown(),
         nodes=[{"id": node.id, "zone": node.zone, "state": node.state} for node in status.nodes],
     )
     if strict and status.verdict not in ("safe", "empty"):

@@ -15,7 +15,7 @@ from holdfast.protocol.ids import DeviceId, SnapshotId
 PathBytes = bytes
 """The name ``bytes`` means a count inside :class:`Snapshot`."""
 
-__all__ = ["Snapshot", "choose", "parent_of", "split_reference"]
+__all__ = ["Snapshot", "choose", "is_of", "parent_of", "split_reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,13 @@ def split_reference(text: str) -> tuple[str, str]:
     return snapshot, path
 
 
+def is_of(snapshot: Snapshot, *, device: str | None = None, path: str | None = None) -> bool:
+    """Is it of this device (name, or the beginning of its id), and did it back up this path?"""
+    return (
+        device is None or device == snapshot.device_name or snapshot.device.hex().startswith(device)
+    ) and (path is None or os.path.abspath(path) in snapshot.paths)
+
+
 def choose(
     snapshots: Sequence[Snapshot], wanted: str, *, device: str | None = None, path: str | None = None
 ) -> Snapshot:
@@ -84,12 +91,7 @@ def choose(
     """
     listing = "'holdfast snapshots' lists them."
     if wanted == "latest":
-        fitting = [
-            snapshot
-            for snapshot in snapshots
-            if (device is None or device == snapshot.device_name or snapshot.device.hex().startswith(device))
-            and (path is None or os.path.abspath(path) in snapshot.paths)
-        ]
+        fitting = [snapshot for snapshot in snapshots if is_of(snapshot, device=device, path=path)]
         if not fitting:
             narrowed = " that fits --device and --path" if device or path else ""
             raise NotFound(f"this account has no snapshot{narrowed} yet", do=f"{listing}")

@@ -20,11 +20,14 @@ from typing import Any, Self, TypeVar
 
 from holdfast.client.check import CheckReport
 from holdfast.client.entries import Entry
+from holdfast.client.forgetting import ForgetReport, Forgotten
 from holdfast.client.placing import Overwrite
 from holdfast.client.progress import OnProgress
 from holdfast.client.restore import RestoreReport
+from holdfast.client.retention import GroupBy, RetentionPolicy
 from holdfast.client.sdk import AsyncClient, Initialised, PathLike, Recovered
 from holdfast.client.snapshots import Snapshot
+from holdfast.client.sweeping import PruneReport
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.errors import BadRequest
@@ -155,6 +158,43 @@ class Client:
                 yield portion
 
         return self._run(self._client.backup_stream(name, fed(), tags=tags))
+
+    def forget(
+        self,
+        *snapshots: Snapshot | str,
+        policy: RetentionPolicy | None = None,
+        device: str | None = None,
+        path: str | None = None,
+        tags: Iterable[str] = (),
+        group_by: Iterable[GroupBy] = ("device", "paths"),
+        allow_remove_all: bool = False,
+        dry_run: bool = False,
+    ) -> ForgetReport:
+        """Take snapshots off the list: those named, or all that a policy does not keep."""
+        return self._run(
+            self._client.forget(
+                *snapshots,
+                policy=policy,
+                device=device,
+                path=path,
+                tags=tags,
+                group_by=group_by,
+                allow_remove_all=allow_remove_all,
+                dry_run=dry_run,
+            )
+        )
+
+    def prune(self, *, dry_run: bool = False, on_progress: OnProgress | None = None) -> PruneReport:
+        """Move what no snapshot reaches to the trash."""
+        return self._run(self._client.prune(dry_run=dry_run, on_progress=on_progress))
+
+    def forgotten(self) -> list[Forgotten]:
+        """Snapshots that were forgotten, the latest first, and whether they may come back."""
+        return self._run(self._client.forgotten())
+
+    def undelete(self, snapshot: Snapshot | str) -> Snapshot:
+        """Bring a forgotten snapshot back."""
+        return self._run(self._client.undelete(snapshot))
 
     def snapshots(self) -> list[Snapshot]:
         """All snapshots, oldest first."""
