@@ -129,8 +129,9 @@ class _Bench:
         """Processor seconds that coordinator and nodes have used so far."""
         ticks = 0
         for member in [self.cluster.coordinator, *self.cluster.nodes()]:
-            fields = Path(f"/proc/{member.pid()}/stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
+            for pid in member.pids():
+                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def fresh_file(self) -> None:

@@ -83,7 +83,7 @@ def _dir_option(folder: Path | None) -> str:
 @guarded
 def status(folder: Path | None, as_json: bool) -> None:
     """Show whether everything is safe, every process, and every node."""
-    from holdfast.coordinator.command import show_status
+    from holdfast.coordinator.show import show_status
     from holdfast.protocol.errors import Unreachable
 
     output = Output(as_json)

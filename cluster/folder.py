@@ -60,8 +60,11 @@ class ClusterFolder:
         """The coordinator's process."""
         arguments = ["coordinator", "run", "--dir", str(self.folder / "coordinator")]
         arguments += ["--heartbeat-ms", str(HEARTBEAT_MS), "--suspect-after-s", str(SUSPECT_AFTER_S)]
-        arguments += ["--down-after-s", str(DOWN_AFTER_S), "--lost-after-s", str(LOST_AFTER_S)]
         made = self._layout()
+        lost_after_s = made.get("lost_after_s") or LOST_AFTER_S
+        arguments += ["--down-after-s", str(DOWN_AFTER_S), "--lost-after-s", str(lost_after_s)]
+        if made.get("trash_hold_s") is not None:
+            arguments += ["--trash-hold-s", str(made["trash_hold_s"])]
         if made["profile"]:
             arguments += ["--profile", made["profile"]]
         return Member("coordinator", self.folder / "coordinator", arguments, self._environment)

@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from holdfast.cluster.folder import LAYOUT_VERSION, ClusterFolder, MemberStatus, Target, default_folder
 from holdfast.cluster.limits import (
+    DOWN_AFTER_S,
     NODES_DEFAULT,
     NODES_MAX,
     READY_WITHIN_S,
@@ -49,6 +50,9 @@ class LocalCluster(ClusterFolder):
         folder: default: a temporary one, deleted at the end.
         keep: leave processes running and the folder in place at the end of ``with``.
         capacity_bytes: of each node.
+        lost_after_s: a node that is away for so long is given up, and its shards are rebuilt elsewhere;
+            default: an hour.
+        trash_hold_s: for how long swept chunks can be undeleted; default: a week.
         environment: added to the processes' environment.
     """
 
@@ -61,6 +65,8 @@ class LocalCluster(ClusterFolder):
         *,
         keep: bool = False,
         capacity_bytes: int | None = None,
+        lost_after_s: float | None = None,
+        trash_hold_s: float | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         if nodes is not None and not 1 <= nodes <= NODES_MAX:
@@ -74,7 +80,11 @@ class LocalCluster(ClusterFolder):
         self._wanted = nodes
         self._zones = zones
         self._keep = keep
+        if lost_after_s is not None and lost_after_s <= DOWN_AFTER_S:
+            raise BadRequest(f"a node is not lost before it is down, after {DOWN_AFTER_S} s")
         self._capacity_bytes = capacity_bytes
+        self._lost_after_s = lost_after_s
+        self._trash_hold_s = trash_hold_s
         self._closing = Event()
 
     # Context managers
@@ -201,6 +211,8 @@ class LocalCluster(ClusterFolder):
             "profile": self.profile,
             "zones": self._zones,
             "capacity_bytes": self._capacity_bytes,
+            "lost_after_s": self._lost_after_s,
+            "trash_hold_s": self._trash_hold_s,
         }
         write_json(self.folder / "cluster.json", values)
 

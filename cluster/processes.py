@@ -28,8 +28,8 @@ from holdfast.cluster.limits import (
     STOP_WITHIN_S,
 )
 from holdfast.protocol.clock import SYSTEM, Source
-from holdfast.protocol.directory import write_json
-from holdfast.protocol.errors import Conflict, HoldfastError
+from holdfast.protocol.directory import Lock, write_json
+from holdfast.protocol.errors import Conflict, HoldfastError, Locked
 
 __all__ = ["Member", "ProcessState", "wait_until"]
 
@@ -58,6 +58,32 @@ def _stat_fields(pid: int) -> list[str] | None:
 def _boot() -> str:
     """Which boot of the machine this is: start times count from it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _children_of(pid: int) -> dict[int, int]:
+    """Its children that live (pid -> start time): a node's supervisor has one."""
+    try:
+        numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return {}
+    return {int(number): at for number in numbers if (at := start_time(int(number))) is not None}
+
+
+def _send(pid: int, number: signal.Signals, is_meant: Callable[[], bool]) -> bool:
+    """Signal exactly the process that is meant; False when there is none (any more)."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not is_meant():
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def start_time(pid: int) -> int | None:
@@ -102,6 +128,11 @@ class Member:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return pid if same_boot and pid > 0 and start_time(pid) == started else None
+
+    def pids(self) -> list[int]:
+        """It and what it supervises, while it runs."""
+        pid = self.pid()
+        return [] if pid is None else [pid, *_children_of(pid)]
 
     def state(self) -> ProcessState:
         """Running, paused (SIGSTOP) or stopped."""
@@ -186,31 +217,36 @@ class Member:
         return "\n".join(found[-lines:])
 
     def signal(self, number: signal.Signals) -> bool:
-        """Send a signal; False when it does not run."""
+        """Send a signal; False when it does not run.
+
+        A supervisor passes on what it can catch; stopping and going on it cannot, so its child gets that too.
+        """
         pid = self.pid()
         if pid is None:
             return False
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return False
-        try:
-            # Looked at again now that the handle cannot come to mean another process.
-            if self.pid() != pid:
-                return False
-            signal.pidfd_send_signal(handle, number)
-        except ProcessLookupError:
-            return False
-        finally:
-            os.close(handle)
-        return True
+        if number in (signal.SIGSTOP, signal.SIGCONT):
+            for child, started in _children_of(pid).items():
+                _send(child, number, lambda c=child, s=started: start_time(c) == s)  # type: ignore[misc]
+        # Looked at again once the handle cannot come to mean another process.
+        return _send(pid, number, lambda: self.pid() == pid)
 
     def _ended_within(self, within_s: float) -> bool:
-        return wait_until(lambda: self._reaped() is None, within_s)
+        return wait_until(lambda: self._reaped() is None and not self._is_in_use(), within_s)
+
+    def _is_in_use(self) -> bool:
+        """Does a process hold its folder? What a killed supervisor leaves behind may take a moment to end."""
+        if not (self.folder / "lock").exists():
+            return False
+        try:
+            Lock(self.folder, self.name).release()
+        except Locked:
+            return True
+        return False
 
     def kill(self) -> None:
-        """End it at once (SIGKILL) and wait until it is gone."""
-        if self.signal(signal.SIGKILL) and not self._ended_within(KILL_WITHIN_S):
+        """End it at once (SIGKILL) and wait until it, and what it supervised, is gone."""
+        signalled = self.signal(signal.SIGKILL)
+        if not self._ended_within(KILL_WITHIN_S) and signalled:
             raise HoldfastError(f"{self.name} does not end, even when killed")
 
     def stop(self) -> None:

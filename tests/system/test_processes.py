@@ -149,14 +149,35 @@ class TestNode:
         shutil.copy(small.folder / "node-2" / "node.key", stopped / "node.key")
         assert "another node's" in node_run(small, stopped, code=1).stderr
 
-    def test_a_truncated_store_is_refused_with_23_and_a_next_step(
-        self, small: LocalCluster, stopped: Path
-    ) -> None:
-        data = stopped / "store" / "data.mdb"
+    def test_a_truncated_store_is_told_of_and_replaced_only_when_asked(self, small: LocalCluster) -> None:
+        data = small.folder / "node-1" / "store" / "data.mdb"
+        small.stop(1)
         os.truncate(data, 8192)
-        code = 23 if data.stat().st_size else 1
-        done = holdfast("node", "run", "--dir", stopped, "--coordinator", small.address, code=code)
-        assert "Next:" in done.stderr
+        kept = data.read_bytes()
+        small.start(1)
+
+        def told() -> tuple[str, str, int]:
+            number = small.numbers()
+            (node,) = [n for n in small.status().nodes if number[n.id.hex()] == 1]
+            return node.store_state, node.trouble, node.shards
+
+        assert wait_until(lambda: told()[0] == "failed", 20)
+        assert "is damaged" in told()[1], "and why"
+        assert "is damaged" in holdfast("admin", "nodes", "--operator-key", small.operator_key).stdout
+        small.stop(1)
+        assert data.read_bytes().startswith(kept), "nothing was made anew in its place"
+        process = run_until_serving(
+            [*small.node(1).arguments, "--replace-damaged-store"], small.folder / "node-1"
+        )
+        try:
+            assert wait_until(lambda: told()[:2] == ("ok", ""), 20)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+        aside = small.folder / "node-1" / "store.quarantined-1" / "data.mdb"
+        assert aside.read_bytes().startswith(kept), "the damaged one is kept"
+        small.start(1)
+        small.wait_healthy()
 
     def test_somebody_else_s_folder_is_not_used(
         self, small: LocalCluster, token: Path, tmp_path: Path
