@@ -6,7 +6,7 @@ Paths (msgpack, signed by a listed device):
 - ``POST /v1/sweeps/{number}/mark``    MarkLive -> Marked            (again is fine; renews the lease)
 - ``POST /v1/sweeps/{number}/count``   CountSweep -> SweepCounted    (what a seal would move to the trash)
 - ``POST /v1/sweeps/{number}/seal``    SealSweep -> SweepSealed      (again is fine: how far it is)
-- ``POST /v1/sweeps/{number}/end``     EndSweep -> Done              (gives up the lease; a sealed one goes on)
+- ``POST /v1/sweeps/{number}/end``     EndSweep -> Done              (gives the lease up; sealed ones go on)
 - ``GET  /v1/forgotten``               Forgotten                     (the newest FORGOTTEN_SHOWN_MAX)
 """
 
