@@ -184,7 +184,7 @@ def prune(dry_run: bool, coordinator: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("snapshot", metavar="[SNAP]", required=False)
-@click.option("--list", "only_list", is_flag=True, help="Show what was forgotten and may come back.")
+@option("--list", "only_list", is_flag=True, help="Show what was forgotten and may come back.")
 @coordinator_option
 @json_option
 @guarded

@@ -88,14 +88,15 @@ async def coordinator(tmp_path: Path) -> AsyncIterator[Coordinator]:
     catalogue = Catalogue(f"sqlite:///{folder / 'catalogue.sqlite'}")
     live = Live(SYSTEM, HealthSettings(), None, SYSTEM.monotonic())
     await live.refresh(catalogue)
-    desk = Desk(identity, catalogue, live, SYSTEM, "test")
-    server = Server(make_app(desk), ListenAddress("127.0.0.1", 0))
-    bound = await server.start()
-    try:
-        yield Coordinator(desk, Address(f"http://{bound}", identity.cluster))
-    finally:
-        await server.stop()
-        catalogue.close()
+    async with Transport(source=SYSTEM) as transport:
+        desk = Desk(identity, catalogue, live, SYSTEM, "test", transport)
+        server = Server(make_app(desk), ListenAddress("127.0.0.1", 0))
+        bound = await server.start()
+        try:
+            yield Coordinator(desk, Address(f"http://{bound}", identity.cluster))
+        finally:
+            await server.stop()
+            catalogue.close()
 
 
 @pytest.fixture

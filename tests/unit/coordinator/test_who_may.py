@@ -124,7 +124,7 @@ class TestNodes:
         await desk_office.join(node, desk_office.token("node"))
         other = KeyNode(9, desk_office.cluster).store
         with pytest.raises(Conflict) as refused:
-            await desk_office.beat(node, store=other)
+            await desk_office.beat(node, store=other, shards=1)
         assert refused.value.do
         with pytest.raises(Conflict) as refused:
             await desk_office.join(node, desk_office.token("node"), store=other)
