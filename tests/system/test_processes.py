@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,17 @@ from holdfast.cluster.processes import wait_until
 COMMAND = [sys.executable, "-m", "holdfast.client.console"]
 
 
-def holdfast(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def holdfast(
+    *arguments: object, code: int = 0, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
     done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], env=kept, capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *map(str, arguments)],
+        env={**kept, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
@@ -138,7 +145,14 @@ class TestNode:
         (stopped / "node.json").write_text('{"version": 7}')
         assert "version 7" in node_run(small, stopped, code=1).stderr
 
-    def test_a_store_of_another_node_is_refused(self, small: LocalCluster, stopped: Path) -> None:
+    def test_a_store_of_another_node_is_refused(
+        self, small: LocalCluster, stopped: Path, tmp_path: Path
+    ) -> None:
+        # Something must be in it: a new, empty store under a known identity is filled again by the others.
+        person = {**small.env(), "HOLDFAST_HOME": str(tmp_path / "home")}
+        (tmp_path / "letters").write_bytes(b"a letter")
+        holdfast("init", "--recovery-file", tmp_path / "code", environment=person)
+        holdfast("backup", tmp_path / "letters", environment=person)
         small.stop(2)
         shutil.copy(small.folder / "node-2" / "store" / "data.mdb", stopped / "store" / "data.mdb")
         small.start(2)
@@ -158,7 +172,7 @@ class TestNode:
 
         def told() -> tuple[str, str, int]:
             number = small.numbers()
-            (node,) = [n for n in small.status().nodes if number[n.id.hex()] == 1]
+            (node,) = [n for n in small.status().nodes if number.get(n.id.hex()) == 1]
             return node.store_state, node.trouble, node.shards
 
         assert wait_until(lambda: told()[0] == "failed", 20)
