@@ -28,6 +28,7 @@ from holdfast.protocol.accounts import (
 )
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import Conflict, ForkDetected, HeadMoved, Rollback
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import ClusterId, DeviceId, Digest, SnapshotId, UploadId
 from holdfast.protocol.messages.accounts import AccountState
 from holdfast.protocol.messages.heads import HeadState, PostHead
@@ -198,11 +199,13 @@ async def change_list(
             return view
         signed, exact = next_head(view, device, key, link.cluster, wanted, time_ns)
         message = PostHead(head=signed, snapshot_list=exact, records=list(records), upload=upload)
+        reached("client.head.posting")
         try:
             await link.post_head(message)
         except HeadMoved:
             view = await reread()
             continue
+        reached("client.head.answered")
         return await reread()
     raise Conflict(
         "other devices of this account kept changing the list of snapshots at the same time",

@@ -19,6 +19,7 @@ from holdfast.client.reach import Reached, snapshots_reach
 from holdfast.client.session import Session
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import Conflict, HeadMoved, HoldfastError
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import ChunkId
 from holdfast.protocol.limits import SWEEP_MARKS_MAX
 from holdfast.protocol.messages.sweep import LiveSet, live_set_digest
@@ -79,20 +80,22 @@ async def _prune_by(
     keeping = asyncio.create_task(_keep_lease(session, lease.number, lease.lease_ms / 3000))
     is_sealed = False
     try:
-        reached = await _reached_by(session, head, on_progress)
-        ascending = sorted(reached)
+        live = await _reached_by(session, head, on_progress)
+        ascending = sorted(live)
         for start in range(0, len(ascending), SWEEP_MARKS_MAX):
             await link.mark_live(lease.number, ascending[start : start + SWEEP_MARKS_MAX])
         if dry_run:
             counted = await link.count_sweep(lease.number)
             return PruneReport(
-                len(head.snapshots), len(reached), counted.chunks, counted.bytes, True, 0, 0, True
+                len(head.snapshots), len(live), counted.chunks, counted.bytes, True, 0, 0, True
             )
+        reached("client.sweep.marked")
         sealed = await link.seal_sweep(lease.number, _signed(session, head, lease.number, ascending))
         is_sealed = True
+        reached("client.sweep.sealed")
         return PruneReport(
             len(head.snapshots),
-            len(reached),
+            len(live),
             sealed.chunks,
             sealed.bytes,
             sealed.finished,

@@ -35,6 +35,7 @@ from holdfast.protocol.errors import (
     TicketExpired,
     Unreachable,
 )
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import ChunkId, NodeId, UploadId
 from holdfast.protocol.limits import CLAIM_CHUNKS_MAX
 from holdfast.protocol.messages.uploads import Commit, Lease
@@ -105,6 +106,7 @@ class Uploader:
 
     async def __aenter__(self) -> Self:
         self.head_seq = await self._leases.open(self._expected_bytes)
+        reached("client.upload.opened")
         self._keeping = asyncio.create_task(self._leases.keep_alive())
         return self
 
@@ -236,7 +238,9 @@ class Uploader:
         if len(receipts) < lease.profile.write_quorum:
             self._raise_short(lease, errors)
         early = list(receipts)
+        reached("client.put.acknowledged")
         answer = await self._link.commit(self.upload, Commit(chunks=batch.commit, receipts=early))
+        reached("client.commit.answered")
         self.stats.missing_slots += sum(chunk.missing for chunk in answer.chunks)
         waiting = {slot: task for slot, task in tasks.items() if not task.done()}
         if waiting or len(receipts) > len(early):

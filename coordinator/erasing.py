@@ -18,6 +18,7 @@ from holdfast.coordinator.catalogue.erasures import Order
 from holdfast.coordinator.limits import ERASE_NODES_AT_ONCE_MAX
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import BadRequest, HoldfastError
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import DELETION_NUMBER_MAX
 from holdfast.protocol.messages.nodes import DeletionAnswer, DeletionOrder
@@ -70,6 +71,7 @@ async def _send_next(desk: Desk, node: NodeId) -> bool:
     if order is None:
         desk.erasing.unanswered.discard(node)
         return False
+    reached("coordinator.order.made")
     try:
         answer = await desk.calls.ask(
             desk.live.nodes[node],
@@ -83,6 +85,7 @@ async def _send_next(desk: Desk, node: NodeId) -> bool:
     except HoldfastError as error:
         _log.info("a deletion order is not answered", node=node.short, number=order.number, why=str(error))
         return False
+    reached("coordinator.order.answered")
     if answer.number > order.number:
         await notice_orders(desk, node, answer.number)
         return False

@@ -13,6 +13,7 @@ from holdfast.coordinator.limits import COUNTERS_SAVE_S, FREE_TO_TAKE_BYTES_MIN
 from holdfast.coordinator.repair_plan import Assignment, Member, plan_moves
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.errors import GroupMoved
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import NodeId
 
 __all__ = ["assign_all", "keep_membership", "members_of", "refill_node"]
@@ -65,6 +66,7 @@ async def assign_all(desk: Desk, assignments: tuple[Assignment, ...] | list[Assi
             )
         except GroupMoved:
             continue
+        reached("coordinator.move.assigned")
         _log.info(
             "a slot gets a new holder",
             group=assigned.group.id,

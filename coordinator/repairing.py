@@ -32,6 +32,7 @@ from holdfast.coordinator.repair_progress import Slot
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, HoldfastError, Refused
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import ORDER_ID_BYTES, REBUILD_ENTRIES_MAX, TICKET_LIFETIME_MS
 from holdfast.protocol.messages.repair import (
@@ -168,6 +169,7 @@ async def _fill(desk: Desk, move: Move, until: float) -> bool:
         await _cancel(ahead)
         await desk.live.refresh(desk.catalogue)
     if is_end and await desk.catalogue.write(lambda c: move_rows.finish_move(c, move, at)):
+        reached("coordinator.move.flipped")
         _log.info("a slot is whole", group=move.group, slot=move.slot, why=move.why)
         await desk.live.refresh(desk.catalogue)
         return True
@@ -266,6 +268,7 @@ async def rebuild(
     answer = await desk.calls.ask(
         node, "POST", "/v1/rebuild", message, RebuildAnswer, timeout_s=REPAIR_CALL_TIMEOUT_S
     )
+    reached("coordinator.repair.rebuilt")
     signed = answer.rebuilt
     verify(node.key, signed.signature, "rebuilt", identity.cluster, signed.payload)
     rebuilt = decode(signed.payload, Rebuilt)

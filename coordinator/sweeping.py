@@ -23,6 +23,7 @@ from holdfast.coordinator.limits import (
     TRASH_TURN_S,
 )
 from holdfast.protocol.errors import SweepRefused
+from holdfast.protocol.failpoints import reached
 
 if TYPE_CHECKING:
     from holdfast.coordinator.service.desk import Desk
@@ -86,6 +87,7 @@ async def sweep_account(desk: Desk, account: int, within_s: float) -> bool:
         done = await desk.catalogue.write(
             lambda c: trash.move_to_trash(c, account, after, TRASH_ROWS_AT_ONCE, now_ms)  # noqa: B023
         )
+        reached("coordinator.trash.moved")
         if done is None:
             return True
         if first is None or first.number != done.number:
@@ -151,6 +153,7 @@ async def _empty(desk: Desk, now_ms: int) -> bool:
                 else trash.empty_trash(c, before_ms, TRASH_EMPTIED_AT_ONCE, node_hold_s)
             )
         )
+        reached("coordinator.trash.emptied")
         if gone:
             _log.info("swept chunks are erased", chunks=gone)
     return gone == TRASH_EMPTIED_AT_ONCE

@@ -24,6 +24,7 @@ from holdfast.node.writer import Writer
 from holdfast.protocol import erasure
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NoRoom
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import Digest, NodeId
 from holdfast.protocol.limits import SHARD_BATCH_ENTRIES_MAX
 from holdfast.protocol.messages.repair import (
@@ -83,8 +84,10 @@ class Rebuilder:
         own = [work.own_key(entry) for entry in asked.entries]
         await self._off_loop(lambda: self._look_here(work, own))
         await self._pull(work)
+        reached("node.rebuild.pulled")
         puts = await self._off_loop(work.make)
         await self._store(work, puts)
+        reached("node.rebuild.stored")
         return work.outcome()
 
     def _look_here(self, work: _Work, own: Sequence[ShardKey]) -> None:

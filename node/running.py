@@ -43,6 +43,7 @@ from holdfast.protocol.directory import (
     write_json,
 )
 from holdfast.protocol.errors import BadRequest, HoldfastError, StoreFailed, WrongDirectory
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import PublicKey, StoreId
 from holdfast.protocol.limits import LABEL_BYTES_MAX, TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.nodes import Heartbeat
@@ -244,6 +245,7 @@ class _Node:
             if known is None:
                 assert token is not None
                 await self._join(token, key, reigned)
+                reached("node.join.joined")
             identity = Identity(node, cluster, store, str(bound), key)
             identity.save(settings.folder)
             tasks.append(

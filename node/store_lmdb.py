@@ -44,6 +44,7 @@ from holdfast.protocol.errors import (
     NoRoom,
     StoreFailed,
 )
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.stripes import ShardRecord
 
 __all__ = ["LmdbStore", "refuse_truncated"]
@@ -216,6 +217,8 @@ class LmdbStore:
         with self._writing() as (txn, totals):
             for batch in batches:
                 outcomes.append(self._put_batch(txn, totals, batch, disk_full))
+            reached("node.put.written")
+        reached("node.put.committed")
         return outcomes
 
     def _put_batch(
@@ -271,6 +274,8 @@ class LmdbStore:
                     totals.marked += 1
             if number > last:
                 txn.put(b"order", number.to_bytes(8, "big"), db=self._meta)
+            reached("node.mark.written")
+        reached("node.mark.committed")
         return marked, absent
 
     def erase_due(self, now_ms: int, most: int) -> int:
@@ -291,6 +296,8 @@ class LmdbStore:
                     continue
                 totals.marked -= 1
                 self._remove(txn, totals, packed)
+            reached("node.erase.written")
+        reached("node.erase.committed")
         return len(due)
 
     def _remove(self, txn: Any, totals: Totals, packed: bytes) -> bytes | None:
@@ -336,6 +343,7 @@ class LmdbStore:
                         totals.marked -= 1
                     self._quarantine.keep(txn, totals, packed, stored, self._source.now_ms())
                     moved += 1
+            reached("node.quarantine.written")
         return moved
 
     def findings_told(self, keys: Sequence[ShardKey]) -> None:

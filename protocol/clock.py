@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
-__all__ = ["SYSTEM", "FixedSource", "Source", "SystemSource"]
+__all__ = ["CLOCK_VARIABLE", "SYSTEM", "FixedSource", "OffsetSource", "Source", "SystemSource"]
+
+CLOCK_VARIABLE: Final = "HOLDFAST_CLOCK_FILE"
 
 
 class Source(Protocol):
@@ -54,6 +57,36 @@ class SystemSource:
         return os.urandom(count)
 
 
+class OffsetSource(SystemSource):
+    """A wall clock that is wrong, as a file says; for tests of wrong clocks alone.
+
+    The file holds ``<offset ms> <drift ppm> <since ms>``: the offset, and how fast the clock runs
+    away from the true time ``since``. It may change at any time; without the file the clock is right.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._told = (0, 0.0, 0)
+
+    def now_ns(self) -> int:
+        true_ns = super().now_ns()
+        offset_ms, drift_ppm, since_ms = self._read()
+        return true_ns + offset_ms * 1_000_000 + int((true_ns - since_ms * 1_000_000) * drift_ppm / 1e6)
+
+    def _read(self) -> tuple[int, float, int]:
+        try:
+            told = self._path.stat()
+        except OSError:
+            return 0, 0.0, 0
+        if self._seen != (told.st_ino, told.st_mtime_ns):
+            offset, drift, since = self._path.read_text().split()
+            self._told = (int(offset), float(drift), int(since))
+            self._seen = (told.st_ino, told.st_mtime_ns)
+        return self._told
+
+
 @dataclass(slots=True)
 class FixedSource:
     """A source for tests: time moves when told to, bytes come from a seeded counter hash."""
@@ -84,4 +117,6 @@ class FixedSource:
         self.steady += seconds
 
 
-SYSTEM: Source = SystemSource()
+SYSTEM: Source = (
+    OffsetSource(Path(os.environ[CLOCK_VARIABLE])) if CLOCK_VARIABLE in os.environ else SystemSource()
+)

@@ -15,6 +15,7 @@ Bodies are lists of buffers that are written as they are, never joined.
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -46,9 +47,19 @@ from holdfast.protocol.limits import (
 from holdfast.protocol.messages.cluster import Refusal
 from holdfast.protocol.requests import AUTH_HEADER, TICKET_HEADER, Signer
 
-__all__ = ["Buffers", "BuffersPayload", "Transport", "body_digest", "frame", "split_frame"]
+__all__ = [
+    "CALL_FROM_VARIABLE",
+    "Buffers",
+    "BuffersPayload",
+    "Transport",
+    "body_digest",
+    "frame",
+    "split_frame",
+]
 
 T = TypeVar("T")
+CALL_FROM_VARIABLE = "HOLDFAST_CALL_FROM"
+"""The local address that calls are made from; by default the system chooses."""
 Buffers = Sequence[bytes | memoryview]
 
 _ANSWER_BYTES_MAX = max(MESSAGE_BYTES_MAX, SHARD_BATCH_BODY_BYTES_MAX + SHARD_BATCH_HEADER_BYTES_MAX + 4)
@@ -102,6 +113,11 @@ def body_digest(header: bytes | memoryview, ticket: bytes | None = None) -> Dige
     return Digest(hasher.digest())
 
 
+def _call_from() -> tuple[str, int] | None:
+    address = os.environ.get(CALL_FROM_VARIABLE)
+    return (address, 0) if address else None
+
+
 class Transport:
     """Makes calls. Use as an async context manager, or :meth:`close` it.
 
@@ -140,7 +156,9 @@ class Transport:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, limit_per_host=self._limit, keepalive_timeout=30)
+            connector = aiohttp.TCPConnector(
+                limit=0, limit_per_host=self._limit, keepalive_timeout=30, local_addr=_call_from()
+            )
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 auto_decompress=False,

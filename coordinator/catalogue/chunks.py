@@ -16,6 +16,7 @@ from holdfast.coordinator.catalogue.uploads import UploadRow, take_quota
 from holdfast.coordinator.placement import Group
 from holdfast.coordinator.quorum import DurableStripe
 from holdfast.protocol.errors import BadRequest, GroupMoved
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import ChunkId, Digest, NodeId, UploadId
 from holdfast.protocol.messages.uploads import (
     CommittedChunk,
@@ -180,6 +181,7 @@ def commit(
     _pin(connection, account, pinned)
     _remove(connection, account, replaced)
     _insert(connection, account, upload, fresh)
+    reached("coordinator.commit.written")
     return answers
 
 

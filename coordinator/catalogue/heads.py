@@ -23,6 +23,7 @@ from holdfast.protocol.accounts import (
 )
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, HeadMoved, SweptSince
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import ClusterId, SnapshotId
 from holdfast.protocol.limits import (
     HEAD_LINKS_MAX,
@@ -104,6 +105,7 @@ def post_head(
         )
     )
     connection.execute(update(accounts).where(accounts.c.number == account.number).values(head_seq=head.seq))
+    reached("coordinator.head.written")
     return HeadState(head=posted.head, snapshot_list=posted.snapshot_list, links=[posted.head])
 
 

@@ -12,6 +12,7 @@ from holdfast.coordinator.catalogue.heads import head_state, post_head, records
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.messages.heads import FetchRecords, PostHead, Records
 from holdfast.protocol.serving import msgpack_answer
 
@@ -41,6 +42,7 @@ class HeadHandlers:
         state = await desk.catalogue.write(
             lambda c: post_head(c, cluster, account_row(c, asked.account), posted, now_ms)
         )
+        reached("coordinator.head.committed")
         return msgpack_answer(state)
 
     async def get(self, request: web.Request) -> web.Response:

@@ -12,6 +12,7 @@ from holdfast.coordinator.service.desk import Asked, Desk
 from holdfast.coordinator.sweeping import require_quorum, sweep_account
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Refused
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.limits import SWEEP_LEASE_MS, SWEEP_MARKS_MAX
 from holdfast.protocol.messages.sweep import (
     BeginSweep,
@@ -113,6 +114,7 @@ class SweepHandlers:
         sweep = await desk.catalogue.write(
             lambda c: sweeps.seal(c, account_row(c, asked.account), asked.device.id, live, signed)
         )
+        reached("coordinator.sweep.sealed")
         if sweep.state == "sealed":
             await sweep_account(desk, sweep.account, SEAL_ANSWER_S)
         return msgpack_answer(await self._sealed(asked, number))

@@ -15,6 +15,7 @@ from holdfast.coordinator.service.desk import Asked, Desk
 from holdfast.coordinator.service.stripes import bare_slots
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import NodeId, UploadId
 from holdfast.protocol.limits import (
     CLAIM_CHUNKS_MAX,
@@ -110,6 +111,7 @@ class UploadHandlers:
                 c, account_row(c, asked.account), told.upload, asked.device.id, told.expected_bytes, now_ms
             )
         )
+        reached("coordinator.upload.opened")
         return await self._opened(asked, row, told.exclude)
 
     async def renew(self, request: web.Request) -> web.Response:
@@ -142,6 +144,7 @@ class UploadHandlers:
                 bare,
             )
         )
+        reached("coordinator.claim.committed")
         return msgpack_answer(Claimed(stored=stored, send=send))
 
     async def commit(self, request: web.Request) -> web.Response:
@@ -172,6 +175,7 @@ class UploadHandlers:
                 stripes,
             )
         )
+        reached("coordinator.commit.committed")
         return msgpack_answer(Committed(chunks=answers))
 
     async def end(self, request: web.Request) -> web.Response:

@@ -28,6 +28,7 @@ from holdfast.node.writer import Writer
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, Refused
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.limits import DELETION_ENTRIES_MAX, MESSAGE_BYTES_MAX
 from holdfast.protocol.messages.nodes import (
     DeletionAnswer,
@@ -108,8 +109,11 @@ class ShardHandlers:
             admitted = self._door.device(request, raw_header, "write")
             self._door.admission.spend(admitted, len(shards))
             puts = await self._off_loop(lambda: puts_of(admitted, decode(raw_header, PutHeader), shards))
+            reached("node.put.admitted")
             counter = await self._writer.put(puts)
-            return msgpack_answer(PutAnswer(receipt=self._receipt(admitted, puts, counter)))
+            answer = PutAnswer(receipt=self._receipt(admitted, puts, counter))
+            reached("node.put.acknowledging")
+            return msgpack_answer(answer)
 
     def _receipt(self, admitted: Admitted, puts: list[Put], counter: int) -> Signed:
         ticket = admitted.ticket
