@@ -81,6 +81,16 @@ ORDER_ID_BYTES = 16
 DECODE_TRIES_MAX = 64
 """k-subsets tried when shards verify but the chunk does not."""
 
+# Inventories
+INVENTORY_SCAN_MAX = 65_536
+"""Shards that a node looks at for one answer about its sums or ranges."""
+INVENTORY_RANGE_SHARDS = 1024
+"""Shards that one sum of a range covers; the last range of an answer may cover fewer."""
+INVENTORY_KEYS_MAX = 8192
+"""Positions in one answer."""
+INVENTORY_HEADERS_MAX = 2048
+"""Record headers in one answer."""
+
 # Connections
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 60.0
@@ -94,6 +104,8 @@ assert CHUNK_PADDED_BYTES_MAX >= CHUNK_PLAIN_BYTES_MAX + 5
 assert SHARD_BATCH_BODY_BYTES_MAX >= 8 * SEALED_BYTES_MAX, "a batch of one-data-shard stripes fits"
 assert SHARD_BATCH_HEADER_BYTES_MAX >= SHARD_BATCH_ENTRIES_MAX * (STRIPE_SHARDS_MAX * 32 + 128)
 assert REBUILD_SEALED_BYTES_MAX >= SEALED_BYTES_MAX
+assert INVENTORY_KEYS_MAX * 80 < MESSAGE_BYTES_MAX
+assert INVENTORY_HEADERS_MAX * (STRIPE_SHARDS_MAX * 32 + 128) < MESSAGE_BYTES_MAX
 assert TICKET_LIFETIME_MS <= UPLOAD_SILENCE_MS
 assert MESSAGE_BYTES_MAX > SWEEP_MARKS_MAX * 40
 assert MESSAGE_BYTES_MAX > COMMIT_CHUNKS_MAX * STRIPE_SHARDS_MAX * 32
