@@ -58,6 +58,8 @@ SCRUB_SAVE_S = 10.0
 SCRUB_LOOK_S = 1.0
 """How often a node looks whether a scrub is due."""
 FINDINGS_EVERY_S = 1.0
+INVENTORY_PORTION_ENTRIES = 1024
+"""Keys walked over in one transaction for an inventory; reads and hashing get their turn in between."""
 CRASH_RESTARTS_MAX = 5
 """Restarts after a crash within CRASH_WINDOW_S; then the store counts as damaged."""
 CRASH_WINDOW_S = 3600.0

@@ -26,6 +26,7 @@ from holdfast.node.rebuilding import Rebuilder
 from holdfast.node.scrubbing import Scrubber
 from holdfast.node.service.app import Handlers, make_app
 from holdfast.node.service.door import Door
+from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
 from holdfast.node.service.scrubs import ScrubHandlers
 from holdfast.node.service.shards import ShardHandlers
@@ -228,6 +229,7 @@ class _Node:
             service,
             RebuildHandlers(door, self._writer, rebuilder),
             ScrubHandlers(door, self._writer, scrubber),
+            InventoryHandlers(door, self._writer, service.pool),
         ]
         server = Server(make_app(handlers), listen)
         bound = await server.start()

@@ -183,6 +183,17 @@ class ShardStore(Protocol):
         """Up to ``most`` keys in order, behind the packed key ``after`` and before ``until``."""
         ...
 
+    def unmarked(self, after: bytes, until: bytes, most: int) -> tuple[list[bytes], bytes]:
+        """Packed keys of what is not marked to be erased, in order, between the packed ones given.
+
+        Looks at ``most`` keys, and gives with them where to go on behind; empty: at the end.
+        """
+        ...
+
+    def headers(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The record header under each packed key; None where there is none that holds."""
+        ...
+
     def mark(self, number: int, keys: Sequence[ShardKey], due_ms: int) -> tuple[int, int]:
         """Note a deletion order: (marked, absent). Orders at or below the last number change nothing."""
         ...

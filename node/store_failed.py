@@ -46,6 +46,14 @@ class FailedStore:
         """Refused."""
         self._refuse()
 
+    def unmarked(self, after: bytes, until: bytes, most: int) -> tuple[list[bytes], bytes]:
+        """Refused."""
+        self._refuse()
+
+    def headers(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Refused."""
+        self._refuse()
+
     def mark(self, number: int, keys: Sequence[ShardKey], due_ms: int) -> tuple[int, int]:
         """Refused."""
         self._refuse()

@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +35,7 @@ from holdfast.node.store import (
 )
 from holdfast.node.store_folder import declare_damaged
 from holdfast.node.store_lmdb_opening import DAMAGE, damaged_store, open_databases
+from holdfast.node.store_lmdb_walking import Walk
 from holdfast.node.store_quarantine import Quarantine, quarantine_bytes_max
 from holdfast.node.store_totals import Totals
 from holdfast.node.store_verifying import compare, names_in, why_damaged
@@ -391,35 +393,37 @@ class LmdbStore:
         self._note_reading(b"")
         return outcomes
 
+    @contextmanager
+    def _walking(self) -> Iterator[Walk]:
+        """A walk over the keys; what does not hold on the way damages the store as a whole."""
+        try:
+            with self._reading(), self._env.begin(buffers=True) as txn:
+                yield Walk(txn, self._shards, self._replaced, self._marks, self._unreadable)
+        except (*DAMAGE, StoreDamaged, struct.error) as error:
+            raise self._damage(f"walking over its shards: {error}") from error
+        finally:
+            self._note_reading(b"")
+
     def scan(self, after: bytes, until: bytes, most: int) -> list[ShardKey]:
         """See ShardStore.scan. What may not be touched is left out until it is stored again.
 
         Raises:
             StoreDamaged: the keys are not in order, or a page on the way does not hold.
         """
-        try:
-            return self._scan(after, until, most)
-        except (*DAMAGE, struct.error) as error:
-            raise self._damage(f"walking over its shards: {error}") from error
+        with self._walking() as walk:
+            return [ShardKey.unpack(key) for key in islice(walk.keys(after, until), most)]
 
-    def _scan(self, after: bytes, until: bytes, most: int) -> list[ShardKey]:
-        found: list[ShardKey] = []
-        last = after
-        with self._reading(), self._env.begin() as txn, txn.cursor(db=self._shards) as cursor:
-            more = cursor.set_range(after)
-            if more and cursor.key() == after:
-                more = cursor.next()
-            while more and len(found) < most:
-                key = cursor.key()
-                if key <= last:
-                    raise self._damage("its keys are not in order")
-                if key >= until:
-                    break
-                last = key
-                if key not in self._unreadable or txn.get(key, db=self._replaced) is not None:
-                    found.append(ShardKey.unpack(key))
-                more = cursor.next()
-        return found
+    def unmarked(self, after: bytes, until: bytes, most: int) -> tuple[list[bytes], bytes]:
+        """See ShardStore.unmarked; raises as :meth:`scan`."""
+        with self._walking() as walk:
+            looked_at = list(islice(walk.keys(after, until), most))
+            here = [key for key in looked_at if not walk.is_marked(key)]
+        return here, looked_at[-1] if len(looked_at) == most else b""
+
+    def headers(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See ShardStore.headers; raises as :meth:`scan`."""
+        with self._walking() as walk:
+            return [walk.header(key, self._note_reading) for key in keys]
 
     def quarantined(self, after: int, most: int) -> list[Quarantined]:
         """See ShardStore.quarantined."""

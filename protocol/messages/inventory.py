@@ -3,7 +3,7 @@
 Node, asked by the coordinator (role "coordinator"):
 
 - ``POST /v1/inventory/sums``     ReadSums -> SumsRead         (every group and slot, in portions)
-- ``POST /v1/inventory/ranges``   ReadRanges -> RangesRead     (one group and slot, in ranges of its positions)
+- ``POST /v1/inventory/ranges``   ReadRanges -> RangesRead     (one group and slot, in ranges)
 - ``POST /v1/inventory/keys``     ReadKeys -> KeysRead         (the positions in a range)
 - ``POST /v1/inventory/headers``  ReadHeaders -> HeadersRead   (their record headers)
 

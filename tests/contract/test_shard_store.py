@@ -259,6 +259,31 @@ def test_a_scan_walks_one_slot_or_one_group_in_order_and_in_portions(subject: Su
     assert subject.store.scan(*ShardKey.range_of(3), 100) == []
 
 
+def test_an_inventory_leaves_out_what_is_to_be_erased_and_goes_on_where_it_was(subject: Subject) -> None:
+    puts = [made_put(number) for number in range(7)]
+    subject.store.put([puts])
+    in_order = sorted(puts, key=lambda put: key_of(put).pack())
+    subject.store.mark(1, [key_of(in_order[2]), key_of(in_order[3])], due_ms=1000)
+    found: list[bytes] = []
+    after, until = ShardKey.range_of(1, 0)
+    while True:
+        portion, after = subject.store.unmarked(after, until, 3)
+        found += portion
+        if not after:
+            break
+    assert found == [key_of(put).pack() for put in (*in_order[:2], *in_order[4:])]
+    assert subject.store.put([[in_order[2]]]) == [None]
+    assert len(subject.store.unmarked(*ShardKey.range_of(1, 0), 100)[0]) == 6, "stored again is there again"
+
+
+def test_record_headers_prove_themselves(subject: Subject) -> None:
+    good, bad = made_put(1), made_put(2)
+    subject.store.put([[good, bad]])
+    subject.damage(bad, HEADER)
+    keys = [key_of(put).pack() for put in (good, bad, made_put(3))]
+    assert subject.store.headers(keys) == [good.record.pack(), None, None]
+
+
 HEADER, KEY, SHARD = 60, 20, -1
 """Where in a record a bit may flip: its digests, the chunk id it names, the shard."""
 

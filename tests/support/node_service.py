@@ -16,6 +16,7 @@ from holdfast.node.membership import Identity
 from holdfast.node.scrubbing import Scrubber
 from holdfast.node.service.app import make_app
 from holdfast.node.service.door import Door
+from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.scrubs import ScrubHandlers
 from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.store_lmdb import LmdbStore
@@ -165,7 +166,7 @@ async def running_node(
     service = ShardHandlers(door, writer, running_ms=lambda: 0, source=source, program="test")
     scrubber = Scrubber(writer, service.pool, source, period_s=1e9, tell=nobody_listens)
     service.met_damaged = scrubber.met
-    handlers = [service, ScrubHandlers(door, writer, scrubber)]
+    handlers = [service, ScrubHandlers(door, writer, scrubber), InventoryHandlers(door, writer, service.pool)]
     server = Server(make_app(handlers), ListenAddress("127.0.0.1", 0))
     bound = await server.start()
     try:

@@ -232,6 +232,24 @@ class ModelStore:
         """See ShardStore.scan."""
         return [ShardKey.unpack(key) for key in sorted(self.shards) if after < key < until][:most]
 
+    def unmarked(self, after: bytes, until: bytes, most: int) -> tuple[list[bytes], bytes]:
+        """See ShardStore.unmarked."""
+        looked_at = [key for key in sorted(self.shards) if after < key < until][:most]
+        here = [key for key in looked_at if key not in self.marks]
+        return here, looked_at[-1] if len(looked_at) == most else b""
+
+    def headers(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See ShardStore.headers."""
+        found: list[bytes | None] = []
+        for key in keys:
+            try:
+                record, _ = ShardRecord.unpack(self.shards.get(key, b""))
+            except IntegrityFailure:
+                found.append(None)
+            else:
+                found.append(record.pack() if ShardKey.of(record).pack() == key else None)
+        return found
+
     def mark(self, number: int, keys: Sequence[ShardKey], due_ms: int) -> tuple[int, int]:
         """See ShardStore.mark."""
         here = [key.pack() for key in keys if key.pack() in self.shards]
