@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
@@ -16,7 +17,7 @@ from holdfast.protocol.errors import GroupMoved
 from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import NodeId
 
-__all__ = ["assign_all", "keep_membership", "members_of", "refill_node"]
+__all__ = ["assign_all", "keep_membership", "members_of"]
 
 _log = structlog.get_logger()
 
@@ -26,10 +27,9 @@ async def keep_membership(desk: Desk) -> float | None:
     await _judge_absences(desk)
     await _keep_counters(desk)
     live = desk.live
-    plan = plan_moves(live.groups, {slot: move.why for slot, move in live.moves.items()}, members_of(desk))
+    plan = plan_moves(live.groups, {slot: move.old for slot, move in live.moves.items()}, members_of(desk))
     desk.repairs.waiting = plan.waiting
-    await assign_all(desk, plan.assign)
-    return 0.0 if plan.assign else None
+    return 0.0 if await assign_all(desk, plan.assign) else None
 
 
 def members_of(desk: Desk) -> dict[NodeId, Member]:
@@ -44,6 +44,7 @@ def members_of(desk: Desk) -> dict[NodeId, Member]:
             and report.state == "ok"
             and live.state(node) == "up"
             and report.free_bytes >= FREE_TO_TAKE_BYTES_MIN
+            and node not in desk.erasing.unanswered
         )
         found[node] = Member(
             node,
@@ -56,8 +57,9 @@ def members_of(desk: Desk) -> dict[NodeId, Member]:
     return found
 
 
-async def assign_all(desk: Desk, assignments: tuple[Assignment, ...] | list[Assignment]) -> None:
-    """Carry out assignments; one whose group has changed meanwhile is planned again in the next turn."""
+async def assign_all(desk: Desk, assignments: Sequence[Assignment]) -> int:
+    """Carry out assignments, and give how many; what cannot be done now is planned again in the next turn."""
+    count = 0
     for assigned in assignments:
         now_ms = desk.source.now_ms()
         try:
@@ -67,6 +69,7 @@ async def assign_all(desk: Desk, assignments: tuple[Assignment, ...] | list[Assi
         except GroupMoved:
             continue
         reached("coordinator.move.assigned")
+        count += 1
         _log.info(
             "a slot gets a new holder",
             group=assigned.group.id,
@@ -76,17 +79,7 @@ async def assign_all(desk: Desk, assignments: tuple[Assignment, ...] | list[Assi
         )
     if assignments:
         await desk.live.refresh(desk.catalogue)
-
-
-async def refill_node(desk: Desk, node: NodeId) -> None:
-    """What a node holds is unproven: have every slot of it proven and filled."""
-    held = [
-        Assignment(group, slot, node, "refill")
-        for group in desk.live.groups.values()
-        for slot, holder in enumerate(group.members)
-        if holder == node
-    ]
-    await assign_all(desk, held)
+    return count
 
 
 async def _judge_absences(desk: Desk) -> None:
@@ -106,6 +99,9 @@ async def _judge_absences(desk: Desk) -> None:
         live.held_back = why
         if why:
             _log.warning("nodes are away for long, and are not given up", why=why)
+    # A node that is to be emptied, or not to be trusted, stays that: it is left anyway, and must not come
+    # back as one that is to be kept.
+    lost = [node for node in lost if live.nodes[node].state == "joined"]
     for node in lost:
         await desk.catalogue.write(lambda c, n=node: set_standing(c, n, "lost"))  # type: ignore[misc]
         _log.warning("a node is lost; its shards will be rebuilt elsewhere", node=node.short)

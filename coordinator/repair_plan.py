@@ -1,8 +1,9 @@
 """Which slots get a new holder, and which shards are brought back first. Pure.
 
-A plan never puts two slots of a group on one node, keeps the zone rule wherever
-some node allows it, and gives a slot away only to a node that is up, has room and
-is to stay. What finds no taker waits, and says why.
+A plan never puts two slots of a group on one node, not even while one of them is still
+read from its former holder; keeps the zone rule wherever some node allows it; and gives a
+slot away only to a node that is up, has room and is to stay. What finds no taker waits,
+and says why.
 """
 
 from __future__ import annotations
@@ -79,15 +80,15 @@ class _Load:
 
 def plan_moves(
     groups: Mapping[int, Group],
-    moving: Mapping[tuple[int, int], str],
+    moving: Mapping[tuple[int, int], NodeId | None],
     members: Mapping[NodeId, Member],
 ) -> MovePlan:
     """New holders for every slot whose holder is lost, distrusted or to be emptied; then for zones.
 
     Args:
         groups: all groups.
-        moving: (group, slot) that is being filled -> why; given away again only when its new
-            holder leaves.
+        moving: (group, slot) that is being filled -> its former holder. It is given away again only when
+            its new holder is gone, or is to be emptied and cannot take it: what has begun is ended first.
         members: every node of the cluster.
     """
     load = _Load(groups.values(), members)
@@ -97,14 +98,14 @@ def plan_moves(
     for group in order:
         current = list(group.members)
         assigned = False
-        for slot, node in enumerate(group.members):
-            member = members.get(node)
-            if member is not None and not member.is_leaving:
-                continue
+        for slot in _leaving_slots(group, members):
+            member = members.get(group.members[slot])
             why = member.standing if member is not None else "lost"
             if assigned:
                 continue  # each assignment raises the group's version: the next turn goes on
-            taker = _taker(group, current, slot, members, load)
+            if why == "draining" and member is not None and member.takes and (group.id, slot) in moving:
+                continue
+            taker = _taker(group, current, slot, members, load, moving)
             if taker is None:
                 waiting.append((group.id, slot, why))
                 continue
@@ -115,6 +116,16 @@ def plan_moves(
     if not assign and not waiting and not moving:
         assign.extend(_for_zones(groups, members, load))
     return MovePlan(tuple(assign), tuple(waiting))
+
+
+def _leaving_slots(group: Group, members: Mapping[NodeId, Member]) -> list[int]:
+    """Slots that are to go elsewhere; first those whose holder is gone, then those to be emptied."""
+    found = {
+        slot: members[node].standing == "draining" if node in members else False
+        for slot, node in enumerate(group.members)
+        if node not in members or members[node].is_leaving
+    }
+    return sorted(found, key=lambda slot: (found[slot], slot))
 
 
 def _leaving(group: Group, members: Mapping[NodeId, Member]) -> int:
@@ -134,20 +145,28 @@ def _share(group: Group, members: Mapping[NodeId, Member]) -> int:
 
 
 def _taker(
-    group: Group, current: Sequence[NodeId], slot: int, members: Mapping[NodeId, Member], load: _Load
+    group: Group,
+    current: Sequence[NodeId],
+    slot: int,
+    members: Mapping[NodeId, Member],
+    load: _Load,
+    moving: Mapping[tuple[int, int], NodeId | None],
 ) -> NodeId | None:
-    """Who takes a slot: within its zone's share if anybody can, then the least loaded."""
+    """Who takes a slot: within its zone's share if anybody can; who has held it; then the least loaded."""
     counts, share = _zone_counts(current, slot, members), _share(group, members)
+    taken = {*current, *(moving.get((group.id, at)) for at in range(group.profile.n) if at != slot)}
+    former = moving.get((group.id, slot))
     able = [
         member
         for member in members.values()
-        if member.takes and not member.is_leaving and member.id not in current
+        if member.takes and not member.is_leaving and member.id not in taken
     ]
     if not able:
         return None
 
-    def rank(member: Member) -> tuple[int, float, bytes]:
-        return (max(0, counts[member.zone] + 1 - share), load.of(member.id), bytes(member.id))
+    def rank(member: Member) -> tuple[int, bool, float, bytes]:
+        excess = max(0, counts[member.zone] + 1 - share)
+        return (excess, member.id != former, load.of(member.id), bytes(member.id))
 
     return min(able, key=rank).id
 
@@ -163,7 +182,7 @@ def _for_zones(
         if not crowded:
             continue
         slot = next(at for at, node in enumerate(group.members) if members[node].zone == crowded[0])
-        taker = _taker(group, group.members, slot, members, load)
+        taker = _taker(group, group.members, slot, members, load, {})
         if taker is not None and counts[members[taker].zone] < share:
             load.give(taker)
             yield Assignment(group, slot, taker, "zone")

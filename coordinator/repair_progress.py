@@ -15,29 +15,47 @@ class Repairs:
     """What repair knows between turns. All of it can be made again.
 
     Attributes:
-        rate: bytes of sealed chunks made whole per second of work, smoothed; 0 before the first.
+        rate: bytes of sealed chunks made whole per second of work, on all nodes together, smoothed;
+            0 before the first.
+        queued_shards, queued_bytes: to bring back.
+        able_shards, able_bytes: of them, those whose node is there to take them, and that have sources.
         waiting: (group, slot, why) of slots that no node can take.
         rest: slots to leave alone until then (steady seconds), because nothing could be done.
+        noted_at_s: when the last batch was done, or the present work began.
     """
 
     rate: float = 0.0
     queued_shards: int = 0
     queued_bytes: int = 0
+    able_shards: int = 0
+    able_bytes: int = 0
     running: int = 0
     done_shards: int = 0
     done_bytes: int = 0
     waiting: tuple[tuple[int, int, str], ...] = ()
     rest: dict[Slot, float] = field(default_factory=dict)
+    noted_at_s: float = 0.0
 
-    def note(self, sealed_bytes: int, seconds: float) -> None:
+    def begin(self, now_s: float) -> None:
+        """Work begins: the time before it was none."""
+        self.noted_at_s = now_s
+
+    def note(self, shards: int, sealed_bytes: int, now_s: float) -> None:
         """A batch was done."""
+        self.done_shards += shards
+        self.done_bytes += sealed_bytes
+        self.queued_shards = max(0, self.queued_shards - shards)
+        self.queued_bytes = max(0, self.queued_bytes - sealed_bytes)
+        self.able_shards = max(0, self.able_shards - shards)
+        self.able_bytes = max(0, self.able_bytes - sealed_bytes)
+        seconds, self.noted_at_s = now_s - self.noted_at_s, now_s
         if sealed_bytes and seconds > 0:
             now = sealed_bytes / seconds
             self.rate = now if not self.rate else 0.8 * self.rate + 0.2 * now
 
     @property
     def eta_s(self) -> int | None:
-        """Seconds until the queue is empty at the present rate; None when that is not known."""
-        if not self.queued_bytes:
-            return 0
-        return int(self.queued_bytes / self.rate) + 1 if self.rate else None
+        """Seconds until what can be done is done at the present rate; None when that is not known."""
+        if not self.able_bytes:
+            return None if self.queued_bytes else 0
+        return int(self.able_bytes / self.rate) + 1 if self.rate else None

@@ -2,15 +2,17 @@
 
 Everything durable is in the catalogue (moves, missing rows); what is here is how
 fast it goes and what to leave alone for a moment. A turn works on the slots whose
-stripes have the fewest spare shards, a batch at a time, two batches of a slot on
-their way together. It may die anywhere: the next turn reads the catalogue anew.
+stripes have the fewest spare shards, one slot of a node at a time and the next one as
+soon as it is done, two batches of a slot on their way together. It may die anywhere:
+the next turn reads the catalogue anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Sequence
+from asyncio import FIRST_COMPLETED
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -27,9 +29,11 @@ from holdfast.coordinator.limits import (
     REPAIR_TURN_S,
     REPAIRS_AT_ONCE_MAX,
 )
+from holdfast.coordinator.live import Live
 from holdfast.coordinator.placement import Group
 from holdfast.coordinator.repair_progress import Slot
 from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.stripes import bare_slots, group_standing
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, HoldfastError, Refused
 from holdfast.protocol.failpoints import reached
@@ -62,80 +66,133 @@ class _Batch:
 async def keep_whole(desk: Desk) -> float | None:
     """One turn of repair; gives when the next one should come."""
     live, repairs = desk.live, desk.repairs
-    missing = await desk.catalogue.read(move_rows.count_missing)
     moves = dict(live.moves)
-    unfilled = {
-        slot: await desk.catalogue.read(lambda c, m=move: move_rows.count_unfilled(c, m))  # type: ignore[misc]
-        for slot, move in moves.items()
-    }
-    work = {slot: count for slot, count in missing.items() if slot not in moves} | unfilled
-    repairs.queued_shards = sum(shards for shards, _ in work.values())
-    repairs.queued_bytes = sum(size for _, size in work.values())
+    work = await _work(desk, moves)
     now = live.source.monotonic()
-    ready = [slot for slot in work if _can_start(desk, slot, now)]
+    able = {slot: count for slot, count in work.items() if _is_able(desk, slot)}
+    repairs.queued_shards, repairs.queued_bytes = _total(work)
+    repairs.able_shards, repairs.able_bytes = _total(able)
+    ready = [slot for slot in able if repairs.rest.get(slot, 0.0) <= now]
     if not ready:
         return REPAIR_PAUSE_S
-    chosen = _most_urgent(desk, ready)
-    until = now + REPAIR_TURN_S
-    repairs.running = len(chosen)
-    try:
-        outcomes = await asyncio.gather(
-            *(_work_on(desk, slot, moves.get(slot), until) for slot in chosen), return_exceptions=True
-        )
-    finally:
-        repairs.running = 0
-    for slot, outcome in zip(chosen, outcomes, strict=True):
-        if isinstance(outcome, BaseException):
-            if not isinstance(outcome, HoldfastError):
-                raise outcome
-            _log.warning("repairing a slot failed", group=slot[0], slot=slot[1], why=str(outcome))
-        if isinstance(outcome, BaseException) or not outcome:
-            repairs.rest[slot] = live.source.monotonic() + REPAIR_RETRY_S
+    await _work_through(desk, _by_urgency(live, ready), moves, now + REPAIR_TURN_S)
     return 0.0
 
 
-def _can_start(desk: Desk, slot: Slot, now: float) -> bool:
+async def _work(desk: Desk, moves: Mapping[Slot, Move]) -> dict[Slot, tuple[int, int]]:
+    """(shards, sealed bytes) to bring back, by slot; a move that only has to be ended counts nothing."""
+    missing = await desk.catalogue.read(move_rows.count_missing)
+    work = dict(missing)
+    for slot, move in moves.items():
+        unfilled = await desk.catalogue.read(lambda c, m=move: move_rows.count_unfilled(c, m))  # type: ignore[misc]
+        # What is noted as missing behind the cursor is in both counts.
+        work[slot] = max(unfilled, missing.get(slot, (0, 0)))
+    return work
+
+
+def _total(work: Mapping[Slot, tuple[int, int]]) -> tuple[int, int]:
+    return sum(shards for shards, _ in work.values()), sum(size for _, size in work.values())
+
+
+def _is_able(desk: Desk, slot: Slot) -> bool:
+    """Is the slot's holder there to take shards, and are there sources for them?
+
+    Without the second, a fill would find nothing for one chunk after the other.
+    """
     live = desk.live
     group = live.groups.get(slot[0])
-    if group is None or desk.repairs.rest.get(slot, 0.0) > now:
+    if group is None or not live.is_serving(puller := group.members[slot[1]]) or puller not in live.beats:
         return False
-    beat = live.beats.get(group.members[slot[1]])
-    return beat is not None and live.is_serving(group.members[slot[1]])
+    move = live.moves.get(slot)
+    sources = {source.slot for source in _sources(desk, group, puller)}
+    if slot[1] in sources:
+        return True  # its former holder has the very shards
+    has_own = move is None or move.why == "refill"
+    return len(sources) + has_own >= group.profile.k
 
 
-def _most_urgent(desk: Desk, ready: Sequence[Slot]) -> list[Slot]:
-    """Fewest spare shards first; one slot for each node, so that nodes work beside each other."""
-    live = desk.live
-    chosen: list[Slot] = []
-    busy: Counter[NodeId] = Counter()
+def _by_urgency(live: Live, ready: Sequence[Slot]) -> list[Slot]:
+    """Fewest spare shards first, then those that losing a zone would hurt most."""
+    bare = bare_slots(live)
+    away = {node for node in live.nodes if not live.is_serving(node)}
 
-    def spare(slot: Slot) -> int:
-        group = live.groups[slot[0]]
-        here = sum(
-            live.is_serving(node) and (group.id, at) not in live.moves
-            for at, node in enumerate(group.members)
-        )
-        return here - group.profile.k
+    def urgency(slot: Slot) -> tuple[int, int, Slot]:
+        absent = bare.get(slot[0], set()) | (set() if slot in live.moves else {slot[1]})
+        standing = group_standing(live, slot[0], frozenset(absent), away)
+        return (standing.now, standing.after_zone, slot)
 
-    for slot in sorted(ready, key=lambda slot: (spare(slot), slot)):
-        node = live.groups[slot[0]].members[slot[1]]
-        if not busy[node]:
-            busy[node] += 1
-            chosen.append(slot)
-        if len(chosen) == REPAIRS_AT_ONCE_MAX:
-            break
-    return chosen
+    return sorted(ready, key=urgency)
+
+
+async def _work_through(desk: Desk, waiting: list[Slot], moves: Mapping[Slot, Move], until: float) -> None:
+    """Work on slots in order until the turn is over: on several at once, on one of each node."""
+    live, repairs = desk.live, desk.repairs
+    running: dict[asyncio.Task[bool], tuple[Slot, NodeId]] = {}
+    repairs.begin(live.source.monotonic())
+
+    def start_some() -> None:
+        for slot in list(waiting):
+            node = live.groups[slot[0]].members[slot[1]]
+            busy = [other for _, other in running.values()]
+            if len(busy) >= REPAIRS_AT_ONCE_MAX or live.source.monotonic() >= until:
+                return
+            if node not in busy:
+                waiting.remove(slot)
+                task = asyncio.create_task(_work_on(desk, slot, moves.get(slot), until))
+                running[task] = (slot, node)
+
+    try:
+        while True:
+            start_some()
+            if not running:
+                return
+            repairs.running = len(running)
+            done, _ = await asyncio.wait(running, timeout=REPAIR_PAUSE_S, return_when=FIRST_COMPLETED)
+            for task in done:
+                _take_outcome(desk, running.pop(task)[0], task)
+            for task, (_, node) in running.items():
+                if not live.is_serving(node):
+                    task.cancel()  # it hangs: others must not wait for it
+    finally:
+        repairs.running = 0
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def _take_outcome(desk: Desk, slot: Slot, task: asyncio.Task[bool]) -> None:
+    """What came of a slot's turn; one of which nothing came is left alone for a while."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, HoldfastError):
+        raise error
+    if error is not None:
+        _log.warning("repairing a slot failed", group=slot[0], slot=slot[1], why=str(error))
+    if task.cancelled() or error is not None or not task.result():
+        desk.repairs.rest[slot] = desk.source.monotonic() + REPAIR_RETRY_S
 
 
 async def _work_on(desk: Desk, slot: Slot, move: Move | None, until: float) -> bool:
     """Batches of one slot until the turn is over; False when nothing came of it."""
-    if move is not None:
-        return await _fill(desk, move, until)
-    return await _catch_up(desk, slot, until)
+    if move is None:
+        return await _catch_up(desk, slot, until)
+    at, progress = await _fill(desk, move, until)
+    if at is None:
+        return progress
+    # What could not be filled is noted as missing; while the move lasts its former holder is a source for it.
+    progress = await _catch_up(desk, slot, until) or progress
+    if await desk.catalogue.write(lambda c: move_rows.finish_move(c, move, at)):
+        reached("coordinator.move.flipped")
+        _log.info("a slot is whole", group=move.group, slot=move.slot, why=move.why)
+        await desk.live.refresh(desk.catalogue)
+        return True
+    return progress
 
 
-async def _fill(desk: Desk, move: Move, until: float) -> bool:
-    """Go on filling a slot behind its cursor; at the end the move is over."""
+async def _fill(desk: Desk, move: Move, until: float) -> tuple[Cursor | None, bool]:
+    """Go on filling a slot behind its cursor. Gives its end, once it is reached; and: was anything done?
+
+    It stops where nothing of a batch can be had now, because sources do not answer or the holder is full.
+    """
     ahead: deque[_Batch] = deque()
     at, is_end, progress = move.cursor, False, False
     try:
@@ -152,28 +209,33 @@ async def _fill(desk: Desk, move: Move, until: float) -> bool:
                 ahead.append(_Batch(rows, at, _ask(desk, move.group, move.slot, rows)))
                 at = rows[-1].cursor
             if not ahead:
-                break
+                return (at if is_end else None), progress
             batch = ahead.popleft()
             rebuilt, answer = await batch.task
             done, failed = await _sort_out(desk, move.group, rebuilt, batch.rows)
+            if not done and _may_pass(rebuilt):
+                return None, progress
             moved = await desk.catalogue.write(
                 lambda c, b=batch, d=done, f=failed, s=answer.stored_bytes: move_rows.filled(  # type: ignore[misc]
                     c, move, b.before, d, f, b.rows[-1].cursor, s
                 )
             )
             if not moved:
-                return True
+                return None, True  # the slot was given to another meanwhile
             progress = True
             _count(desk, done)
     finally:
         await _cancel(ahead)
         await desk.live.refresh(desk.catalogue)
-    if is_end and await desk.catalogue.write(lambda c: move_rows.finish_move(c, move, at)):
-        reached("coordinator.move.flipped")
-        _log.info("a slot is whole", group=move.group, slot=move.slot, why=move.why)
-        await desk.live.refresh(desk.catalogue)
-        return True
-    return progress
+
+
+def _may_pass(rebuilt: Rebuilt) -> bool:
+    """Is what stood in the way likely to pass: the holder is full, or sources do not answer?"""
+    named = {wrong.entry for wrong in rebuilt.wrong}
+    return any(
+        entry.status == "full" or (entry.status == "short" and number not in named)
+        for number, entry in enumerate(rebuilt.entries)
+    )
 
 
 async def _catch_up(desk: Desk, slot: Slot, until: float) -> bool:
@@ -204,8 +266,7 @@ async def _cancel(ahead: deque[_Batch]) -> None:
 
 
 def _count(desk: Desk, done: Sequence[ShardRow]) -> None:
-    desk.repairs.done_shards += len(done)
-    desk.repairs.done_bytes += sum(row.sealed_bytes for row in done)
+    desk.repairs.note(len(done), sum(row.sealed_bytes for row in done), desk.source.monotonic())
 
 
 def _sources(desk: Desk, group: Group, puller: NodeId) -> list[PullSource]:
@@ -264,7 +325,6 @@ async def rebuild(
             for row in rows
         ],
     )
-    started = desk.source.monotonic()
     answer = await desk.calls.ask(
         node, "POST", "/v1/rebuild", message, RebuildAnswer, timeout_s=REPAIR_CALL_TIMEOUT_S
     )
@@ -277,10 +337,6 @@ async def rebuild(
         raise Refused(f"node {node.id.short} answers another order than it was given")
     if len(rebuilt.entries) != len(rows) or any(not 0 <= w.entry < len(rows) for w in rebuilt.wrong):
         raise BadRequest(f"node {node.id.short} does not answer for what it was asked")
-    good = sum(
-        row.sealed_bytes for row, entry in zip(rows, rebuilt.entries, strict=True) if entry.status == "ok"
-    )
-    desk.repairs.note(good, desk.source.monotonic() - started)
     return rebuilt, answer
 
 

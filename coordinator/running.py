@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,7 +130,7 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
             {"version": 1, "url": address.url, "address": str(address), "pid": os.getpid()},
         )
         _log.info("serving", address=str(address), term=identity.term)
-        await until_stopped()
+        await _until_stopped_or_failed(tending)
     finally:
         for task in tending:
             task.cancel()
@@ -139,12 +140,26 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
         _log.info("stopped")
 
 
+async def _until_stopped_or_failed(tending: Sequence[asyncio.Task[None]]) -> None:
+    """Until a signal comes. A background task that ends by a fault of the program ends the process, in so
+    many words: a coordinator that answers but has quietly ceased to repair would be worse than none.
+    """
+    stopped = asyncio.create_task(until_stopped())
+    try:
+        done, _ = await asyncio.wait([stopped, *tending], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        stopped.cancel()
+
+
 async def _forever(task: BackgroundTask, desk: Desk) -> None:
     """Run one background task again and again; a turn that failed is said, and the next one follows."""
     while True:
         pause_s = task.pause_s
         try:
-            pause_s = await task.turn(desk) or pause_s
+            told = await task.turn(desk)
+            pause_s = pause_s if told is None else told
         except HoldfastError as error:
             _log.warning(f"{task.name} failed", why=str(error))
         await asyncio.sleep(pause_s)

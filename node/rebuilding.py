@@ -83,6 +83,7 @@ class Rebuilder:
         work = _Work(asked, order)
         own = [work.own_key(entry) for entry in asked.entries]
         await self._off_loop(lambda: self._look_here(work, own))
+        await self._keep(work, own)
         await self._pull(work)
         reached("node.rebuild.pulled")
         puts = await self._off_loop(work.make)
@@ -99,6 +100,16 @@ class Rebuilder:
                     work.done[number] = RebuiltEntry("ok", record.stripe.stripe_digest)
             elif isinstance(outcome, Damaged):
                 work.damaged_here.append(own[number])
+
+    async def _keep(self, work: _Work, own: Sequence[ShardKey]) -> None:
+        """What lies here may be marked, left over from when this node held the slot before: not any more."""
+        here = sorted(work.done)
+        if not here:
+            return
+        there = await self._writer.run(lambda store: store.keep([own[number] for number in here]))
+        for number, is_there in zip(here, there, strict=True):
+            if not is_there:  # erased since it was read
+                del work.done[number]
 
     async def _pull(self, work: _Work) -> None:
         """Rounds of pulls until every stripe is there or no source is left."""

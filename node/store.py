@@ -198,6 +198,13 @@ class ShardStore(Protocol):
         """Note a deletion order: (marked, absent). Orders at or below the last number change nothing."""
         ...
 
+    def keep(self, keys: Sequence[ShardKey]) -> list[bool]:
+        """Clear the marks of shards that are needed after all; for each, is there one?
+
+        Durable before it returns. Afterwards only a new order can have those that are there erased.
+        """
+        ...
+
     def erase_due(self, now_ms: int, most: int) -> int:
         """Erase up to ``most`` marked shards whose time has come; gives how many."""
         ...

@@ -58,6 +58,10 @@ class FailedStore:
         """Refused."""
         self._refuse()
 
+    def keep(self, keys: Sequence[ShardKey]) -> list[bool]:
+        """Refused."""
+        self._refuse()
+
     def erase_due(self, now_ms: int, most: int) -> int:
         """Refused."""
         self._refuse()

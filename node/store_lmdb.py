@@ -280,6 +280,19 @@ class LmdbStore:
         reached("node.mark.committed")
         return marked, absent
 
+    def keep(self, keys: Sequence[ShardKey]) -> list[bool]:
+        """See ShardStore.keep. Without a mark there is nothing to write."""
+        packed = [key.pack() for key in keys]
+        with self._reading(), self._env.begin(buffers=True) as txn:
+            marked = [key for key in packed if txn.get(key, db=self._marks) is not None]
+            there = [txn.get(key, db=self._place(key)) is not None for key in packed]
+        self._note_reading(b"")
+        if marked:
+            with self._writing() as (txn, totals):
+                for key in marked:
+                    totals.marked -= txn.delete(key, db=self._marks)
+        return there
+
     def erase_due(self, now_ms: int, most: int) -> int:
         """See ShardStore.erase_due."""
         due: list[bytes] = []

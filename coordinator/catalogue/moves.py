@@ -3,8 +3,9 @@
 From its assignment on, the new holder takes the slot's writes (the group's version
 rises, so that receipts judged by the old members are void), and the old one stays
 a verified source. Chunks committed before count as missing in the slot while they
-lie behind the fill cursor. A fill that ends deletes the move; what the old holder
-still has is found by reconciliation.
+lie behind the fill cursor. A move ends when its fill has ended and nothing is noted
+as missing in the slot: until then the old holder may be the only one that has it.
+What the old holder still has afterwards is found by reconciliation.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from sqlalchemy import (
 )
 
 from holdfast.coordinator.catalogue.engine import batched
+from holdfast.coordinator.catalogue.erasures import is_in_flight
 from holdfast.coordinator.catalogue.missing import Gone, note_gone
-from holdfast.coordinator.catalogue.nodes import raise_epoch
+from holdfast.coordinator.catalogue.nodes import accept_store, all_groups, raise_epoch
 from holdfast.coordinator.catalogue.schema import accounts, chunks, group_slots, groups, missing, moves
 from holdfast.coordinator.placement import Group
 from holdfast.protocol.errors import GroupMoved
-from holdfast.protocol.ids import AccountId, ChunkId, Digest, NodeId, UploadId
+from holdfast.protocol.ids import AccountId, ChunkId, Digest, NodeId, StoreId, UploadId
 
 __all__ = [
     "Cursor",
@@ -48,6 +50,7 @@ __all__ = [
     "filled",
     "finish_move",
     "missing_batch",
+    "prove_anew",
 ]
 
 Cursor = tuple[int, bytes]
@@ -126,11 +129,14 @@ def assign_slot(connection: Connection, group: Group, slot: int, new: NodeId, wh
     A move that is under way there begins anew with the new holder; its first old holder stays the source.
 
     Raises:
-        GroupMoved: the group is not as it was when this was planned.
+        GroupMoved: the group is not as it was when this was planned; or the new holder has not answered
+            an order to erase shards of this group, which it might take only after it has been filled.
     """
     row = connection.execute(select(groups.c.version).where(groups.c.id == group.id)).scalar()
     if row != group.version or (new in group.members and new != group.members[slot]):
         raise GroupMoved(f"group {group.id} has moved on", group=group.id)
+    if new != group.members[slot] and is_in_flight(connection, new, group.id):
+        raise GroupMoved(f"node {new.short} is still to erase shards of group {group.id}", group=group.id)
     here = and_(moves.c.group_id == group.id, moves.c.slot == slot)
     before = connection.execute(select(moves.c.old).where(here)).one_or_none()
     holder = group.members[slot]
@@ -157,6 +163,26 @@ def assign_slot(connection: Connection, group: Group, slot: int, new: NodeId, wh
         )
     )
     raise_epoch(connection)
+
+
+def prove_anew(
+    connection: Connection, node: NodeId, store: StoreId, counter: int, now_ms: int
+) -> list[tuple[int, int]]:
+    """A known node has another store, or an older one: take that over, and have every slot of it filled.
+
+    All in one transaction: were it two, a coordinator that dies between them would count on shards
+    that are not there. Gives the (group, slot) that are to be filled.
+    """
+    accept_store(connection, node, store, counter)
+    held = [
+        (group, slot)
+        for group in all_groups(connection).values()
+        for slot, holder in enumerate(group.members)
+        if holder == node
+    ]
+    for group, slot in held:
+        assign_slot(connection, group, slot, node, "refill", now_ms)
+    return [(group.id, slot) for group, slot in held]
 
 
 def _behind(move: Move) -> ColumnElement[bool]:
@@ -259,7 +285,14 @@ def filled(
 
 
 def finish_move(connection: Connection, move: Move, at: Cursor) -> bool:
-    """The fill has reached its end: the slot is whole. False when it is not where it was."""
+    """The fill has reached its end: the slot is whole.
+
+    False when it is not where it was; or when shards are noted as missing in the slot, and there is a
+    former holder: it goes on being a source for them.
+    """
+    noted = select(missing.c.number).where(missing.c.group_id == move.group, missing.c.slot == move.slot)
+    if move.old is not None and connection.execute(noted.limit(1)).scalar() is not None:
+        return False
     gone = connection.execute(
         delete(moves).where(
             moves.c.id == move.id, moves.c.cursor_account == at[0], moves.c.cursor_chunk == at[1]

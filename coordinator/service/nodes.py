@@ -7,8 +7,8 @@ from dataclasses import replace
 import structlog
 from aiohttp import web
 
-from holdfast.coordinator.catalogue.nodes import NodeRow, accept_store, join_node, update_node
-from holdfast.coordinator.keeping_membership import refill_node
+from holdfast.coordinator.catalogue.moves import prove_anew
+from holdfast.coordinator.catalogue.nodes import NodeRow, join_node, update_node
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX, STARTS_REMEMBERED_MAX
 from holdfast.coordinator.live import Beat
 from holdfast.coordinator.service.desk import Desk
@@ -166,6 +166,8 @@ class NodeHandlers:
             )
         what = "an older copy of its store" if report.store == row.store else "a new, empty store"
         _log.warning(f"a node came with {what}: its slots are proven and filled", node=row.id.short)
-        await desk.catalogue.write(lambda c: accept_store(c, row.id, report.store, report.store_counter))
+        now_ms = desk.source.now_ms()
+        await desk.catalogue.write(
+            lambda c: prove_anew(c, row.id, report.store, report.store_counter, now_ms)
+        )
         await desk.live.refresh(desk.catalogue)
-        await refill_node(desk, row.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from holdfast.coordinator.catalogue.moves import Move
 from holdfast.coordinator.catalogue.safety import group_counts
@@ -11,7 +12,7 @@ from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.verdict import RepairBrief, Standing, Verdict, judge
 from holdfast.protocol.ids import NodeId
 
-__all__ = ["account_verdict", "bare_moves", "bare_slots"]
+__all__ = ["account_verdict", "bare_moves", "bare_slots", "group_standing"]
 
 
 def bare_moves(live: Live) -> list[Move]:
@@ -20,11 +21,17 @@ def bare_moves(live: Live) -> list[Move]:
 
 
 def bare_slots(live: Live) -> dict[int, set[int]]:
-    """Slots by group whose shards may all be gone: of lost nodes, or still being filled without a source."""
+    """Slots by group whose shards may all be gone: their holder is lost, or leaving and away, or they are
+    still being filled and the former holder is gone.
+    """
     found: dict[int, set[int]] = {}
     for move in bare_moves(live):
         found.setdefault(move.group, set()).add(move.slot)
-    lost = {node for node, row in live.nodes.items() if row.state == "lost"}
+    lost = {
+        node
+        for node, row in live.nodes.items()
+        if row.state == "lost" or (row.state != "joined" and not live.is_serving(node))
+    }
     if lost:
         for group in live.groups.values():
             for slot, node in enumerate(group.members):
@@ -42,17 +49,17 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     stripes: Counter[Standing] = Counter()
     with_gaps: Counter[int] = Counter()
     for (group_id, slots), count in gaps.items():
-        stripes[_standing(live, group_id, slots, away)] += count
+        stripes[group_standing(live, group_id, slots, away)] += count
         with_gaps[group_id] += count
     for group_id, count in by_group.items():
         if whole := count - with_gaps[group_id]:
-            stripes[_standing(live, group_id, frozenset(), away)] += whole
+            stripes[group_standing(live, group_id, frozenset(), away)] += whole
     repairs = desk.repairs
     return judge(
         stripes,
         zones=len({row.zone for row in live.nodes.values()}),
         repair=RepairBrief(
-            repairs.queued_shards,
+            repairs.able_shards,
             repairs.eta_s,
             len(repairs.waiting),
             sum(row.state == "lost" for row in live.nodes.values()),
@@ -60,8 +67,8 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     )
 
 
-def _standing(live: Live, group_id: int, slots: frozenset[int], away: set[NodeId]) -> Standing:
-    """Spare shards now, when whole, and after losing the zone that hurts most."""
+def group_standing(live: Live, group_id: int, slots: frozenset[int], away: Collection[NodeId]) -> Standing:
+    """Of stripes that lack these slots: spare shards now, when whole, and after losing the worst zone."""
     group = live.groups[group_id]
     zones: Counter[str] = Counter()
     for slot, node in enumerate(group.members):

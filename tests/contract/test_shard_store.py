@@ -178,6 +178,21 @@ def test_a_shard_put_again_is_no_longer_marked(subject: Subject) -> None:
     assert isinstance(the(subject.store.read([key_of(put)])), Found)
 
 
+def test_a_shard_that_is_needed_after_all_is_kept(subject: Subject) -> None:
+    puts = [made_put(number) for number in range(3)]
+    subject.store.put([puts])
+    keys = [key_of(put) for put in puts]
+    subject.store.mark(1, keys, due_ms=0)
+    assert subject.store.keep([keys[0], key_of(made_put(9))]) == [True, False]
+    assert subject.store.stats().marked == 2
+    subject.reopen()
+    assert subject.store.erase_due(1, 10) == 2
+    assert subject.store.keep(keys) == [True, False, False]
+    counter = subject.store.stats().counter
+    subject.store.keep(keys)
+    assert subject.store.stats().counter == counter, "nothing is written where nothing is marked"
+
+
 def test_an_order_that_comes_again_or_late_marks_nothing(subject: Subject) -> None:
     put = made_put(1)
     subject.store.put([[put]])
@@ -411,6 +426,11 @@ class StoreAgainstModel(RuleBasedStateMachine):
         keys = [key_of(put) for put in dict.fromkeys(chosen)]
         told = self.real.store.mark(self.order, keys, due)
         assert told == self.model.mark(self.order, keys, due)
+
+    @rule(chosen=st.lists(puts, max_size=4))
+    def keep(self, chosen: list[Put]) -> None:
+        keys = [key_of(put) for put in chosen]
+        assert self.real.store.keep(keys) == self.model.keep(keys)
 
     @rule(now=st.integers(0, 20))
     def erase(self, now: int) -> None:

@@ -263,6 +263,13 @@ class ModelStore:
         self._commit(change)
         return len(here), len(keys) - len(here)
 
+    def keep(self, keys: Sequence[ShardKey]) -> list[bool]:
+        """See ShardStore.keep."""
+        packed = [key.pack() for key in keys]
+        if marked := [key for key in packed if key in self.marks]:
+            self._commit(lambda: [self.marks.pop(key, None) for key in marked] and None)
+        return [key in self.shards for key in packed]
+
     def erase_due(self, now_ms: int, most: int) -> int:
         """See ShardStore.erase_due."""
         due = sorted(key for key, at in self.marks.items() if at <= now_ms)[:most]
