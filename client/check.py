@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from blake3 import blake3
@@ -98,12 +98,13 @@ class _Checker:
             for ref in refs
             if ref.chunk not in self._bad and _is_sampled(ref.chunk, self._percent, self._seed)
         ]
-        for ref, plain in (await open_refs(sampled, self._chunks, self._keys)).items() if sampled else ():
-            self.report.read_chunks += 1
-            if isinstance(plain, HoldfastError):
-                self._bad[ref.chunk] = plain
-            else:
-                self.report.read_bytes += len(plain)
+        for window in _windows(sampled):
+            for ref, plain in (await open_refs(window, self._chunks, self._keys)).items():
+                self.report.read_chunks += 1
+                if isinstance(plain, HoldfastError):
+                    self._bad[ref.chunk] = plain
+                else:
+                    self.report.read_bytes += len(plain)
         waiting, self._waiting = self._waiting, []
         for path, ids in waiting:
             wrong = next((self._bad[chunk] for chunk in ids if chunk in self._bad), None)
@@ -111,6 +112,20 @@ class _Checker:
                 self.report.damaged_files += 1
                 if len(self.report.damaged) < _FILES_NAMED_MAX:
                     self.report.damaged.append((path, wrong))
+
+
+def _windows(refs: Sequence[ChunkRef]) -> Iterator[list[ChunkRef]]:
+    """As many at a time as a restore would hold: one entry may name gibibytes of chunks."""
+    window: list[ChunkRef] = []
+    size = 0
+    for ref in refs:
+        window.append(ref)
+        size += ref.plain_bytes
+        if size >= RESTORE_WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
 
 
 async def run_check(
