@@ -48,7 +48,7 @@ class BackupPlan:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that is not in the snapshot, and why."""
+    """A file that is not in the snapshot (or what of it is not), and why."""
 
     path: bytes
     why: str
@@ -62,6 +62,7 @@ class BackupResult:
         pages: the manifest.
         read_files, read_bytes: what had to be read.
         reused: chunk ids taken over from the parent without a claim (32 bytes each, joined).
+        reduced: what is in the snapshot without some of its extended attributes.
         changed: files that changed while they were read; they are in the snapshot as they were read.
     """
 
@@ -73,6 +74,7 @@ class BackupResult:
     read_bytes: int = 0
     reused: bytearray = field(default_factory=bytearray)
     skipped: list[Skipped] = field(default_factory=list)
+    reduced: list[Skipped] = field(default_factory=list)
     changed: list[bytes] = field(default_factory=list)
 
     def reused_chunks(self) -> list[ChunkId]:
@@ -193,7 +195,10 @@ class _Producer:
         )
 
     def _take(self, found: Found, before: Entry | None, dry_run: bool) -> None:
-        entry = describe(found, self._source.now_ns())
+        left_out: list[str] = []
+        entry = describe(found, self._source.now_ns(), left_out)
+        if left_out:
+            self.result.reduced.append(Skipped(found.path, f"without {', '.join(left_out)}"))
         if entry.kind != "file":
             if not dry_run:
                 self._queue.add(Waiting(entry))

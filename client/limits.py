@@ -40,6 +40,8 @@ SIZE_BYTES_MAX = 2**63 - 1
 TIME_NS_MIN = -(2**63)
 TIME_NS_MAX = 2**64 - 1
 """What msgpack can hold: from 1677 to 2554. A file's time beyond is written as the nearest of the two."""
+FILE_HOLES_MAX = 8192
+"""Holes of one file that are kept as holes; the smallest beyond them are stored as the zeros they read as."""
 XATTR_BYTES_MAX = 256 * KIB
 """All extended attributes of one entry together; more are skipped with a warning."""
 
@@ -77,7 +79,16 @@ RECOVERY_TEXT_CHARS_MAX = 4096
 
 assert CUT_BYTES_MIN < CUT_BYTES_AVERAGE < CUT_BYTES_MAX
 assert PAGE_BYTES_MAX < CUT_BYTES_MAX, "a page is one chunk"
-assert PAGE_BYTES_MAX + PATH_BYTES_MAX + XATTR_BYTES_MAX + PAGE_EXTENTS_MAX * 100 < CUT_BYTES_MAX
+HOLE_BYTES = 19
+"""One hole in a page: a list of two integers."""
+assert (
+    PAGE_BYTES_MAX
+    + PATH_BYTES_MAX
+    + XATTR_BYTES_MAX
+    + PAGE_EXTENTS_MAX * 100
+    + (FILE_HOLES_MAX + 1) * HOLE_BYTES
+    < CUT_BYTES_MAX
+)
 assert BATCH_CHUNKS_MAX <= SHARD_BATCH_ENTRIES_MAX
 assert BATCH_SEALED_BYTES + CHUNK_PLAIN_BYTES_MAX * 2 <= SHARD_BATCH_BODY_BYTES_MAX
 assert BATCH_CHUNKS_MAX <= LOCATE_CHUNKS_MAX

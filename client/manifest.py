@@ -21,6 +21,7 @@ from blake3 import blake3
 from holdfast.client.entries import Entry, Extent, check_entry, check_path
 from holdfast.client.identity import AccountKeys
 from holdfast.client.limits import (
+    HOLE_BYTES,
     PAGE_BOUNDARY_ONE_IN,
     PAGE_BYTES_MAX,
     PAGE_BYTES_MIN,
@@ -147,6 +148,7 @@ class ManifestWriter:
         )
         self._size += _ENTRY_BYTES + len(entry.path) + len(entry.target) + 12 * len(indexed)
         self._size += sum(len(name) + len(value) for name, value in entry.xattrs)
+        self._size += HOLE_BYTES * len(entry.holes)
         self._extents += len(indexed)
 
     def _flush(self) -> None:

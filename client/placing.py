@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import stat
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from holdfast.client.entries import Entry
+from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.errors import Conflict, HoldfastError, Locked, NoRoom
 
 __all__ = ["Overwrite", "Placed", "Target", "no_room_or", "temporary_prefix"]
@@ -27,6 +29,7 @@ __all__ = ["Overwrite", "Placed", "Target", "no_room_or", "temporary_prefix"]
 Overwrite = Literal["never", "always", "if-changed", "if-newer"]
 
 temporary_prefix: Final = b".holdfast-restore-"
+_TEMPORARY: Final = re.compile(re.escape(temporary_prefix) + rb"[0-9a-f]{16}-[0-9]+")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDERS_OPEN_MAX: Final = 64
 _PRIVILEGED_XATTRS: Final = (b"security.", b"trusted.", b"system.")
@@ -51,7 +54,9 @@ class Target:
         HoldfastError: it cannot be made or opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], overwrite: Overwrite) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], overwrite: Overwrite, *, source: Source = SYSTEM
+    ) -> None:
         self.path = os.fspath(path)
         self._overwrite = overwrite
         self._is_root = os.geteuid() == 0
@@ -74,8 +79,14 @@ class Target:
         self._folders: OrderedDict[tuple[bytes, ...], int] = OrderedDict()
         self._made: set[tuple[bytes, ...]] = set()
         self._number = 0
-        self._own = temporary_prefix + b"%d-" % os.getpid()
+        # Not the process id: in a container an interrupted restore may well have had the same.
+        self._own = temporary_prefix + source.random_bytes(8).hex().encode() + b"-"
         self.placed = Placed()
+        try:
+            self._clean(self._root)
+        except OSError as error:
+            self.close()
+            raise no_room_or(error, self.path) from error
 
     def close(self) -> None:
         """Let go of all folders."""
@@ -109,7 +120,8 @@ class Target:
         name = parts[-1]
         try:
             fd = os.open(name, _FOLDER, dir_fd=above)
-            self._clean(fd)
+            if parts not in self._made:
+                self._clean(fd)
         except FileNotFoundError:
             os.mkdir(name, 0o700, dir_fd=above)
             self._made.add(parts)
@@ -127,10 +139,10 @@ class Target:
     def _clean(self, fd: int) -> None:
         """Remove what an interrupted restore left in a folder that was there before."""
         with os.scandir(fd) as listing:
-            names = [os.fsencode(entry.name) for entry in listing]
+            names = [os.fsencode(entry.name) for entry in listing if not entry.is_dir(follow_symlinks=False)]
         for name in names:
             # Our own wait for their rename: a folder may be closed and opened again meanwhile.
-            if name.startswith(temporary_prefix) and not name.startswith(self._own):
+            if _TEMPORARY.fullmatch(name) and not name.startswith(self._own):
                 os.unlink(name, dir_fd=fd)
 
     def made_folder(self, parts: tuple[bytes, ...]) -> bool:

@@ -9,13 +9,16 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from heapq import nlargest
 
 from holdfast.client.entries import Entry, Kind
-from holdfast.client.limits import READ_BYTES, XATTR_BYTES_MAX
+from holdfast.client.limits import FILE_HOLES_MAX, READ_BYTES, XATTR_BYTES_MAX
 from holdfast.client.walk import Found
 
 __all__ = ["FileReader", "SkippedFile", "describe", "holes_of", "unchanged", "untrusted"]
 
+_NO_XATTRS = (errno.ENODATA, errno.ENOENT, errno.ENOTSUP)
+"""It has none (any more), is gone itself, or lies on a filesystem that knows none."""
 _UNTRUSTED_NS = 2_000_000_000
 """A file touched this shortly before it was read is not taken as unchanged next time."""
 
@@ -42,27 +45,35 @@ def _group_name(gid: int) -> str:
         return ""
 
 
-def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """Extended attributes, sorted; those that cannot be read, or are too many, are left out."""
+def _xattrs(path: bytes, left_out: list[str]) -> tuple[tuple[bytes, bytes], ...]:
+    """Extended attributes, sorted. Which ones cannot be read, or are too many, joins ``left_out``."""
     try:
         names = sorted(os.listxattr(path, follow_symlinks=False))
-    except OSError:
+    except OSError as error:
+        if error.errno not in _NO_XATTRS:
+            left_out.append(f"all attributes ({error.strerror})")
         return ()
     found, size = [], 0
     for name in names:
         try:
             value = os.getxattr(path, name, follow_symlinks=False)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NO_XATTRS:
+                left_out.append(f"{name} ({error.strerror})")
             continue
-        size += len(name) + len(value)
+        size += len(os.fsencode(name)) + len(value)
         if size > XATTR_BYTES_MAX:
+            left_out.append(f"{name} and what follows (more than {XATTR_BYTES_MAX >> 10} KiB)")
             break
         found.append((os.fsencode(name), value))
     return tuple(found)
 
 
-def describe(found: Found, now_ns: int) -> Entry:
+def describe(found: Found, now_ns: int, left_out: list[str] | None = None) -> Entry:
     """The entry of something found, without content.
+
+    Args:
+        left_out: takes the names of extended attributes that could not be had, and why.
 
     Raises:
         SkippedFile: a socket or device, or it vanished.
@@ -93,7 +104,7 @@ def describe(found: Found, now_ns: int) -> Entry:
         size=found.stat.st_size if kind == "file" else 0,
         target=target,
         linked=kind == "file" and found.stat.st_nlink > 1,
-        xattrs=_xattrs(found.path),
+        xattrs=_xattrs(found.path, [] if left_out is None else left_out),
         trusted=kind == "file" and now_ns - newest > _UNTRUSTED_NS,
     )
 
@@ -162,7 +173,7 @@ class FileReader:
         except OSError as error:
             if error.errno != errno.ENXIO:  # ENXIO: nothing but a hole from here on
                 return [(0, size)]
-        return [run for run in found if run[1] > 0]
+        return _joined([run for run in found if run[1] > 0])
 
     def whole(self) -> bytes:
         """All of a small file, in one read where possible.
@@ -193,6 +204,22 @@ class FileReader:
         """Was it changed between being looked at and now?"""
         now = os.fstat(self._fd)
         return (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (entry.size, entry.mtime_ns, entry.ctime_ns)
+
+
+def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same runs with at most FILE_HOLES_MAX holes between them: the largest stay."""
+    if len(runs) <= FILE_HOLES_MAX:
+        return runs
+    between = [runs[i + 1][0] - sum(runs[i]) for i in range(len(runs) - 1)]
+    kept = set(nlargest(FILE_HOLES_MAX - 1, range(len(between)), key=between.__getitem__))
+    joined, (start, length) = [], runs[0]
+    for index, (next_start, next_length) in enumerate(runs[1:]):
+        if index in kept:
+            joined.append((start, length))
+            start, length = next_start, next_length
+        else:
+            length = next_start + next_length - start
+    return [*joined, (start, length)]
 
 
 def holes_of(size: int, runs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -317,6 +317,8 @@ async def run_restore(
         await restorer.add(planner.window)
         at = b""
         await restorer.finish()
+        # Contents were durable before they got their names; now the names are, too.
+        await asyncio.to_thread(target.sync_all)
     finally:
         await restorer.stop()
         target.close()

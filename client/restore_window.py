@@ -46,7 +46,7 @@ class RestoreReport:
 
     Attributes:
         files, bytes: names of files, as a backup counts them: each of several hard links.
-        links: symbolic links.
+        links: symbolic links; ``pipes``: named pipes.
         failed: (path, error) of every entry that could not be restored.
         unreadable: (after, before) path ranges whose manifest page could not be read.
         verified_bytes: bytes read again and compared, with ``verify``.
@@ -56,6 +56,7 @@ class RestoreReport:
     bytes: int = 0
     folders: int = 0
     links: int = 0
+    pipes: int = 0
     skipped_existing: int = 0
     owners_skipped: int = 0
     modes_reduced: int = 0
@@ -79,24 +80,27 @@ class FileJob:
     fd: int = -1
     name: bytes = b""
     position: int = 0
+    holes_passed: int = 0
+    hole_bytes: int = 0
     skipped: bool = False
     error: HoldfastError | None = None
     digests: list[tuple[int, int, bytes]] = field(default_factory=list)
 
     def places(self, length: int) -> Iterator[tuple[int, int]]:
         """(file offset, length) of the next bytes of content, stepping over holes."""
-        offset = self.position  # as if there were no holes before it
-        for start, hole in self.entry.holes:
-            if start <= offset:
-                offset += hole
-                continue
-            if length <= start - offset:
-                break
-            yield offset, start - offset
-            length -= start - offset
-            offset = start + hole
-        if length:
-            yield offset, length
+        offset = self.position + self.hole_bytes
+        while length:
+            run = length
+            if self.holes_passed < len(self.entry.holes):
+                start, hole = self.entry.holes[self.holes_passed]
+                if start <= offset:
+                    self.holes_passed += 1
+                    self.hole_bytes += hole
+                    offset += hole
+                    continue
+                run = min(length, start - offset)
+            yield offset, run
+            offset, length = offset + run, length - run
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +222,7 @@ class WindowWriter:
             self._report.links += 1
         else:
             self._target.fifo(parts, entry)
-            self._report.files += 1
+            self._report.pipes += 1
 
     def _write(self, action: Content, contents: Contents) -> bool:
         """Write some of a file; True when it is complete and waits for its rename."""

@@ -97,15 +97,18 @@ def snapshot_fields(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def show_backup(output: Output, snapshot: Snapshot, seconds: float, *, dry_run: bool) -> None:
-    """What a backup did; raises Partial when files were skipped."""
-    for skipped in snapshot.skipped[:_NAMED_MAX]:
-        output.note(f"skipped {shown(skipped.path)}: {skipped.why}")
-    if len(snapshot.skipped) > _NAMED_MAX:
-        output.note(f"... and {len(snapshot.skipped) - _NAMED_MAX:,} more skipped")
+    """What a backup did; raises Partial when files were skipped, or attributes left out."""
+    for event, told in (("skipped", snapshot.skipped), ("reduced", snapshot.reduced)):
+        for one in told[:_NAMED_MAX]:
+            output.note(f"{event} {shown(one.path)}: {shown(os.fsencode(one.why))}")
+        if len(told) > _NAMED_MAX:
+            output.note(f"... and {len(told) - _NAMED_MAX:,} more {event} (all of them with --json)")
+        for one in told:
+            output.status(event=event, path=os.fsdecode(one.path), why=one.why)
     for path in snapshot.changed[:_NAMED_MAX]:
         output.note(f"changed while it was read: {shown(path)}")
-    for skipped in snapshot.skipped:
-        output.status(event="skipped", path=os.fsdecode(skipped.path), why=skipped.why)
+    if len(snapshot.changed) > _NAMED_MAX:
+        output.note(f"... and {len(snapshot.changed) - _NAMED_MAX:,} more changed (all of them with --json)")
     rate = f", {human_bytes(snapshot.bytes / seconds)}/s" if seconds > 0 else ""
     size = f"{human_count(snapshot.files, 'file')}, {human_bytes(snapshot.bytes)}"
     if dry_run:
@@ -125,6 +128,11 @@ def show_backup(output: Output, snapshot: Snapshot, seconds: float, *, dry_run: 
         raise Partial(
             f"{human_count(len(snapshot.skipped), 'file')} could not be backed up",
             do="They are named above; everything else is safe.",
+        )
+    if snapshot.reduced:
+        raise Partial(
+            f"{human_count(len(snapshot.reduced), 'file')} could only be backed up without some attributes",
+            do="They are named above; their content is safe.",
         )
 
 
@@ -212,6 +220,7 @@ def show_restore(output: Output, report: RestoreReport, seconds: float, target: 
         bytes=report.bytes,
         folders=report.folders,
         links=report.links,
+        pipes=report.pipes,
         skipped_existing=report.skipped_existing,
         failed=len(report.failed),
         unreadable_ranges=len(report.unreadable),

@@ -25,8 +25,8 @@ class Snapshot:
     Attributes:
         paths: what was backed up (absolute).
         bytes: sum of the sizes of all files; ``new_bytes``: sealed bytes that were not stored before.
-        skipped, changed: only right after the backup that made it; files not in it, and files that
-            changed while they were read.
+        skipped, reduced, changed: only right after the backup that made it; files not in it, files in it
+            without some of their extended attributes, and files that changed while they were read.
     """
 
     id: SnapshotId
@@ -42,6 +42,7 @@ class Snapshot:
     skipped_count: int
     pages: tuple[ChunkRef, ...] = field(repr=False)
     skipped: tuple[Skipped, ...] = field(default=(), repr=False)
+    reduced: tuple[Skipped, ...] = field(default=(), repr=False)
     changed: tuple[PathBytes, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -61,6 +62,7 @@ class Snapshot:
             record.skipped,
             tuple(record.pages),
             tuple(result.skipped) if result else (),
+            tuple(result.reduced) if result else (),
             tuple(result.changed) if result else (),
         )
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.pipeline import KEYS, SEALING, Pipeline
 
-from holdfast.client import reading
+from holdfast.client import check, reading
 from holdfast.client.backup import BackupPlan, run_backup
 from holdfast.client.exclude import Excluder
-from holdfast.client.limits import SMALL_FILE_BYTES_MAX
+from holdfast.client.limits import (
+    CUT_BYTES_MAX,
+    FILE_HOLES_MAX,
+    RESTORE_WINDOW_BYTES,
+    SMALL_FILE_BYTES_MAX,
+)
 from holdfast.client.placing import temporary_prefix
 from holdfast.client.progress import Progress
-from holdfast.client.restore import RestorePlan, run_restore
+from holdfast.client.restore import RestorePlan, open_refs, run_restore
 from holdfast.client.walk import normal_roots
 from holdfast.cluster.demo.compare import compare_trees
 from holdfast.protocol.clock import FixedSource, SystemSource
@@ -400,10 +407,119 @@ async def test_leftovers_of_an_interrupted_restore_are_removed(tmp_path: Path) -
     source, pipeline = tree(tmp_path / "tree"), Pipeline()
     made = await pipeline.backup(source)
     (tmp_path / "back" / "deep").mkdir(parents=True)
-    stale = tmp_path / "back" / "deep" / os.fsdecode(temporary_prefix + b"1-1")
-    stale.write_text("half")
+    name = os.fsdecode(temporary_prefix + b"0123456789abcdef-1")
+    for folder in ("", "deep"):
+        (tmp_path / "back" / folder / name).write_text("half")
+        (tmp_path / "back" / folder / f"{name}.mine").write_text("somebody's own file")
     await pipeline.restore(made, tmp_path / "back", of=source)
-    assert not stale.exists()
+    for folder in ("", "deep"):
+        assert not (tmp_path / "back" / folder / name).exists()
+        assert (tmp_path / "back" / folder / f"{name}.mine").exists()
+
+
+async def test_an_interrupted_restore_with_the_same_process_id_is_in_nobody_s_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container every restore may be process 7: names are drawn, not numbered by process."""
+    from holdfast.client.placing import Target
+
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    (tmp_path / "back").mkdir()
+    first = Target(tmp_path / "back", "never")
+    fd, name = first.temporary((b"file",))
+    os.close(fd)
+    first.close()
+    assert (tmp_path / "back" / os.fsdecode(name)).exists()
+    source, pipeline = tree(tmp_path / "tree"), Pipeline()
+    report = await pipeline.restore(await pipeline.backup(source), tmp_path / "back", of=source)
+    assert report.complete, report.failed
+    assert leftovers(tmp_path / "back") == []
+    assert_same(source, tmp_path / "back")
+
+
+async def test_a_restore_that_says_done_has_its_names_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from holdfast.client.placing import Target
+
+    steps: list[str] = []
+    synced, renamed = Target.sync_all, Target.rename
+    monkeypatch.setattr(Target, "sync_all", lambda self: (steps.append("sync"), synced(self))[1])
+    monkeypatch.setattr(
+        Target, "rename", lambda self, parts, name: (steps.append("rename"), renamed(self, parts, name))[1]
+    )
+    source, pipeline = tree(tmp_path / "tree"), Pipeline()
+    await pipeline.restore(await pipeline.backup(source), tmp_path / "back", of=source)
+    assert steps[0] == steps[-1] == "sync" and "rename" in steps
+
+
+async def test_attributes_that_cannot_be_kept_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree").mkdir()
+    for name in ("unreadable", "too much", "fine", "none"):
+        (tmp_path / "tree" / name).write_text(name)
+    kept = {
+        b"unreadable": {"user.a": errno.EACCES, "user.b": b"b"},
+        b"too much": {"user.a": b"a", "user.big": bytes(300_000), "user.c": b"c"},
+        b"fine": {"user.a": b"a", "user.gone": errno.ENODATA},
+    }
+
+    def of(path: bytes) -> dict[str, bytes | int]:
+        return kept.get(os.path.basename(path), {})
+
+    def value(path: bytes, name: str, **_: object) -> bytes:
+        found = of(path)[name]
+        if isinstance(found, int):
+            raise OSError(found, os.strerror(found))
+        return found
+
+    monkeypatch.setattr(os, "listxattr", lambda path, **_: list(of(path)))
+    monkeypatch.setattr(os, "getxattr", value)
+    made = await Pipeline().backup(tmp_path / "tree")
+    assert made.skipped == []
+    told = {os.path.basename(one.path): one.why for one in made.reduced}
+    assert set(told) == {b"unreadable", b"too much"}
+    assert "user.a (Permission denied)" in told[b"unreadable"] and "user.big" in told[b"too much"]
+    monkeypatch.undo()
+
+
+async def test_a_file_of_very_many_holes_fits_a_page_and_comes_back(tmp_path: Path) -> None:
+    """A page is one chunk: beyond a bound the smallest holes are stored as the zeros they read as."""
+    pattern, count = b"not a hole", FILE_HOLES_MAX + 500
+    (tmp_path / "tree").mkdir()
+    with (tmp_path / "tree" / "swiss").open("wb") as file:
+        for number in range(count):
+            # The last holes are the large ones.
+            file.seek(number * 8192 + max(0, number - count + 20) * 1_000_000)
+            file.write(pattern)
+    pipeline = Pipeline()
+    made = await pipeline.backup(tmp_path / "tree")
+    (entry,) = [e for e in (await pipeline.entries(made)).values() if e.kind == "file"]
+    assert len(entry.holes) <= FILE_HOLES_MAX
+    assert sum(1 for _, length in entry.holes if length >= 1_000_000) >= 19, "the largest stay holes"
+    report = await pipeline.restore(made, tmp_path / "back", of=tmp_path / "tree", verify=True)
+    assert report.complete
+    assert (tmp_path / "back" / "swiss").read_bytes() == (tmp_path / "tree" / "swiss").read_bytes()
+
+
+async def test_a_check_that_reads_holds_no_more_than_a_restore_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One entry names all chunks of its file; they are looked at a window at a time."""
+    (tmp_path / "large").write_bytes(os.urandom(3 * RESTORE_WINDOW_BYTES))
+    pipeline = Pipeline()
+    made = await pipeline.backup(tmp_path / "large")
+    asked: list[int] = []
+
+    async def counted(refs: Any, *rest: Any) -> Any:
+        asked.append(sum(ref.plain_bytes for ref in refs))
+        return await open_refs(refs, *rest)
+
+    monkeypatch.setattr(check, "open_refs", counted)
+    report = await pipeline.check(made, percent=100)
+    assert report.ok and report.read_bytes == 3 * RESTORE_WINDOW_BYTES
+    assert len(asked) >= 3 and max(asked) < RESTORE_WINDOW_BYTES + CUT_BYTES_MAX
 
 
 async def test_two_restores_into_one_folder_do_not_mix(tmp_path: Path) -> None:
