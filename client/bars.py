@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ def progress_bar(output: Output, what: str) -> Iterator[OnProgress | None]:
 
 @contextmanager
 def count_ahead(
-    roots: list[bytes], excluder: Excluder, moved: OnProgress | None
+    roots: list[bytes], excluder: Excluder, one_file_system: bool, moved: OnProgress | None
 ) -> Iterator[OnProgress | None]:
     """Counts what there is to back up in a thread beside the backup, so that the bar knows its end."""
     if moved is None:
@@ -63,11 +64,11 @@ def count_ahead(
     stop = threading.Event()
 
     def count() -> None:
-        for found in walk(roots, excluder):
+        for found in walk(roots, excluder, one_file_system=one_file_system):
             if stop.is_set():
                 return
             if isinstance(found, Found):
-                total[0] += found.stat.st_size if not os.path.isdir(found.path) else 0
+                total[0] += found.stat.st_size if stat.S_ISREG(found.stat.st_mode) else 0
         known.set()
 
     counter = threading.Thread(target=count, name="count ahead", daemon=True)

@@ -109,7 +109,10 @@ def backup(
                 on_progress=moved,
             )
 
-    with progress_bar(output, "Backing up") as bar, count_ahead(roots, Excluder(patterns), bar) as moved:
+    with (
+        progress_bar(output, "Backing up") as bar,
+        count_ahead(roots, Excluder(patterns), one_file_system, bar) as moved,
+    ):
         snapshot = run(lambda: work(moved))
     show_backup(output, snapshot, clock() - started, dry_run=dry_run)
 

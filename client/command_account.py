@@ -93,8 +93,9 @@ def _invite(invite_file: Path | None) -> str | None:
     if invite_file is not None:
         try:
             return invite_file.read_text().strip()
-        except OSError as error:
-            raise BadRequest(f"cannot read the invite in {invite_file}", why=error.strerror or "") from error
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise BadRequest(f"cannot read the invite in {invite_file}", why=why or "") from error
     if not os.environ.get("HOLDFAST_INVITE") and sys.stdin.isatty():
         return str(click.prompt("Invite", hide_input=True, err=True))
     return None
@@ -155,7 +156,8 @@ def recover(
         try:
             text = recovery_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise BadRequest(f"cannot read the recovery file {recovery_file}", why=str(error)) from error
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise BadRequest(f"cannot read the recovery file {recovery_file}", why=why or "") from error
     else:
         if coordinator is None and sys.stdin.isatty():
             coordinator = click.prompt("Cluster's address (URL#id)", err=True)

@@ -69,7 +69,23 @@ class _Lazy(click.Group):
             raise click.UsageError(message, ctx) from error
 
 
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from holdfast.protocol.program import program_version
+
+        click.echo(f"holdfast {program_version()}")
+        ctx.exit()
+
+
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version; 'holdfast version' says more.",
+)
 def main() -> None:
     """Your own cloud for end-to-end encrypted backup.
 

@@ -52,8 +52,12 @@ class Joined:
 
 def _name_of(device_name: str) -> str:
     name = device_name.strip() or "device"
-    if len(name.encode()) > LABEL_BYTES_MAX:
-        raise BadRequest(f"a device's name has at most {LABEL_BYTES_MAX} bytes")
+    if len(name.encode(errors="surrogatepass")) > LABEL_BYTES_MAX or not name.isprintable():
+        raise BadRequest(
+            f"{name[:40]!r} is not a device's name",
+            why=f"it has at most {LABEL_BYTES_MAX} bytes of printable text",
+            do="Choose another with --device-name.",
+        )
     return name
 
 

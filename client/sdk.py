@@ -528,8 +528,11 @@ def _keep_page(session: Session, chunk: SealedChunk) -> None:
 def _checked_tags(tags: Iterable[str]) -> list[str]:
     made = list(dict.fromkeys(tags))
     for tag in made:
-        if not tag or len(tag.encode()) > LABEL_BYTES_MAX or "," in tag:
+        # Surrogates: bytes of the command line that are no text, which a record cannot hold.
+        length = len(tag.encode(errors="surrogatepass"))
+        if not 1 <= length <= LABEL_BYTES_MAX or "," in tag or not tag.isprintable():
             raise BadRequest(
-                f"{tag!r} is not a tag", why=f"a tag has 1 to {LABEL_BYTES_MAX} bytes and no comma"
+                f"{tag[:40]!r} is not a tag",
+                why=f"a tag has 1 to {LABEL_BYTES_MAX} bytes of printable text and no comma",
             )
     return made

@@ -110,11 +110,15 @@ def status(folder: Path | None, as_json: bool) -> None:
 
 @cluster.command("env")
 @_folder
+@json_option
 @guarded
-def env(folder: Path | None) -> None:
+def env(folder: Path | None, as_json: bool) -> None:
     """Print the environment a client needs, with a fresh invite."""
-    for name, value in _cluster(folder).env().items():
-        click.echo(f"export {name}={shlex.quote(value)}")
+    output = Output(as_json)
+    values = _cluster(folder).env()
+    for name, value in values.items():
+        output.say(f"export {name}={shlex.quote(value)}")
+    output.summary(coordinator=values["HOLDFAST_COORDINATOR"], invite=values["HOLDFAST_INVITE"])
 
 
 def _verb(name: str, done: str, words: str) -> None:
@@ -141,14 +145,21 @@ _verb("resume", "Resumed", "Let frozen members go on (SIGCONT). NODE is 1..n or 
 @cluster.command("logs")
 @click.argument("target", default="coordinator", metavar="[NODE]")
 @_folder
+@json_option
 @guarded
-def logs(target: str, folder: Path | None) -> None:
+def logs(target: str, folder: Path | None, as_json: bool) -> None:
     """Print the end of a member's log. NODE is 1..n or 'coordinator'."""
-    click.echo(_cluster(folder).logs(target))
+    output = Output(as_json)
+    made = _cluster(folder)
+    told = made.logs(target)
+    output.say(told)
+    for line in told.splitlines():
+        output.status(line=line)
+    output.summary(name=made.member(target).name)
 
 
 @cluster.command("down")
-@option("--delete", is_flag=True, help="Delete the folder too, with all data in it.", envvar=None)
+@click.option("--delete", is_flag=True, help="Delete the folder too, with all data in it.")
 @_folder
 @json_option
 @guarded
@@ -172,7 +183,7 @@ def down(delete: bool, folder: Path | None, as_json: bool) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder to back up. Default: Python's standard library.",
 )
-@option("--nodes", type=click.IntRange(3, 64), default=6, show_default=True)
+@option("--nodes", type=click.IntRange(3, 64), default=6, show_default=True, help="How many nodes.")
 @option("--profile", metavar="K+M", help="Redundancy. Default: by the number of nodes (4+2 for six).")
 @json_option
 @guarded

@@ -77,7 +77,10 @@ class ClusterFolder:
         """
         made = self._layout()
         if not 1 <= number <= made["nodes"]:
-            raise NotFound(f"there is no node {number}: this cluster has nodes 1 to {made['nodes']}")
+            raise NotFound(
+                f"there is no node {number}: this cluster has nodes 1 to {made['nodes']}",
+                do="'holdfast cluster status' shows them.",
+            )
         name = f"node-{number}"
         arguments = ["node", "run", "--dir", str(self.folder / name), "--coordinator", self.url]
         arguments += ["--join-token-file", str(self.folder / f"{name}.token")]
@@ -128,18 +131,23 @@ class ClusterFolder:
     @property
     def url(self) -> str:
         """The coordinator's URL, kept since its first start."""
-        kept = read_json(self.folder / "coordinator" / "coordinator.json", 1)
-        if kept is None:
-            raise NotFound(f"the coordinator of {self.folder} has never run")
-        return f"http://{kept['listen']}"
+        return f"http://{self._kept()['listen']}"
 
     @property
     def address(self) -> str:
         """URL#<cluster id>: what HOLDFAST_COORDINATOR wants."""
+        kept = self._kept()
+        return f"http://{kept['listen']}#{kept['cluster']}"
+
+    def _kept(self) -> dict[str, Any]:
+        """What the coordinator wrote down at its first start."""
+        self._layout()
         kept = read_json(self.folder / "coordinator" / "coordinator.json", 1)
         if kept is None:
-            raise NotFound(f"the coordinator of {self.folder} has never run")
-        return f"http://{kept['listen']}#{kept['cluster']}"
+            raise NotFound(
+                f"the coordinator of {self.folder} has never run", do="Start it with 'holdfast cluster up'."
+            )
+        return kept
 
     @property
     def operator_key(self) -> Path:

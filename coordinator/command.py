@@ -56,9 +56,15 @@ def coordinator() -> None:
 )
 @option("--profile", metavar="K+M", help="Redundancy. Default: by the number of nodes (4+2 from six on).")
 @option("--heartbeat-ms", type=int, default=2000, show_default=True, help="How often nodes report.")
-@option("--suspect-after-s", type=float, default=10.0, show_default=True)
-@option("--down-after-s", type=float, default=30.0, show_default=True)
-@option("--lost-after-s", type=float, default=86400.0, show_default=True)
+@option("--suspect-after-s", type=float, default=10.0, show_default=True, help="Silent so long: asked last.")
+@option("--down-after-s", type=float, default=30.0, show_default=True, help="Silent so long: not written to.")
+@option(
+    "--lost-after-s",
+    type=float,
+    default=86400.0,
+    show_default=True,
+    help="Silent so long: replaced.",
+)
 @option("--zone-lost-after-s", type=float, default=604800.0, show_default=True, help="For a whole zone.")
 @option(
     "--trash-hold-s",
@@ -67,7 +73,13 @@ def coordinator() -> None:
     show_default=True,
     help="How long swept chunks can be undeleted.",
 )
-@option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+@option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="How much to log.",
+)
 @option("--log-json", is_flag=True, help="Log JSON lines.")
 @guarded
 def run_command(

@@ -59,7 +59,13 @@ def node() -> None:
     show_default=True,
     help="Restart the node when a bad disk kills it, and leave alone what killed it.",
 )
-@option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+@option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="How much to log.",
+)
 @option("--log-json", is_flag=True, help="Log JSON lines.")
 @guarded
 def run_command(

@@ -78,6 +78,9 @@ def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
         while view:
             view = view[os.write(fd, view) :]
         os.fsync(fd)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)  # a full disk should name itself
+        raise
     finally:
         os.close(fd)
     os.replace(beside, path)

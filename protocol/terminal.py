@@ -129,6 +129,14 @@ class Output:
                 click.echo(f"  Next: {error.do}", err=True)
         sys.exit(error.exit_code)
 
+    def interrupted(self) -> NoReturn:
+        """Ctrl-C: say so, and leave."""
+        self.note("Interrupted.")
+        do = "Run it again: what was done so far is not done twice."
+        told = {"code": "interrupted", "message": "interrupted", "why": "", "do": do}
+        self._line("error", {**told, "exit_code": INTERRUPTED_EXIT})
+        sys.exit(INTERRUPTED_EXIT)
+
     @property
     def for_person(self) -> bool:
         """Is somebody watching? Then progress bars make sense (on stderr)."""
@@ -153,9 +161,8 @@ def guarded(function: Callable[..., T]) -> Callable[..., T]:
             return function(*args, **kwargs)
         except HoldfastError as error:
             output.fail(error)
-        except KeyboardInterrupt:
-            output.note("Interrupted.")
-            sys.exit(INTERRUPTED_EXIT)
+        except (KeyboardInterrupt, click.Abort):  # click's own: Ctrl-C or Ctrl-D at a prompt
+            output.interrupted()
         except BrokenPipeError:
             # Whoever read stdout has gone (`| head`): nothing more to say, and no trace.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -277,6 +277,10 @@ class Transport:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        # aiohttp's own sentence speaks of "ssl:default" even where nothing is encrypted.
+        told = error.os_error
+        return os.strerror(told.errno) if told.errno and told.errno > 0 else told.strerror or str(told)
     return str(error) or type(error).__name__
 
 

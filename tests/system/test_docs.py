@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from holdfast.cluster import LocalCluster
@@ -104,6 +108,74 @@ def test_the_first_ten_minutes_run_as_written(tmp_path: Path) -> None:
             check=False,
             capture_output=True,
         )
+
+
+def commands(text: str) -> list[str]:
+    """Every line of a page's indented blocks that runs holdfast."""
+    lines = (line.split("#")[0].strip() for line in text.splitlines() if line.startswith("    "))
+    return [line for line in lines if re.match(r"(\w+=\S+ )*(\.venv/bin/)?holdfast ", line)]
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_command_that_is_shown_exists_with_its_options(path: Path) -> None:
+    from holdfast.client.console import main
+
+    for line in commands(path.read_text()):
+        words = [word for word in shlex.split(line) if word != "..."]
+        words = words[next(i for i, word in enumerate(words) if word.endswith("holdfast")) + 1 :]
+        found: click.Command = main
+        while isinstance(found, click.Group):
+            found_next = found.get_command(click.Context(found), words.pop(0))
+            assert found_next is not None, line
+            found = found_next
+        known = {name for parameter in found.params for name in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_a_cluster_by_hand_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of the section; those that serve stay in the background until the end."""
+    section = (ROOT / "docs" / "operations.md").read_text().split("## A cluster by hand")[1].split("\n## ")[0]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "holdfast").mkdir()
+    block = "\n".join(line for line in section.splitlines() if line.startswith("    "))
+    block = block.replace("/srv/", f"{tmp_path}/").replace("7400", str(port))
+    monkeypatch.setenv("HOLDFAST_OPERATOR_KEY", re.findall(r"HOLDFAST_OPERATOR_KEY=(\S+)", block)[0])
+    program = [sys.executable, "-m", "holdfast.client.console"]
+    serving: list[subprocess.Popen[bytes]] = []
+    try:
+        for line in commands(block):
+            words = [*program, *shlex.split(line.removesuffix("&"))[1:]]
+            if line.endswith("&"):
+                serving.append(subprocess.Popen(words, stderr=subprocess.DEVNULL))
+            else:
+                until_it_works(words)
+        listed = until_it_works([*program, "admin", "nodes"], lines=4)
+        assert listed.count("http://") == 2, listed
+        home = {**os.environ, "HOLDFAST_HOME": str(tmp_path / "home")}
+        invited = ["init", "--invite-file", str(tmp_path / "holdfast" / "invite")]
+        subprocess.run([*program, *invited], env=home, check=True, capture_output=True, timeout=60)
+        backed = subprocess.run(
+            [*program, "backup", str(ROOT / "docs")], env=home, capture_output=True, text=True, timeout=60
+        )
+        assert backed.returncode == 0, backed.stderr
+    finally:
+        for process in serving:
+            process.terminate()
+        for process in serving:
+            process.wait(timeout=30)
+
+
+def until_it_works(words: list[str], lines: int = 0) -> str:
+    """What a command prints once it succeeds with so many lines: what it asks may still be starting."""
+    deadline = time.monotonic() + 60
+    while True:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode == 0 and len(done.stdout.splitlines()) >= lines:
+            return done.stdout
+        assert time.monotonic() < deadline, f"{words}: {done.stderr}"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

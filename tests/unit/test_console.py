@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -93,3 +94,64 @@ def test_every_environment_variable_is_documented_and_every_documented_one_exist
     listed = set(re.findall(r"^\| `(HOLDFAST_[A-Z_]+)` \|", text, re.MULTILINE))
     without_option = {"HOLDFAST_HOME", "HOLDFAST_INVITE", "HOLDFAST_ISAL", "HOLDFAST_CALL_FROM"}
     assert _variables(main) == listed - without_option
+
+
+def every_command(command: click.Command, name: str = "holdfast") -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for part in command.list_commands(click.Context(command)):
+        found = command.get_command(click.Context(command), part)
+        assert found is not None
+        yield from every_command(found, f"{name} {part}")
+
+
+def test_every_command_speaks_json_but_those_that_serve() -> None:
+    silent = {name for name, command in every_command(main) if not has_option(command, "--json")}
+    assert silent == {"holdfast coordinator run", "holdfast node run"}, "they have --log-json"
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    silent = [
+        f"{name} {parameter.opts[-1]}"
+        for name, command in every_command(main)
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.help
+    ]
+    assert not silent, silent
+
+
+def has_option(command: click.Command, name: str) -> bool:
+    return any(name in parameter.opts for parameter in command.params)
+
+
+def test_version_is_an_option_too() -> None:
+    done = CliRunner().invoke(main, ["--version"], prog_name="holdfast")
+    assert (done.exit_code, done.stdout.split()[0]) == (0, "holdfast")
+
+
+@pytest.mark.parametrize("command", [["init", "--invite-file"], ["recover", "--recovery-file"]])
+def test_a_file_that_is_no_text_is_refused_in_words(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
+    (tmp_path / "file").write_bytes(b"\x84\xff\x00")
+    done = CliRunner().invoke(main, [*command, str(tmp_path / "file")], prog_name="holdfast")
+    assert done.exit_code == 1
+    assert "because it is not text" in done.stderr
+
+
+@pytest.mark.parametrize("tag", ["", "a,b", "x" * 5000, "bytes\udcff", "two\nlines", "\x1b[31mred"])
+def test_what_is_no_tag_is_refused_before_anything_is_read(
+    tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
+    done = CliRunner().invoke(main, ["backup", str(tmp_path), "--tag", tag], prog_name="holdfast")
+    assert done.exit_code == 1
+    assert "is not a tag" in done.stderr and len(done.stderr) < 400
+
+
+def test_the_environment_of_a_cluster_that_was_never_made_says_how_to_make_one(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["cluster", "env", "--dir", str(tmp_path)], prog_name="holdfast")
+    assert done.exit_code == 1
+    assert "holdfast cluster up" in done.stderr

@@ -73,9 +73,13 @@ def test_documented_exit_codes_are_the_errors_own() -> None:
     assert {kind.exit_code for kind in KINDS} | {0, 2, 130} == listed
 
 
-def test_ctrl_c_is_130() -> None:
-    done = CliRunner().invoke(command(KeyboardInterrupt()), [])
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), click.Abort()], ids=["at work", "at a prompt"])
+def test_ctrl_c_is_130(raised: BaseException) -> None:
+    done = CliRunner().invoke(command(raised), [])
     assert done.exit_code == 130
+    assert "Interrupted." in done.stderr
+    told = json.loads(CliRunner().invoke(command(raised), ["--json"]).stdout.splitlines()[-1])
+    assert (told["message_type"], told["code"], told["exit_code"]) == ("error", "interrupted", 130)
 
 
 def test_what_the_system_refuses_is_no_trace() -> None:
