@@ -109,7 +109,7 @@ async def run_node(settings: NodeSettings, source: Source) -> None:
     make_private(settings.folder)
     with Lock(settings.folder, "a node"):
         if not (settings.folder / "node.json").exists():
-            own = {"node.key", "charter.json", "store"}
+            own = {"node.key", "charter.json", "node.json", "store"}
             if settings.token_file is not None and settings.token_file.parent == settings.folder:
                 own.add(settings.token_file.name)
             refuse_strangers(settings.folder, own, "a node's")

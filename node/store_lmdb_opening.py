@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from holdfast.node.store_folder import damage_of
 from holdfast.node.store_quarantine import quarantine_bytes_max
 from holdfast.node.store_totals import Totals
 from holdfast.protocol.clock import Source
+from holdfast.protocol.directory import sync_folder
 from holdfast.protocol.errors import IntegrityFailure, Locked, WrongDirectory
 from holdfast.protocol.ids import StoreId
 
@@ -80,6 +82,8 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
     if (why := damage_of(path)) is not None:
         raise damaged_store(path, why)
     file = path / "data.mdb"
+    if not file.exists() or file.stat().st_size == 0:
+        _make(path, source)
     refuse_truncated(file)
     on_disk = file.stat().st_size if file.exists() else 0
     free = os.statvfs(path)
@@ -88,8 +92,7 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
     wanted = capacity + capacity // 8 + quarantine_bytes_max(capacity) + MAP_RESERVE_BYTES
     env = _open(path, max(wanted, on_disk))
     try:
-        names = ("meta", "shards", "marks", "replaced", "unreadable", "quarantine", "findings")
-        opened = Databases(env, *(env.open_db(name.encode()) for name in names))
+        opened = _databases(env)
         return opened, _identify(path, opened, source), capacity
     except (lmdb.Error, StoreDamaged) as error:
         env.close()
@@ -97,6 +100,33 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
     except BaseException:
         env.close()
         raise
+
+
+def _databases(env: Any) -> Databases:
+    names = ("meta", "shards", "marks", "replaced", "unreadable", "quarantine", "findings")
+    return Databases(env, *(env.open_db(name.encode()) for name in names))
+
+
+def _make(path: Path, source: Source) -> None:
+    """A new, empty store, which is there whole or not at all.
+
+    LMDB writes its first two pages without syncing them, and never makes its file's name durable: after a
+    power cut in the first moments there was a file that is no store, and, with a filesystem that takes
+    POSIX at its word, no file even after many commits. So it is made beside its place and moved there.
+    """
+    beside = path / "new"
+    if beside.exists():  # a start that died
+        shutil.rmtree(beside)
+    beside.mkdir(mode=0o700)
+    env = _open(beside, MAP_RESERVE_BYTES)
+    try:
+        _identify(beside, _databases(env), source)
+    finally:
+        env.close()
+    os.replace(beside / "data.mdb", path / "data.mdb")
+    sync_folder(path)
+    shutil.rmtree(beside)
+    sync_folder(path.parent)
 
 
 def _open(path: Path, map_bytes: int) -> Any:

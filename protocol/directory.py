@@ -22,6 +22,7 @@ __all__ = [
     "read_private",
     "refuse_strangers",
     "remove_file",
+    "sync_folder",
     "write_file",
     "write_json",
 ]
@@ -63,8 +64,11 @@ def make_private(folder: Path, do: str = "Choose another with --dir.") -> None:
     Raises:
         HoldfastError: it cannot be made.
     """
+    missing = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in missing:
+            sync_folder(made.parent)
     except OSError as error:
         raise HoldfastError(f"cannot make the folder {folder}", why=error.strerror or "", do=do) from error
 
@@ -84,10 +88,11 @@ def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     finally:
         os.close(fd)
     os.replace(beside, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a file's own sync does not promise that the file can be found."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -150,4 +155,4 @@ def refuse_strangers(folder: Path, own: Collection[str], what: str) -> None:
 def remove_file(path: Path) -> None:
     """Remove a file durably; fine when it is gone already."""
     path.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
