@@ -17,6 +17,7 @@ from holdfast.coordinator.command_operations import (
     undrain,
 )
 from holdfast.coordinator.command_scrub import quarantine, scrub
+from holdfast.coordinator.limits import COMPARE_EVERY_S_DEFAULT
 from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT, TOKEN_LIFETIME_S_DEFAULT
 from holdfast.protocol.terminal import (
     BYTES,
@@ -74,6 +75,13 @@ def coordinator() -> None:
     help="How long swept chunks can be undeleted.",
 )
 @option(
+    "--compare-every-s",
+    type=click.FloatRange(min=1),
+    default=COMPARE_EVERY_S_DEFAULT,
+    show_default=True,
+    help="How often each node's inventory is compared with the catalogue.",
+)
+@option(
     "--log-level",
     default="info",
     show_default=True,
@@ -92,6 +100,7 @@ def run_command(
     lost_after_s: float,
     zone_lost_after_s: float,
     trash_hold_s: float,
+    compare_every_s: float,
     log_level: str,
     log_json: bool,
 ) -> None:
@@ -113,6 +122,7 @@ def run_command(
         ),
         program=program_version(),
         trash_hold_s=trash_hold_s,
+        compare_every_s=compare_every_s,
     )
     run(lambda: run_coordinator(settings, SYSTEM))
 

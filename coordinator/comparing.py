@@ -23,7 +23,7 @@ from typing import Literal
 from holdfast.protocol.ids import NodeId, UploadId
 from holdfast.protocol.messages.nodes import DeletionEntry
 
-__all__ = ["Facts", "Standing", "UploadState", "compare", "judge"]
+__all__ = ["Facts", "Standing", "UploadState", "compare", "is_stray", "judge"]
 
 Standing = Literal["held", "kept", "free"]
 UploadState = Literal["open", "ended", "unknown"]
@@ -62,6 +62,16 @@ def judge(node: NodeId, shard: DeletionEntry, facts: Facts, *, is_settled: bool)
     if is_named and not facts.is_whole:
         return "kept"
     return "free"
+
+
+def is_stray(shard: DeletionEntry, facts: Facts, *, is_unreconciled: bool) -> bool:
+    """Is it of a stripe that this catalogue should perhaps know, and does not?
+
+    No upload is ever forgotten. So a shard of one that is not known here was stored under a catalogue
+    that is newer than this one. And when this one is known to be old, whatever no row names may
+    have had a row. It takes the shards of all nodes together to tell what becomes of them.
+    """
+    return facts.generation != shard.generation and (is_unreconciled or facts.upload == "unknown")
 
 
 def compare(must: Sequence[bytes], held: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:

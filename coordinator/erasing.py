@@ -27,7 +27,7 @@ from holdfast.protocol.signing import Signed, sign
 if TYPE_CHECKING:
     from holdfast.coordinator.service.desk import Desk
 
-__all__ = ["Erasing", "send_orders"]
+__all__ = ["Erasing", "away_nodes", "notice_orders", "send_orders"]
 
 _log = structlog.get_logger()
 
@@ -38,9 +38,11 @@ class Erasing:
 
     Attributes:
         unanswered: nodes with an order in flight; they are given no slots until they have answered.
+        taken: the highest order that each node said it took, as far as the catalogue was asked about it.
     """
 
     unanswered: set[NodeId] = field(default_factory=set)
+    taken: dict[NodeId, int] = field(default_factory=dict)
 
 
 async def send_orders(desk: Desk) -> float | None:

@@ -62,6 +62,21 @@ MARKS_UNKNOWN_MAX = 65_536
 """A live set may name so many chunks more than twice those that are stored."""
 MARKS_DROPPED_AT_ONCE = 5000
 ERASE_EVERY_S = 2.0
+PULSE_EVERY_S = 15.0
+"""How often the catalogue's pulse rises: an older copy of it is known as such after so long."""
+COMPARE_PAUSE_S = 1.0
+COMPARE_EVERY_S_DEFAULT = 24 * 3600.0
+COMPARE_AGAIN_S = 15.0
+"""A node that could not be compared, or has what must wait, is looked at again after so long; then rarer."""
+COMPARE_CALL_TIMEOUT_S = 60.0
+COMPARE_REST = 3.0
+"""A comparison that nobody waits for rests so many times as long as each answer took."""
+COMPARE_ROWS_AT_ONCE = 500
+"""Differences that one transaction takes over."""
+COMPARE_MUST_AT_ONCE = 16_384
+"""Positions that the catalogue lists at once."""
+ADOPTED_AT_ONCE = 200
+"""Chunks whose strays one transaction looks at."""
 ERASE_NODES_AT_ONCE_MAX = 8
 SCRUB_LOOK_S = 0.3
 """How often an operator's command looks how far a node's scrub is."""

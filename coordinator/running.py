@@ -15,6 +15,7 @@ from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
 from holdfast.coordinator.catalogue.uploads import hear_again
 from holdfast.coordinator.health import HealthSettings
 from holdfast.coordinator.identity import IDENTITY_FILES, hand_over_operator_key, load_or_make
+from holdfast.coordinator.limits import COMPARE_EVERY_S_DEFAULT
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
@@ -51,6 +52,7 @@ class CoordinatorSettings:
     health: HealthSettings
     program: str
     trash_hold_s: float = DELETION_HOLD_S_DEFAULT
+    compare_every_s: float = COMPARE_EVERY_S_DEFAULT
 
 
 async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None:
@@ -80,6 +82,7 @@ async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None
                 desk = Desk(
                     identity, catalogue, live, source, settings.program, transport, settings.trash_hold_s
                 )
+                desk.reconciling.every_s = settings.compare_every_s
                 await _serve(settings, desk, _listen_at(settings, kept), fresh or kept is None)
         finally:
             catalogue.close()

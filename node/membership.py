@@ -108,6 +108,8 @@ class Membership:
         self._source = source
         self.charter: Charter | None = None
         self.heartbeat_s = 1.0
+        self.pulse = 0
+        """The highest pulse of the catalogue that an answer told."""
 
     async def learn_charter(self, at_least_term: int) -> Charter:
         """Fetch and prove the coordinator's charter.
@@ -196,6 +198,7 @@ class Membership:
             timeout_s=max(2.0, 4 * self.heartbeat_s),
         )
         self.heartbeat_s = answer.heartbeat_ms / 1000
+        self.pulse = max(self.pulse, answer.pulse)
         return answer
 
     async def tell(self, identity: Identity, target: str, message: Any, answer: type[T]) -> T:

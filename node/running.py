@@ -191,6 +191,7 @@ class _Node:
         self._running_from = source.monotonic()
         self._running_before_ms = writer.store.running_ms
         self._stats = writer.store.stats()
+        membership.pulse = writer.store.pulse()
         self._start = source.random_bytes(16)
         self._url = ""
 
@@ -281,6 +282,7 @@ class _Node:
             service.close()
             with suppress(HoldfastError):
                 await self._writer.run(lambda opened: opened.save_running(self.running_ms()))
+                await self._writer.run(lambda opened: opened.raise_pulse(self._membership.pulse))
             _log.info("stopped", node=node.short)
 
     async def _join(
@@ -320,11 +322,15 @@ class _Node:
             quarantined=stats.quarantined,
             scrubbed_ms=scrubber.ended_ms,
             trouble=(self._writer.failed or "").encode()[:TROUBLE_BYTES_MAX].decode(errors="ignore"),
+            order=stats.order,
+            pulse=self._membership.pulse,
+            file_bytes=0,
+            compacting=-1,
         )
 
     async def _keep_house(self) -> None:
-        """Erase what is due; make the running clock durable."""
-        saved = self.running_ms()
+        """Erase what is due; make the running clock and the catalogue's pulse durable."""
+        saved = pulse_saved = self.running_ms()
         while True:
             await asyncio.sleep(1.0)
             if self._writer.failed is not None:
@@ -340,5 +346,8 @@ class _Node:
                 ):
                     saved = self.running_ms()
                     await self._writer.run(lambda store: store.save_running(self.running_ms()))
+                if self.running_ms() - pulse_saved > RUNNING_CLOCK_SAVE_S * 1000:
+                    pulse_saved = self.running_ms()
+                    await self._writer.run(lambda store: store.raise_pulse(self._membership.pulse))
             except HoldfastError as error:
                 _log.warning("keeping house failed", why=str(error))

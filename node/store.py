@@ -131,6 +131,7 @@ class StoreStats:
         changes: rises by one before and by one after the commit of each shard that comes or goes, from 0
             when the store was opened: while it stays the same, so does what is in the store.
         unreadable: shards that must not be touched.
+        order: the number of the last deletion order taken.
     """
 
     shards: int
@@ -144,6 +145,7 @@ class StoreStats:
     findings: int = 0
     changes: int = 0
     unreadable: int = 0
+    order: int = 0
 
 
 class StoreDamaged(StoreFailed):
@@ -261,6 +263,14 @@ class ShardStore(Protocol):
 
     def raise_term(self, term: int) -> None:
         """Keep a higher term; a lower one changes nothing."""
+        ...
+
+    def pulse(self) -> int:
+        """The highest pulse of the catalogue heard of."""
+        ...
+
+    def raise_pulse(self, pulse: int) -> None:
+        """Keep a higher pulse; a lower one changes nothing."""
         ...
 
     def stats(self) -> StoreStats:

@@ -106,6 +106,14 @@ class FailedStore:
         """Refused."""
         self._refuse()
 
+    def pulse(self) -> int:
+        """Not known."""
+        return 0
+
+    def raise_pulse(self, pulse: int) -> None:
+        """Refused."""
+        self._refuse()
+
     def stats(self) -> StoreStats:
         """Nothing that is in it counts."""
         return StoreStats(0, 0, 0, 0, 0)

@@ -379,9 +379,16 @@ class LmdbStore:
 
     def raise_term(self, term: int) -> None:
         """See ShardStore.raise_term."""
-        if term > self.term():
+        self._raise(b"term", term)
+
+    def raise_pulse(self, pulse: int) -> None:
+        """See ShardStore.raise_pulse."""
+        self._raise(b"pulse", pulse)
+
+    def _raise(self, name: bytes, number: int) -> None:
+        if number > self._number(name):
             with self._writing() as (txn, _):
-                txn.put(b"term", term.to_bytes(8, "big"), db=self._meta)
+                txn.put(name, number.to_bytes(8, "big"), db=self._meta)
 
     # Reading
 
@@ -493,11 +500,16 @@ class LmdbStore:
         """See ShardStore.term."""
         return self._number(b"term")
 
+    def pulse(self) -> int:
+        """See ShardStore.pulse."""
+        return self._number(b"pulse")
+
     def stats(self) -> StoreStats:
         """See ShardStore.stats."""
         changes = self._changes  # before the transaction begins: what it does not see yet must show later
         with self._reading(), self._env.begin() as txn:
             totals = Totals(txn, self._meta)
+            order = int.from_bytes(txn.get(b"order", db=self._meta) or b"", "big")
         return StoreStats(
             shards=totals.shards,
             used_bytes=totals.used_bytes,
@@ -510,6 +522,7 @@ class LmdbStore:
             findings=totals.findings,
             changes=changes,
             unreadable=len(self._unreadable),
+            order=order,
         )
 
     def close(self) -> None:

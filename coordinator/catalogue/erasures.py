@@ -26,6 +26,7 @@ from holdfast.coordinator.catalogue.schema import (
     meta,
     missing,
     moves,
+    sweeps,
     uploads,
 )
 from holdfast.coordinator.comparing import Facts, Standing, UploadState, judge
@@ -38,12 +39,14 @@ __all__ = [
     "answered",
     "count_erasures",
     "erase",
+    "facts_of",
     "forget_node",
     "is_in_flight",
     "is_unreconciled",
     "last_order",
     "next_order",
     "nodes_asked",
+    "noted",
     "overtaken",
     "set_unreconciled",
     "standings",
@@ -71,7 +74,20 @@ def is_unreconciled(connection: Connection) -> bool:
 
 
 def set_unreconciled(connection: Connection, is_so: bool) -> None:
-    """Note that it is, or no longer."""
+    """Note that it is, or no longer.
+
+    With what an old catalogue says, nothing may go: a chunk in its trash may have been claimed by a backup
+    that it knows nothing of, and so may what a sealed sweep of it has still to look at. So its trash
+    comes back, and its sweeps have ended.
+    """
+    if is_so:
+        generation = select(accounts.c.sweep_generation).where(accounts.c.number == chunks.c.account)
+        connection.execute(
+            update(chunks)
+            .where(chunks.c.trashed_ms.is_not(None))
+            .values(state="live", trashed_ms=None, pin=generation.scalar_subquery())
+        )
+        connection.execute(update(sweeps).where(sweeps.c.state == "sealed").values(state="done"))
     connection.execute(delete(meta).where(meta.c.name == _UNRECONCILED))
     connection.execute(insert(meta).values(name=_UNRECONCILED, number=int(is_so)))
 
@@ -93,7 +109,15 @@ def standings(
     away: Collection[NodeId],
     is_settled: bool,
 ) -> list[Standing]:
-    """Each shard's standing on a node, in order; see coordinator.comparing.
+    """Each shard's standing on a node, in order; see coordinator.comparing and :func:`facts_of`."""
+    facts = facts_of(connection, shards, away)
+    return [judge(node, shard, f, is_settled=is_settled) for shard, f in zip(shards, facts, strict=True)]
+
+
+def facts_of(
+    connection: Connection, shards: Sequence[DeletionEntry], away: Collection[NodeId]
+) -> list[Facts]:
+    """What the catalogue says around each shard, in order.
 
     Args:
         away: nodes that are out of reach, or whose store does not work; no group they hold is whole.
@@ -110,19 +134,20 @@ def standings(
     }
     whole = _whole_groups(connection, {row.group for row in rows.values()}, holders, olds, away)
     states = _upload_states(connection, {shard.generation for shard in shards})
-    told: list[Standing] = []
+    told: list[Facts] = []
     for shard in shards:
         row = rows.get((shard.account, shard.chunk))
         here = (shard.group, shard.slot)
-        facts = Facts(
-            row.generation if row is not None else None,
-            row.group if row is not None else None,
-            holders.get(here),
-            olds.get(here),
-            row is not None and row.group in whole,
-            states.get(shard.generation, "unknown"),
+        told.append(
+            Facts(
+                row.generation if row is not None else None,
+                row.group if row is not None else None,
+                holders.get(here),
+                olds.get(here),
+                row is not None and row.group in whole,
+                states.get(shard.generation, "unknown"),
+            )
         )
-        told.append(judge(node, shard, facts, is_settled=is_settled))
     return told
 
 
@@ -185,10 +210,7 @@ def _upload_states(connection: Connection, asked: Collection[UploadId]) -> dict[
 
 def erase(connection: Connection, node: NodeId, shards: Sequence[DeletionEntry], hold_s: int) -> int:
     """Have a node erase shards; what is to be erased already is not noted twice. Gives how many are new."""
-    known: set[DeletionEntry] = set()
-    for portion in batched([bytes(shard.chunk) for shard in shards]):
-        query = select(erasures).where(erasures.c.chunk.in_(portion), erasures.c.node == bytes(node))
-        known.update(_entry(row) for row in connection.execute(query))
+    known = noted(connection, node, shards)
     fresh = [shard for shard in dict.fromkeys(shards) if shard not in known]
     if fresh:
         connection.execute(
@@ -207,6 +229,15 @@ def erase(connection: Connection, node: NodeId, shards: Sequence[DeletionEntry],
             ],
         )
     return len(fresh)
+
+
+def noted(connection: Connection, node: NodeId, shards: Sequence[DeletionEntry]) -> set[DeletionEntry]:
+    """Those (and more of the same chunks) that a node is to erase already."""
+    known: set[DeletionEntry] = set()
+    for portion in batched([bytes(shard.chunk) for shard in shards]):
+        query = select(erasures).where(erasures.c.chunk.in_(portion), erasures.c.node == bytes(node))
+        known.update(_entry(row) for row in connection.execute(query))
+    return known
 
 
 def _entry(row: Row[Any]) -> DeletionEntry:

@@ -33,6 +33,7 @@ __all__ = [
     "moves",
     "nodes",
     "snapshot_records",
+    "strays",
     "sweep_marks",
     "sweeps",
     "tokens",
@@ -196,6 +197,24 @@ deletion_orders = Table(
     metadata,
     Column("node", LargeBinary(16), ForeignKey("nodes.id"), primary_key=True),
     Column("number", BigInteger, nullable=False),
+)
+
+strays = Table(
+    "strays",
+    metadata,
+    Column("account", LargeBinary(32), primary_key=True),
+    Column("chunk", LargeBinary(32), primary_key=True),
+    Column("generation", LargeBinary(16), primary_key=True),
+    Column("group_id", Integer, primary_key=True, autoincrement=False),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("node", LargeBinary(16), primary_key=True),
+    Column("k", Integer, nullable=False),
+    Column("m", Integer, nullable=False),
+    Column("sealed_bytes", Integer, nullable=False),
+    Column("stripe", LargeBinary(32), nullable=False),
+    Index("strays_node", "node"),
+    Index("strays_group", "group_id"),
+    sqlite_with_rowid=False,
 )
 
 heads = Table(

@@ -22,6 +22,7 @@ from holdfast.coordinator.limits import (
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.placement import Group, plan_lease
+from holdfast.coordinator.reconciling import Reconciling
 from holdfast.coordinator.repair_progress import Repairs
 from holdfast.coordinator.sweeping import Sweeping
 from holdfast.protocol.accounts import Device, DeviceList, open_device_list
@@ -77,6 +78,7 @@ class Desk:
         self.repairs = Repairs()
         self.erasing = Erasing()
         self.sweeping = Sweeping(trash_hold_s)
+        self.reconciling = Reconciling()
         self._started_ms = source.now_ms()
         self._gate = Gate(identity.public, identity.cluster, self._started_ms)
 

@@ -9,8 +9,10 @@ from aiohttp import web
 
 from holdfast.coordinator.catalogue.moves import prove_anew
 from holdfast.coordinator.catalogue.nodes import NodeRow, join_node, update_node
+from holdfast.coordinator.erasing import notice_orders
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX, STARTS_REMEMBERED_MAX
 from holdfast.coordinator.live import Beat
+from holdfast.coordinator.reconciling import hear_pulse, pulse_told
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.address import parse_url
 from holdfast.protocol.codec import decode, encode
@@ -34,7 +36,10 @@ def _check_told(told: Join | Heartbeat) -> None:
     if not 0 <= told.capacity_bytes <= COUNTED_BYTES_MAX:
         raise BadRequest("a node's capacity is out of bounds")
     if isinstance(told, Heartbeat):
-        counts = (told.store_counter, told.used_bytes, told.free_bytes, told.shards, told.quarantined)
+        counts = (
+            *(told.store_counter, told.used_bytes, told.free_bytes, told.shards, told.quarantined),
+            *(told.order, told.pulse, told.file_bytes, told.compacting + 1),
+        )
         if any(not 0 <= count <= COUNTED_BYTES_MAX for count in counts):
             raise BadRequest("a node's counts are out of bounds")
         if len(told.trouble.encode()) > TROUBLE_BYTES_MAX:
@@ -118,6 +123,7 @@ class NodeHandlers:
         # A store that has failed proves nothing, neither that it is new nor that it is old.
         if not report.trouble and not self._is_proven(row, report):
             await self._prove_anew(row, report)
+        await self._hear(node, report)
         desk.live.beats[node] = Beat(report, desk.source.monotonic(), desk.source.now_ms())
         url = parse_url(report.url)
         if (url, report.zone) != (row.url, row.zone):
@@ -130,8 +136,17 @@ class NodeHandlers:
                 epoch=desk.live.epoch,
                 heartbeat_ms=desk.live.health.heartbeat_ms,
                 time_ms=desk.source.now_ms(),
+                pulse=await pulse_told(desk),
             )
         )
+
+    async def _hear(self, node: NodeId, report: Heartbeat) -> None:
+        """What the node remembers of the catalogue tells whether this is an old copy of it."""
+        desk = self._desk
+        await hear_pulse(desk, node, report.pulse)
+        if report.order > desk.erasing.taken.get(node, 0):
+            await notice_orders(desk, node, report.order)
+            desk.erasing.taken[node] = report.order
 
     def _refuse_clone(self, node: NodeId, report: Heartbeat) -> None:
         """Two processes with one key: the one that started last counts, the other is refused for good."""

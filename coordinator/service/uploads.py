@@ -11,6 +11,7 @@ from holdfast.coordinator.limits import COUNTED_BYTES_MAX
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.placement import Group
 from holdfast.coordinator.quorum import durable_stripes, open_receipts
+from holdfast.coordinator.reconciling import unproven_slots
 from holdfast.coordinator.service.desk import Asked, Desk
 from holdfast.coordinator.service.stripes import bare_slots
 from holdfast.protocol.codec import decode
@@ -133,6 +134,8 @@ class UploadHandlers:
         told = decode(asked.body, Claim)
         _bounded(len(told.chunks), CLAIM_CHUNKS_MAX, "chunks")
         upload, groups, bare = _upload(request), desk.live.groups, bare_slots(desk.live)
+        for group, slots in (await unproven_slots(desk)).items():
+            bare.setdefault(group, set()).update(slots)
 
         stored, send = await desk.catalogue.write(
             lambda c: chunk_rows.claim(

@@ -71,6 +71,11 @@ class Heartbeat(Message):
         quarantined: damaged shards kept aside.
         scrubbed_ms: when the last whole pass over all shards ended (0: none yet).
         trouble: why the store has failed, for people; empty when it has not.
+        order: the number of the last deletion order taken.
+        pulse: the highest pulse of the catalogue heard of (HeartbeatAnswer): a catalogue with a lower one
+            is older than what this node has seen.
+        file_bytes: length of the store's data file.
+        compacting: how far the copy is that gives room back to the disk, in per cent; -1: none under way.
     """
 
     url: str
@@ -86,15 +91,20 @@ class Heartbeat(Message):
     quarantined: int
     scrubbed_ms: int
     trouble: str
+    order: int
+    pulse: int
+    file_bytes: int
+    compacting: int
 
 
 class HeartbeatAnswer(Message):
-    """Term and epoch now; the signed cluster map when the node's epoch is older."""
+    """Term and epoch now. ``pulse``: a durable number of the catalogue, which grows every few seconds."""
 
     term: int
     epoch: int
     heartbeat_ms: int
     time_ms: int
+    pulse: int
 
 
 class NodeInfo(Message):

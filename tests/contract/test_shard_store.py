@@ -229,12 +229,15 @@ def test_the_counter_rises_with_every_durable_commit_and_never_falls(subject: Su
     assert subject.reopen().stats().counter == seen[-1]
 
 
-def test_term_and_running_clock_are_durable_and_the_term_only_rises(subject: Subject) -> None:
+def test_term_pulse_clock_and_order_are_durable_and_the_first_two_only_rise(subject: Subject) -> None:
     subject.store.raise_term(7)
     subject.store.raise_term(3)
+    subject.store.raise_pulse(9)
+    subject.store.raise_pulse(8)
     subject.store.save_running(123_456)
+    subject.store.mark(4, [], due_ms=0)
     store = subject.reopen()
-    assert (store.term(), store.running_ms) == (7, 123_456)
+    assert (store.term(), store.pulse(), store.running_ms, store.stats().order) == (7, 9, 123_456, 4)
 
 
 def test_after_a_failed_commit_nothing_more_is_accepted_until_it_is_reopened(subject: Subject) -> None:

@@ -200,6 +200,10 @@ class KeyNode:
             "quarantined": 0,
             "scrubbed_ms": 0,
             "trouble": "",
+            "order": 0,
+            "pulse": 0,
+            "file_bytes": 0,
+            "compacting": -1,
         }
         return node_messages.Heartbeat(**{**values, **changed})
 

@@ -86,6 +86,7 @@ class ModelStore:
     order: int = 0
     running_ms: int = 0
     highest_term: int = 0
+    highest_pulse: int = 0
     damaged: int = 0
     kept: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
     kept_last: int = 0
@@ -297,6 +298,15 @@ class ModelStore:
         if term > self.highest_term:
             self._commit(lambda: setattr(self, "highest_term", term))
 
+    def pulse(self) -> int:
+        """See ShardStore.pulse."""
+        return self.highest_pulse
+
+    def raise_pulse(self, pulse: int) -> None:
+        """See ShardStore.raise_pulse."""
+        if pulse > self.highest_pulse:
+            self._commit(lambda: setattr(self, "highest_pulse", pulse))
+
     def stats(self) -> StoreStats:
         """See ShardStore.stats."""
         used = sum(map(len, self.shards.values()))
@@ -311,6 +321,7 @@ class ModelStore:
             self.dropped,
             len(self.noted),
             self.changes,
+            order=self.order,
         )
 
     def close(self) -> None:

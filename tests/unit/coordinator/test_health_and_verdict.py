@@ -122,6 +122,10 @@ def beat(made: Live, number: int, state: str = "ok") -> NodeId:
         quarantined=0,
         scrubbed_ms=0,
         trouble="",
+        order=0,
+        pulse=0,
+        file_bytes=0,
+        compacting=-1,
     )
     made.beats[node] = Beat(report, made.source.monotonic(), made.source.now_ms())
     return node
