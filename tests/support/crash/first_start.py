@@ -54,6 +54,7 @@ async def start_node(folder: Path, address: str, token_file: Path) -> None:
 @asynccontextmanager
 async def running(server: Awaitable[None], folder: Path) -> AsyncIterator[dict[str, Any]]:
     """Start a server; gives what it says of itself once it is ready. Its refusal to start is raised."""
+    (folder / "ready.json").unlink(missing_ok=True)  # what a state may hold of the time before
     task = asyncio.ensure_future(server)
     try:
         async with asyncio.timeout(_READY_WITHIN_S):
