@@ -19,11 +19,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from holdfast.coordinator.placement import Group
 from holdfast.protocol.ids import AccountId, ChunkId, Digest, NodeId, UploadId
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.stripes import ShardRecord
 
-__all__ = ["FoundGroup", "FoundShard", "FoundStripe", "SlotCount", "fullest", "plan_groups"]
+__all__ = ["FoundGroup", "FoundShard", "FoundStripe", "SlotCount", "fullest", "plan_groups", "plan_holders"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,36 @@ def fullest(shards: Iterable[FoundShard]) -> FoundStripe | None:
     )
     nodes = {slot: frozenset(holders) for slot, holders in slots.items()}
     return FoundStripe(account, chunk, generation, group, profile, sealed_bytes, stripe, nodes)
+
+
+def plan_holders(
+    groups: Iterable[Group],
+    moving: Collection[tuple[int, int]],
+    counts: Mapping[NodeId, Mapping[tuple[int, int], int]],
+) -> list[tuple[int, int, NodeId]]:
+    """Slots that an old catalogue gives to one node while another has more of their shards.
+
+    Such a slot has moved since the copy was made, and goes to the node that has most: (group, slot, node).
+    The holder that the catalogue names stays a source until the new one was proven shard by shard; were
+    it the right one after all, nothing is lost but time. At most one slot of a group goes to a node.
+
+    Args:
+        moving: (group, slot) that are being filled anyway.
+        counts: shards by node and (group, slot).
+    """
+    found: list[tuple[int, int, NodeId]] = []
+    for group in groups:
+        taken = set(group.members)
+        for slot, holder in enumerate(group.members):
+            here = (group.id, slot)
+            if here in moving:
+                continue
+            others = {node: count.get(here, 0) for node, count in counts.items() if node not in taken}
+            best = max(others, key=lambda node: (others[node], node), default=None)
+            if best is not None and others[best] > counts.get(holder, {}).get(here, 0):
+                found.append((group.id, slot, best))
+                taken.add(best)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,9 @@ class Walk:
     async def compare(self) -> Told:
         """All slots: those that the node holds, and those that it has shards of."""
         sums = await self._sums()
+        if self._desk.reconciling.is_old:
+            counts = {slot: there.count for slot, there in sums.items()}
+            self._desk.reconciling.counts[self._node.id] = counts
         groups = self._desk.live.groups.values()
         held = {(g.id, g.members.index(self._node.id)) for g in groups if self._node.id in g.members}
         for slot in sorted(held | sums.keys()):

@@ -26,6 +26,8 @@ UPLOADS_OPEN_MAX = 1024
 GROUPS_PER_NODE_MAX = 4
 GROUPS_SPARE_MAX = 1024
 """Groups are made because a client excludes nodes only while there are fewer than so many."""
+GROUP_IDS_SKIPPED = 1 << 20
+"""Ids that a catalogue known to be old leaves out: more than can have been given since it was copied."""
 NODE_CALL_TIMEOUT_S = 15.0
 MEMBERSHIP_EVERY_S = 1.0
 STARTS_REMEMBERED_MAX = 1000

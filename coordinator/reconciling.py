@@ -21,16 +21,17 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from holdfast.coordinator.adopting import plan_groups
+from holdfast.coordinator.adopting import plan_groups, plan_holders
 from holdfast.coordinator.catalogue import inventories, strays
 from holdfast.coordinator.catalogue.erasures import is_unreconciled, set_unreconciled
+from holdfast.coordinator.catalogue.moves import assign_slot
 from holdfast.coordinator.inventory_walk import Told, Walk
 from holdfast.coordinator.limits import (
     ADOPTED_AT_ONCE,
     COMPARE_AGAIN_S,
     COMPARE_EVERY_S_DEFAULT,
 )
-from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.errors import GroupMoved, HoldfastError
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import TICKET_LIFETIME_MS
 
@@ -83,6 +84,7 @@ class Reconciling:
         sources: former holders of slots that are being filled.
         adopted: rows made since the start.
         strays: shards that wait to be adopted or given up.
+        counts: shards by node and (group, slot), while the catalogue is old.
         finish_s: not before then is it tried (again) to do something about them.
         is_loaded: what the catalogue says of all this was read.
     """
@@ -95,6 +97,7 @@ class Reconciling:
     sources: set[NodeId] = field(default_factory=set)
     adopted: int = 0
     strays: int = 0
+    counts: dict[NodeId, dict[tuple[int, int], int]] = field(default_factory=dict)
     finish_s: float = 0.0
     is_loaded: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -298,6 +301,8 @@ async def _finish(desk: Desk, since_s: float) -> None:
         lambda c: strays.make_groups(c, plan_groups(strays.unknown_groups(c), nodes), usual)
     )
     await live.refresh(desk.catalogue)
+    if state.is_old:
+        await _find_holders(desk)
     may_free = _may_free(desk, nodes)
     waiting = await _adopt(desk, may_free)
     if state.since_s != since_s:
@@ -305,10 +310,28 @@ async def _finish(desk: Desk, since_s: float) -> None:
     if state.is_old:
         await desk.catalogue.write(lambda c: set_unreconciled(c, False))
         state.is_old = False
+        state.counts.clear()
         _log.warning("the catalogue was compared with every node", adopted=state.adopted, strays=waiting)
     state.strays = waiting
     if may_free or not waiting:
         state.since_s = None
+
+
+async def _find_holders(desk: Desk) -> None:
+    """Slots that have moved since an old catalogue was copied go to whoever has their shards."""
+    live, now_ms = desk.live, desk.source.now_ms()
+    for group, slot, node in plan_holders(live.groups.values(), live.moves.keys(), desk.reconciling.counts):
+        try:
+            await desk.catalogue.write(
+                lambda c, g=live.groups[group], s=slot, n=node: assign_slot(c, g, s, n, "inventory", now_ms)  # type: ignore[misc]
+            )
+        except GroupMoved as error:
+            _log.info("a slot stays where the catalogue has it", group=group, slot=slot, why=error.what)
+            continue
+        _log.warning(
+            "a slot has moved since the catalogue was copied", group=group, slot=slot, node=node.short
+        )
+        await live.refresh(desk.catalogue)
 
 
 def _may_free(desk: Desk, nodes: Collection[NodeId]) -> bool:

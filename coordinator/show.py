@@ -67,6 +67,35 @@ def _show_repair(output: Output, told: ClusterStatus) -> None:
         output.say()
 
 
+def _show_inventory(output: Output, told: ClusterStatus) -> None:
+    """Only what an operator should know: the catalogue is old, or there is what nobody knows."""
+    inventory = told.inventory
+    if inventory.unreconciled:
+        output.say("The catalogue is older than what the nodes have seen, and is being compared with them.")
+        output.say("Nothing is swept or erased before that is done.")
+        if inventory.waiting:
+            names = ", ".join(node.short for node in inventory.waiting)
+            output.say(
+                f"Still to be compared: {names}. Start those that are down, or wait until they are lost."
+            )
+        output.say()
+    elif inventory.strays:
+        many = human_count(inventory.strays, "shard")
+        output.say(f"{many} of stripes that the catalogue does not know lie on nodes; they are kept for now.")
+        output.say()
+
+
+def _inventory(told: ClusterStatus) -> dict[str, Any]:
+    inventory = told.inventory
+    return {
+        "unreconciled": inventory.unreconciled,
+        "waiting": [node.hex() for node in inventory.waiting],
+        "strays": inventory.strays,
+        "adopted": inventory.adopted,
+        "erasing": inventory.erasing,
+    }
+
+
 def show_repair(output: Output, told: ClusterStatus) -> None:
     """What is being brought back, slot by slot."""
     repair = told.repair
@@ -99,6 +128,7 @@ def show_nodes(output: Output, told: ClusterStatus) -> None:
             f"    {node.url}  {human_bytes(node.used_bytes)} of {human_bytes(node.capacity_bytes)}, "
             f"{human_count(node.shards, 'shard')}, {human_count(node.slots, 'slot')}"
             + (f", {node.quarantined:,} in quarantine" if node.quarantined else "")
+            + (f", compacting {node.compacting} %" if node.compacting >= 0 else "")
         )
         if node.trouble:
             output.say(f"    {node.trouble}")
@@ -206,6 +236,7 @@ def show_status(output: Output, told: ClusterStatus) -> None:
     )
     output.say()
     _show_repair(output, told)
+    _show_inventory(output, told)
     output.say(
         f"{'node':<10}{'state':<10}{'store':<9}{'zone':<12}{'used':>10}{'capacity':>11}  {'shards':>9}"
     )
@@ -225,6 +256,7 @@ def show_status(output: Output, told: ClusterStatus) -> None:
         open_uploads=told.open_uploads,
         stripes=told.stripes.shown(),
         repair=repair_summary(told.repair),
+        inventory=_inventory(told),
         nodes=[_node(node) for node in told.nodes],
     )
 
@@ -244,4 +276,7 @@ def _node(node: NodeStatus) -> dict[str, Any]:
         "quarantined": node.quarantined,
         "scrubbed_ms": node.scrubbed_ms,
         "trouble": node.trouble,
+        "file_bytes": node.file_bytes,
+        "compacting": node.compacting if node.compacting >= 0 else None,
+        "compared_ms": node.compared_ms,
     }

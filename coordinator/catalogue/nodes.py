@@ -9,6 +9,7 @@ from typing import Literal
 from sqlalchemy import Connection, delete, insert, select, update
 
 from holdfast.coordinator.catalogue.schema import group_slots, groups, meta, nodes, tokens
+from holdfast.coordinator.limits import GROUP_IDS_SKIPPED
 from holdfast.coordinator.placement import Group
 from holdfast.protocol.errors import Conflict, Refused
 from holdfast.protocol.ids import Digest, NodeId, PublicKey, StoreId
@@ -203,8 +204,13 @@ def add_groups(
     """Make groups that are not there yet (another request may have been first)."""
     known = {group.members for group in all_groups(connection).values() if group.profile == profile}
     fresh = [members for members in made if members not in known]
-    for members in fresh:
+    # An old copy of the catalogue does not know which ids were given since it was made.
+    is_old = connection.execute(select(meta.c.number).where(meta.c.name == "unreconciled")).scalar()
+    highest = max(all_groups(connection), default=0)
+    for count, members in enumerate(fresh):
         values = {"version": 1, "k": profile.k, "m": profile.m, "kind": kind}
+        if is_old:
+            values["id"] = highest + GROUP_IDS_SKIPPED + count
         primary = connection.execute(insert(groups).values(**values)).inserted_primary_key
         assert primary is not None
         connection.execute(

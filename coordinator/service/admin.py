@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from holdfast.coordinator.catalogue import erasures
 from holdfast.coordinator.catalogue.accounts import chunk_totals, count_accounts
 from holdfast.coordinator.catalogue.moves import count_unfilled
 from holdfast.coordinator.catalogue.nodes import TokenKind, add_token
 from holdfast.coordinator.catalogue.safety import group_totals
 from holdfast.coordinator.catalogue.uploads import count_open
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX
+from holdfast.coordinator.reconciling import uncompared
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.stripes import account_verdict
 from holdfast.protocol.codec import decode
@@ -19,6 +21,7 @@ from holdfast.protocol.limits import TOKEN_LIFETIME_S_MAX, TOKEN_SECRET_BYTES
 from holdfast.protocol.messages.admin import (
     ClusterStatus,
     GroupStatus,
+    InventoryStatus,
     MakeInvite,
     MakeNodeToken,
     MoveStatus,
@@ -85,6 +88,9 @@ class AdminHandlers:
             quarantined=beat.report.quarantined if beat else 0,
             scrubbed_ms=beat.report.scrubbed_ms if beat else 0,
             trouble=beat.report.trouble if beat else "",
+            file_bytes=beat.report.file_bytes if beat else 0,
+            compacting=beat.report.compacting if beat else -1,
+            compared_ms=known.wall_ms if (known := self._desk.reconciling.compared.get(node)) else 0,
         )
 
     async def _repair(self) -> RepairStatus:
@@ -120,6 +126,19 @@ class AdminHandlers:
             moves=moves,
         )
 
+    async def _inventory(self) -> InventoryStatus:
+        state = self._desk.reconciling
+        is_old, erasing = await self._desk.catalogue.read(
+            lambda c: (erasures.is_unreconciled(c), erasures.count_erasures(c))
+        )
+        return InventoryStatus(
+            unreconciled=is_old,
+            waiting=uncompared(self._desk) if is_old else [],
+            strays=state.strays,
+            adopted=state.adopted,
+            erasing=erasing,
+        )
+
     async def status(self, request: web.Request) -> web.Response:
         """The whole cluster at a glance."""
         await self._desk.operator(request)
@@ -140,6 +159,7 @@ class AdminHandlers:
                 open_uploads=uploads,
                 stripes=verdict.stripes,
                 repair=await self._repair(),
+                inventory=await self._inventory(),
                 nodes=[self._node(node) for node in sorted(live.nodes)],
                 groups=[
                     GroupStatus(

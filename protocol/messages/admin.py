@@ -18,6 +18,7 @@ from holdfast.protocol.messages.accounts import StripeCounts
 __all__ = [
     "ClusterStatus",
     "GroupStatus",
+    "InventoryStatus",
     "MakeInvite",
     "MakeNodeToken",
     "MoveStatus",
@@ -59,6 +60,9 @@ class NodeStatus(Message):
         slots: of how many groups it holds a slot.
         quarantined: damaged shards it keeps aside.
         trouble: why its store has failed, in its own words; empty when it has not.
+        file_bytes: length of its data file: what is erased stays in it until it is compacted.
+        compacting: how far that is, in per cent; -1: not under way.
+        compared_ms: when what it has was compared with the catalogue, whole; 0: not since the start.
     """
 
     id: NodeId
@@ -76,6 +80,9 @@ class NodeStatus(Message):
     quarantined: int
     scrubbed_ms: int
     trouble: str
+    file_bytes: int
+    compacting: int
+    compared_ms: int
 
 
 class MoveStatus(Message):
@@ -157,6 +164,24 @@ class GroupStatus(Message):
     chunks: int
 
 
+class InventoryStatus(Message):
+    """How the catalogue compares with what nodes have.
+
+    Attributes:
+        unreconciled: the catalogue is older than what nodes have seen: nothing is swept or erased.
+        waiting: nodes that are still to be compared before it is as good as any.
+        strays: shards that no row explains, and of which it is not known yet what becomes of them.
+        adopted: chunks taken up from the nodes since the coordinator started.
+        erasing: shards that nodes are still to be told to erase.
+    """
+
+    unreconciled: bool
+    waiting: list[NodeId]
+    strays: int
+    adopted: int
+    erasing: int
+
+
 class ClusterStatus(Message):
     """``verdict``: safe, degraded, at_risk, unavailable or empty; ``sentence`` says it in words."""
 
@@ -170,5 +195,6 @@ class ClusterStatus(Message):
     open_uploads: int
     stripes: StripeCounts
     repair: RepairStatus
+    inventory: InventoryStatus
     nodes: list[NodeStatus]
     groups: list[GroupStatus]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from holdfast.coordinator.adopting import FoundShard, SlotCount, fullest, plan_groups
+from holdfast.coordinator.adopting import FoundShard, SlotCount, fullest, plan_groups, plan_holders
+from holdfast.coordinator.placement import Group
 from holdfast.protocol.ids import AccountId, ChunkId, NodeId, UploadId
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.stripes import digest_of
@@ -93,3 +94,31 @@ def test_a_node_never_gets_two_slots_of_a_group() -> None:
         ]
         for group in plan_groups(counts, NODES):
             assert len(set(group.members)) == PROFILE.n
+
+
+def group_of(*members: int, number: int = 7) -> Group:
+    return Group(number, 1, PROFILE, "usual", tuple(NODES[member] for member in members))
+
+
+def test_a_slot_goes_to_whoever_has_more_of_its_shards_than_its_holder() -> None:
+    group = group_of(0, 1, 2, 3, 4, 5)
+    counts = {NODES[slot]: {(7, slot): 100} for slot in range(6)}
+    counts[NODES[6]] = {(7, 2): 100}
+    assert plan_holders([group], [], counts) == [], "as many is not more: it is a former holder"
+    counts[NODES[6]] = {(7, 2): 130}
+    assert plan_holders([group], [], counts) == [(7, 2, NODES[6])]
+    assert plan_holders([group], [(7, 2)], counts) == []
+
+
+def test_found_holders_never_give_a_node_two_slots() -> None:
+    for seed in range(300):
+        chance = random.Random(seed)
+        group = group_of(*chance.sample(range(9), 6))
+        counts = {
+            node: {(7, slot): chance.randrange(20) for slot in chance.sample(range(6), 3)} for node in NODES
+        }
+        members = list(group.members)
+        for _, slot, node in plan_holders([group], [], counts):
+            assert node not in members
+            members[slot] = node
+        assert len(set(members)) == 6
