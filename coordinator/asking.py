@@ -12,7 +12,7 @@ from holdfast.coordinator.limits import SCRUB_LOOK_S
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.charter import open_charter
 from holdfast.protocol.errors import BadRequest
-from holdfast.protocol.limits import QUARANTINE_SHOWN_MAX, TOKEN_LIFETIME_S_DEFAULT
+from holdfast.protocol.limits import AUDIT_CHUNKS_MAX, QUARANTINE_SHOWN_MAX, TOKEN_LIFETIME_S_DEFAULT
 from holdfast.protocol.messages.admin import (
     ClusterStatus,
     MakeInvite,
@@ -22,12 +22,14 @@ from holdfast.protocol.messages.admin import (
     SetStanding,
     TokenMade,
 )
+from holdfast.protocol.messages.audit import AskAudit, Audits
 from holdfast.protocol.messages.cluster import ClusterInfo
 from holdfast.protocol.messages.scrub import AskQuarantine, AskScrub, QuarantineShown, Scrubbed
 from holdfast.protocol.transport import Transport
 
 __all__ = [
     "MadeToken",
+    "audit",
     "cluster_status",
     "invite_token",
     "node_token",
@@ -109,10 +111,10 @@ async def set_standing(
     coordinator: str | None = None,
     *,
     node: str,
-    standing: Literal["joined", "draining", "removed"],
+    standing: Literal["joined", "draining", "removed", "trusted"],
     dry_run: bool = False,
 ) -> Moving:
-    """Empty a node, keep it after all, or let it go; ``node`` is the beginning of its id."""
+    """Empty a node, keep it after all, let it go, or trust it again; ``node`` is the beginning of its id."""
     message = SetStanding(node=node, standing=standing, dry_run=dry_run)
     told, _ = await _ask(key_file, coordinator, "POST", "/v1/admin/standing", message, Moving)
     return told
@@ -140,6 +142,16 @@ async def read_quarantine(
     """What one node, or every node, keeps aside."""
     message = AskQuarantine(node=node, most=QUARANTINE_SHOWN_MAX)
     told, _ = await _ask(key_file, coordinator, "POST", "/v1/admin/quarantine", message, QuarantineShown)
+    return told
+
+
+async def audit(key_file: Path, coordinator: str | None = None, *, chunks: int) -> list[Audits]:
+    """Challenge the holders of so many stripes (0: only what is known), a bounded number at a time."""
+    told: list[Audits] = []
+    while chunks > 0 or not told:
+        message = AskAudit(chunks=min(chunks, AUDIT_CHUNKS_MAX))
+        told.append((await _ask(key_file, coordinator, "POST", "/v1/admin/audit", message, Audits))[0])
+        chunks -= message.chunks
     return told
 
 

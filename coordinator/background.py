@@ -11,19 +11,23 @@ from dataclasses import dataclass
 
 import structlog
 
+from holdfast.coordinator.auditing import keep_auditing
 from holdfast.coordinator.catalogue.uploads import expire_uploads
 from holdfast.coordinator.erasing import send_orders
 from holdfast.coordinator.keeping_membership import keep_membership
 from holdfast.coordinator.limits import (
+    AUDIT_PAUSE_S,
     COMPARE_PAUSE_S,
     ERASE_EVERY_S,
     MEMBERSHIP_EVERY_S,
     PULSE_EVERY_S,
+    REENCODE_PAUSE_S,
     REPAIR_PAUSE_S,
     SWEEP_UPLOADS_EVERY_S,
     TRASH_EVERY_S,
 )
 from holdfast.coordinator.reconciling import keep_pulse, keep_reconciled
+from holdfast.coordinator.reencoding import reencode
 from holdfast.coordinator.repairing import keep_whole
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.sweeping import keep_trash
@@ -56,5 +60,7 @@ TASKS: tuple[BackgroundTask, ...] = (
     BackgroundTask("sending deletion orders", ERASE_EVERY_S, send_orders),
     BackgroundTask("keeping the pulse", PULSE_EVERY_S, keep_pulse),
     BackgroundTask("comparing inventories", COMPARE_PAUSE_S, keep_reconciled),
+    BackgroundTask("auditing", AUDIT_PAUSE_S, keep_auditing),
     BackgroundTask("keeping stripes whole", REPAIR_PAUSE_S, keep_whole),
+    BackgroundTask("encoding fallback stripes anew", REENCODE_PAUSE_S, reencode),
 )

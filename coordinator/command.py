@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from holdfast.coordinator.command_audit import audit, trust
 from holdfast.coordinator.command_operations import (
     drain,
     nodes,
@@ -17,7 +18,12 @@ from holdfast.coordinator.command_operations import (
     undrain,
 )
 from holdfast.coordinator.command_scrub import quarantine, scrub
-from holdfast.coordinator.limits import COMPARE_EVERY_S_DEFAULT
+from holdfast.coordinator.limits import (
+    AUDITS_PER_HOUR_DEFAULT,
+    COMPARE_EVERY_S_DEFAULT,
+    REPAIR_BYTES_PER_S_DEFAULT,
+    REPAIR_NODE_BYTES_PER_S_DEFAULT,
+)
 from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT, TOKEN_LIFETIME_S_DEFAULT
 from holdfast.protocol.terminal import (
     BYTES,
@@ -82,6 +88,32 @@ def coordinator() -> None:
     help="How often each node's inventory is compared with the catalogue.",
 )
 @option(
+    "--audits-per-hour",
+    type=click.IntRange(min=0),
+    default=AUDITS_PER_HOUR_DEFAULT,
+    show_default=True,
+    help="How many chunks' nodes are challenged; 0: none.",
+)
+@option(
+    "--repair-rate",
+    type=BYTES,
+    default=REPAIR_BYTES_PER_S_DEFAULT,
+    help="Bytes a second that repair may pull in the whole cluster; 0: any. Default: 1 GiB.",
+)
+@option(
+    "--repair-node-rate",
+    type=BYTES,
+    default=REPAIR_NODE_BYTES_PER_S_DEFAULT,
+    help="The same for each node. Default: 256 MiB. Where no shard is spare, neither counts.",
+)
+@option(
+    "--rebalance/--no-rebalance",
+    "rebalances",
+    default=True,
+    show_default=True,
+    help="Fill nodes evenly when some are added.",
+)
+@option(
     "--log-level",
     default="info",
     show_default=True,
@@ -101,11 +133,16 @@ def run_command(
     zone_lost_after_s: float,
     trash_hold_s: float,
     compare_every_s: float,
+    audits_per_hour: int,
+    repair_rate: int,
+    repair_node_rate: int,
+    rebalances: bool,
     log_level: str,
     log_json: bool,
 ) -> None:
     """Serve until SIGTERM. The first start makes a new cluster in the folder."""
     from holdfast.coordinator.health import HealthSettings
+    from holdfast.coordinator.repair_pacing import RepairSettings
     from holdfast.coordinator.running import CoordinatorSettings, run_coordinator
     from holdfast.protocol.clock import SYSTEM
     from holdfast.protocol.profiles import Profile
@@ -123,6 +160,9 @@ def run_command(
         program=program_version(),
         trash_hold_s=trash_hold_s,
         compare_every_s=compare_every_s,
+        audits_per_hour=audits_per_hour,
+        repair=RepairSettings(repair_rate, repair_node_rate),
+        rebalances=rebalances,
     )
     run(lambda: run_coordinator(settings, SYSTEM))
 
@@ -183,7 +223,12 @@ def invite(
     _hand_over(Output(as_json), made, target, "Its owner runs 'holdfast init' with it.")
 
 
-@admin.command("node-token")
+@admin.group("node")
+def node() -> None:
+    """Let nodes join."""
+
+
+@node.command("add-token")
 @operator_options
 @option(
     "--expires",
@@ -206,11 +251,14 @@ def invite(
 def node_token(
     operator_key: Path, coordinator: str | None, lifetime_s: int, target: Path | None, as_json: bool
 ) -> None:
-    """Make a token: one node may join the cluster with it."""
+    """Make a token: one node may join the cluster with it. Also called 'admin node-token'."""
     from holdfast.coordinator.asking import node_token as ask_node_token
 
     made = run(lambda: ask_node_token(operator_key, coordinator, lifetime_s=lifetime_s))
     _hand_over(Output(as_json), made, target, "Pass it as --join-token-file to 'holdfast node run'.")
+
+
+admin.add_command(node_token, "node-token")
 
 
 @admin.command("status")
@@ -233,4 +281,6 @@ admin.add_command(remove)
 admin.add_command(repair)
 admin.add_command(rebalance)
 admin.add_command(scrub)
+admin.add_command(audit)
+admin.add_command(trust)
 admin.add_command(quarantine)

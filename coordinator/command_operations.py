@@ -37,11 +37,26 @@ def nodes(operator_key: Path, coordinator: str | None, as_json: bool) -> None:
     show_nodes(Output(as_json), run(lambda: cluster_status(operator_key, coordinator)))
 
 
-@click.command("repair")
+class _StatusFirst(click.Group):
+    """A group that means its "status" when it is given no command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click; ``repair --json`` is ``repair status --json``."""
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["status", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("repair", cls=_StatusFirst)
+def repair() -> None:
+    """Bringing shards back; without a command: its status."""
+
+
+@repair.command("status")
 @operator_options
 @json_option
 @guarded
-def repair(operator_key: Path, coordinator: str | None, as_json: bool) -> None:
+def repair_status(operator_key: Path, coordinator: str | None, as_json: bool) -> None:
     """Show what is being brought back, how far it is, and what it waits for."""
     from holdfast.coordinator.asking import cluster_status
     from holdfast.coordinator.show import show_repair

@@ -105,8 +105,8 @@ async def _send_next(desk: Desk, node: NodeId) -> bool:
 
 
 def away_nodes(desk: Desk) -> frozenset[NodeId]:
-    """Nodes whose shards are out of reach now."""
-    return frozenset(node for node in desk.live.nodes if not desk.live.is_serving(node))
+    """Nodes whose shards are out of reach now, or not to be relied on."""
+    return frozenset(node for node in desk.live.nodes if not desk.live.counts(node))
 
 
 async def notice_orders(desk: Desk, node: NodeId, number: int) -> None:

@@ -9,15 +9,23 @@ import structlog
 
 from holdfast.coordinator.catalogue.moves import assign_slot
 from holdfast.coordinator.catalogue.nodes import save_counters, set_standing
+from holdfast.coordinator.catalogue.safety import group_totals
 from holdfast.coordinator.health import Presence, newly_lost
-from holdfast.coordinator.limits import COUNTERS_SAVE_S, FREE_TO_TAKE_BYTES_MIN
-from holdfast.coordinator.repair_plan import Assignment, Member, plan_moves
+from holdfast.coordinator.limits import (
+    COUNTERS_SAVE_S,
+    FREE_TO_TAKE_BYTES_MIN,
+    REBALANCE_BY_ITSELF_BYTES_MIN,
+    REBALANCE_BY_ITSELF_MOVES_MAX,
+    REBALANCE_EVERY_S,
+    REBALANCE_SPREAD,
+)
+from holdfast.coordinator.repair_plan import Assignment, Member, plan_moves, plan_rebalance
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.errors import GroupMoved
 from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import NodeId
 
-__all__ = ["assign_all", "keep_membership", "members_of"]
+__all__ = ["assign_all", "keep_membership", "members_of", "rebalance_plan"]
 
 _log = structlog.get_logger()
 
@@ -29,7 +37,39 @@ async def keep_membership(desk: Desk) -> float | None:
     live = desk.live
     plan = plan_moves(live.groups, {slot: move.old for slot, move in live.moves.items()}, members_of(desk))
     desk.repairs.waiting = plan.waiting
-    return 0.0 if await assign_all(desk, plan.assign) else None
+    if await assign_all(desk, plan.assign):
+        return 0.0
+    await _even_out(desk)
+    return None
+
+
+async def _even_out(desk: Desk) -> None:
+    """Where everything is whole and at rest, move a slot or two towards nodes that came later."""
+    repairs, now = desk.repairs, desk.source.monotonic()
+    if not desk.rebalances or now < desk.rebalance_due_s:
+        return
+    desk.rebalance_due_s = now + REBALANCE_EVERY_S
+    if desk.live.moves or repairs.queued_shards or repairs.waiting:
+        return
+    planned = await rebalance_plan(
+        desk, most=REBALANCE_BY_ITSELF_MOVES_MAX, least_bytes=REBALANCE_BY_ITSELF_BYTES_MIN
+    )
+    await assign_all(desk, planned)
+
+
+async def rebalance_plan(desk: Desk, *, most: int, least_bytes: int) -> list[Assignment]:
+    """Slots to move so that nodes are evenly filled."""
+    live = desk.live
+    totals = await desk.catalogue.read(group_totals)
+    return plan_rebalance(
+        live.groups,
+        live.moves,
+        members_of(desk),
+        {number: -(-totals.get(number, (0, 0))[1] // g.profile.k) for number, g in live.groups.items()},
+        most=most,
+        spread=REBALANCE_SPREAD,
+        least_bytes=least_bytes,
+    )
 
 
 def members_of(desk: Desk) -> dict[NodeId, Member]:

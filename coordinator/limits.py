@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from holdfast.protocol.limits import DEVICES_MAX, MIB, REBUILD_SEALED_BYTES_MAX, TICKET_LIFETIME_MS
+from holdfast.protocol.limits import (
+    AUDIT_CHUNKS_MAX,
+    AUDIT_COLUMNS_MAX,
+    DEVICES_MAX,
+    MIB,
+    REBUILD_SEALED_BYTES_MAX,
+    TICKET_LIFETIME_MS,
+)
 
 SQL_VALUES_MAX = 500
 """Values in one IN list; SQLite takes 999 variables in its oldest builds."""
@@ -37,8 +44,30 @@ FREE_TO_TAKE_BYTES_MIN = 64 * MIB
 """A node with less room is given no slots."""
 REBALANCE_MOVES_MAX = 16
 """Slots that one rebalancing moves at most."""
-REBALANCE_SPREAD = 0.05
-"""Tolerated difference of how full two nodes are, as a fraction of their capacity."""
+REBALANCE_SPREAD = 0.1
+"""Tolerated difference of how full two nodes are, as a part of how full the cluster is on average."""
+REBALANCE_EVERY_S = 60.0
+"""How often the coordinator looks by itself whether nodes are evenly filled."""
+REBALANCE_BY_ITSELF_MOVES_MAX = 2
+REBALANCE_BY_ITSELF_BYTES_MIN = 4 * MIB
+"""A slot with fewer bytes is not moved without being told to."""
+AUDITS_PER_HOUR_DEFAULT = 600
+"""Stripes that the coordinator challenges by itself."""
+AUDIT_PAUSE_S = 30.0
+"""Between looks whether to audit, where no number of stripes in an hour is set."""
+AUDIT_TURN_STRIPES = 5
+AUDIT_COLUMNS = 32
+"""Bytes of each shard asked for: of a shard half of which is gone, that it is noticed fails once in 2^32."""
+AUDIT_CALL_TIMEOUT_S = 30.0
+FALSE_ANSWERS_KEPT_MAX = 10_000
+REPAIR_BYTES_PER_S_DEFAULT = 1024 * MIB
+REPAIR_NODE_BYTES_PER_S_DEFAULT = 256 * MIB
+"""Sealed bytes of stripes with one spare shard that one node pulls; a gigabit network carries half of it."""
+REPAIR_RATE_ASSUMED_BYTES_PER_S = 100_000_000
+"""What a forecast counts with before anything was measured."""
+REENCODE_PAUSE_S = 5.0
+REENCODE_BATCH_SEALED_BYTES = 8 * MIB
+"""Every node of the new group pulls all of it."""
 REPAIR_PAUSE_S = 0.5
 REPAIR_TURN_S = 2.0
 """How long a turn works before it looks again what is most urgent."""
@@ -85,6 +114,9 @@ SCRUB_LOOK_S = 0.3
 SETTLE_LOOK_S = 0.05
 """How often an upload looks whether the nodes have reported, right after a start."""
 
+assert 1 <= AUDIT_COLUMNS <= AUDIT_COLUMNS_MAX
+assert AUDIT_TURN_STRIPES <= AUDIT_CHUNKS_MAX
 assert READ_TICKET_REUSED_MS < TICKET_LIFETIME_MS
 assert UPLOADS_OPEN_MAX >= DEVICES_MAX
+assert REENCODE_BATCH_SEALED_BYTES <= REBUILD_SEALED_BYTES_MAX
 assert REPAIR_BATCH_SEALED_BYTES <= REBUILD_SEALED_BYTES_MAX

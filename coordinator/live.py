@@ -106,7 +106,11 @@ class Live:
 
     def down(self) -> list[NodeId]:
         """Nodes that are not worth asking first."""
-        return [node for node in self.nodes if self.state(node) in ("down", "stopping")]
+        return [
+            node
+            for node in self.nodes
+            if self.state(node) in ("down", "stopping") or not self.is_trusted(node)
+        ]
 
     def is_serving(self, node: NodeId) -> bool:
         """Do its shards count as within reach? Up, with a store that works.
@@ -119,12 +123,23 @@ class Live:
             return self.state(node) == "suspect"
         return self.state(node) == "up" and beat.report.state in ("ok", "full")
 
+    def is_trusted(self, node: NodeId) -> bool:
+        """In the cluster, and not known to lie."""
+        row = self.nodes.get(node)
+        return row is not None and row.state != "distrusted"
+
+    def counts(self, node: NodeId) -> bool:
+        """Do the shards on it count? It serves them, and it does not lie about them."""
+        return self.is_trusted(node) and self.is_serving(node)
+
     def writable(self, excluded: frozenset[NodeId]) -> list[Candidate]:
         """Nodes that may take shards: up, with room, not excluded."""
         found = []
         for node, row in self.nodes.items():
             beat = self.beats.get(node)
-            if node in excluded or beat is None or beat.report.state != "ok" or self.state(node) != "up":
+            if node in excluded or not self.is_trusted(node) or self.state(node) != "up":
+                continue
+            if beat is None or beat.report.state != "ok":
                 continue
             found.append(Candidate(node, row.zone, beat.report.free_bytes, row.state == "joined"))
         return found

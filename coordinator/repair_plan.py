@@ -9,7 +9,7 @@ and says why.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.coordinator.placement import Group, zone_share
@@ -190,45 +190,58 @@ def _for_zones(
 
 def plan_rebalance(
     groups: Mapping[int, Group],
-    moving: Mapping[tuple[int, int], str],
+    moving: Collection[tuple[int, int]],
     members: Mapping[NodeId, Member],
     group_bytes: Mapping[int, int],
     *,
     most: int,
     spread: float,
+    least_bytes: int = 0,
 ) -> list[Assignment]:
     """Slots to move from the fullest to the emptiest nodes until none differs by more than ``spread``.
 
+    How full a node is, is reckoned from the slots it holds, not from what it reports: what it gave away
+    lies on it until the hold is over, and counting that it would be made to give more and more.
+
     Args:
+        moving: (group, slot) that is being filled; its group is left alone.
         group_bytes: shard bytes of one slot, by group.
         most: assignments at most; movement is bounded, the next plan goes on.
-        spread: tolerated difference of fill, as a fraction of capacity.
+        spread: tolerated difference of fill, as a part of how full the cluster is on average.
+        least_bytes: slots with less are not worth moving.
     """
     staying = {m.id: m for m in members.values() if m.takes and not m.is_leaving and m.capacity_bytes > 0}
-    used = {node: member.used_bytes for node, member in staying.items()}
+    held = Counter[NodeId]()
+    for group in groups.values():
+        held.update(dict.fromkeys(group.members, group_bytes.get(group.id, 0)))
     planned: list[Assignment] = []
     touched: set[int] = {group for group, _ in moving}
+    room = {node: member.capacity_bytes - member.used_bytes for node, member in staying.items()}
+    total = sum(member.capacity_bytes for member in staying.values())
+    tolerated = spread * sum(held[node] for node in staying) / total if total else 0.0
 
     def fill(node: NodeId, more: int = 0) -> float:
-        return (used[node] + more) / staying[node].capacity_bytes
+        return (held[node] + more) / staying[node].capacity_bytes
 
-    for _ in range(most):
+    while len(planned) < most:
         found = None
-        for full in sorted(staying, key=fill, reverse=True):
+        for full in sorted(staying, key=lambda node: (-fill(node), node)):
             for group in groups.values():
-                if group.id in touched or full not in group.members or not group_bytes.get(group.id):
+                size = group_bytes.get(group.id, 0)
+                if group.id in touched or full not in group.members or size <= max(0, least_bytes - 1):
                     continue
-                size, slot = group_bytes[group.id], group.members.index(full)
+                slot = group.members.index(full)
                 counts, share = _zone_counts(group.members, slot, members), _share(group, members)
                 better = [
                     node
                     for node in staying
                     if node not in group.members
+                    and size <= room[node]
                     and counts[staying[node].zone] < share
-                    and fill(full) - fill(node, size) > spread
+                    and fill(full) - fill(node, size) > tolerated
                 ]
                 if better:
-                    found = (group, slot, full, min(better, key=fill), size)
+                    found = (group, slot, full, min(better, key=lambda node: (fill(node), node)), size)
                     break
             if found:
                 break
@@ -237,6 +250,7 @@ def plan_rebalance(
         group, slot, full, taker, size = found
         planned.append(Assignment(group, slot, taker, "rebalance"))
         touched.add(group.id)
-        used[full] -= size
-        used[taker] += size
+        held[full] -= size
+        held[taker] += size
+        room[taker] -= size
     return planned

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from holdfast.coordinator.verdict import Standing
+
 __all__ = ["Repairs", "Slot"]
 
 Slot = tuple[int, int]
@@ -20,6 +22,7 @@ class Repairs:
         queued_shards, queued_bytes: to bring back.
         able_shards, able_bytes: of them, those whose node is there to take them, and that have sources.
         waiting: (group, slot, why) of slots that no node can take.
+        spare: how safe the least safe stripe is that a slot's work is for; of the last turn.
         rest: slots to leave alone until then (steady seconds), because nothing could be done.
         noted_at_s: when the last batch was done, or the present work began.
     """
@@ -33,6 +36,7 @@ class Repairs:
     done_shards: int = 0
     done_bytes: int = 0
     waiting: tuple[tuple[int, int, str], ...] = ()
+    spare: dict[Slot, Standing] = field(default_factory=dict)
     rest: dict[Slot, float] = field(default_factory=dict)
     noted_at_s: float = 0.0
 

@@ -20,6 +20,7 @@ import structlog
 from holdfast.coordinator.catalogue import moves as move_rows
 from holdfast.coordinator.catalogue.missing import Gone, note_gone
 from holdfast.coordinator.catalogue.moves import Cursor, Move, ShardRow
+from holdfast.coordinator.catalogue.safety import missing_gaps
 from holdfast.coordinator.limits import (
     REPAIR_BATCH_SEALED_BYTES,
     REPAIR_BATCHES_AHEAD,
@@ -29,11 +30,11 @@ from holdfast.coordinator.limits import (
     REPAIR_TURN_S,
     REPAIRS_AT_ONCE_MAX,
 )
-from holdfast.coordinator.live import Live
 from holdfast.coordinator.placement import Group
 from holdfast.coordinator.repair_progress import Slot
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.stripes import bare_slots, group_standing
+from holdfast.coordinator.verdict import Standing
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, HoldfastError, Refused
 from holdfast.protocol.failpoints import reached
@@ -75,7 +76,7 @@ async def keep_whole(desk: Desk) -> float | None:
     ready = [slot for slot in able if repairs.rest.get(slot, 0.0) <= now]
     if not ready:
         return REPAIR_PAUSE_S
-    await _work_through(desk, _by_urgency(live, ready), moves, now + REPAIR_TURN_S)
+    await _work_through(desk, await _by_urgency(desk, ready), moves, now + REPAIR_TURN_S)
     return 0.0
 
 
@@ -101,7 +102,7 @@ def _is_able(desk: Desk, slot: Slot) -> bool:
     """
     live = desk.live
     group = live.groups.get(slot[0])
-    if group is None or not live.is_serving(puller := group.members[slot[1]]) or puller not in live.beats:
+    if group is None or not live.counts(puller := group.members[slot[1]]) or puller not in live.beats:
         return False
     move = live.moves.get(slot)
     sources = {source.slot for source in _sources(desk, group, puller)}
@@ -111,17 +112,26 @@ def _is_able(desk: Desk, slot: Slot) -> bool:
     return len(sources) + has_own >= group.profile.k
 
 
-def _by_urgency(live: Live, ready: Sequence[Slot]) -> list[Slot]:
+async def _by_urgency(desk: Desk, ready: Sequence[Slot]) -> list[Slot]:
     """Fewest spare shards first, then those that losing a zone would hurt most."""
-    bare = bare_slots(live)
-    away = {node for node in live.nodes if not live.is_serving(node)}
+    live, bare = desk.live, bare_slots(desk.live)
+    away = {node for node in live.nodes if not live.counts(node)}
+    gaps = await desk.catalogue.read(missing_gaps)
 
-    def urgency(slot: Slot) -> tuple[int, int, Slot]:
-        absent = bare.get(slot[0], set()) | (set() if slot in live.moves else {slot[1]})
-        standing = group_standing(live, slot[0], frozenset(absent), away)
-        return (standing.now, standing.after_zone, slot)
+    def worst(slot: Slot) -> Standing:
+        """Of the stripes that its work is for: all of the group, or those that miss it."""
+        noted = gaps.get(slot[0], set())
+        kinds = {frozenset(), *noted} if slot in live.moves else {gap for gap in noted if slot[1] in gap}
+        return min(
+            (
+                group_standing(live, slot[0], gap | bare.get(slot[0], set()), away)
+                for gap in kinds or {frozenset({slot[1]})}
+            ),
+            key=lambda standing: (standing.now, standing.after_zone),
+        )
 
-    return sorted(ready, key=urgency)
+    spare = desk.repairs.spare = {slot: worst(slot) for slot in ready}
+    return sorted(ready, key=lambda slot: (spare[slot].now, spare[slot].after_zone, slot))
 
 
 async def _work_through(desk: Desk, waiting: list[Slot], moves: Mapping[Slot, Move], until: float) -> None:
@@ -151,7 +161,7 @@ async def _work_through(desk: Desk, waiting: list[Slot], moves: Mapping[Slot, Mo
             for task in done:
                 _take_outcome(desk, running.pop(task)[0], task)
             for task, (_, node) in running.items():
-                if not live.is_serving(node):
+                if not live.counts(node):
                     task.cancel()  # it hangs: others must not wait for it
     finally:
         repairs.running = 0
@@ -194,10 +204,12 @@ async def _fill(desk: Desk, move: Move, until: float) -> tuple[Cursor | None, bo
     It stops where nothing of a batch can be had now, because sources do not answer or the holder is full.
     """
     ahead: deque[_Batch] = deque()
-    at, is_end, progress = move.cursor, False, False
+    at, is_end, is_waiting, progress = move.cursor, False, False, False
     try:
         while True:
-            while not is_end and len(ahead) < REPAIR_BATCHES_AHEAD and desk.source.monotonic() < until:
+            while not (is_end or is_waiting) and len(ahead) < REPAIR_BATCHES_AHEAD:
+                if desk.source.monotonic() >= until:
+                    break
                 rows = await desk.catalogue.read(
                     lambda c, a=at: move_rows.fill_batch(  # type: ignore[misc]
                         c, move, a, REBUILD_ENTRIES_MAX, REPAIR_BATCH_SEALED_BYTES
@@ -206,10 +218,13 @@ async def _fill(desk: Desk, move: Move, until: float) -> tuple[Cursor | None, bo
                 if not rows:
                     is_end = True
                     break
+                if not await _paced(desk, (move.group, move.slot), rows, until):
+                    is_waiting = True
+                    break
                 ahead.append(_Batch(rows, at, _ask(desk, move.group, move.slot, rows)))
                 at = rows[-1].cursor
             if not ahead:
-                return (at if is_end else None), progress
+                return (at if is_end else None), progress or is_waiting
             batch = ahead.popleft()
             rebuilt, answer = await batch.task
             done, failed = await _sort_out(desk, move.group, rebuilt, batch.rows)
@@ -249,6 +264,8 @@ async def _catch_up(desk: Desk, slot: Slot, until: float) -> bool:
         )
         if not rows:
             break
+        if not await _paced(desk, slot, rows, until):
+            return True
         after = rows[-1].number
         rebuilt, _ = await _ask(desk, slot[0], slot[1], rows)
         done, _ = await _sort_out(desk, slot[0], rebuilt, rows)
@@ -257,6 +274,16 @@ async def _catch_up(desk: Desk, slot: Slot, until: float) -> bool:
             progress = True
             _count(desk, done)
     return progress
+
+
+async def _paced(desk: Desk, slot: Slot, rows: Sequence[ShardRow], until: float) -> bool:
+    """Wait for this batch's turn; False when it is not within this turn of repair."""
+    now, spare = desk.source.monotonic(), desk.repairs.spare[slot].now
+    puller, size = desk.live.groups[slot[0]].members[slot[1]], sum(row.sealed_bytes for row in rows)
+    wait_s = desk.throttle.reserve([puller], size, spare, now, max(0.0, until - now))
+    if wait_s:
+        await asyncio.sleep(wait_s)
+    return wait_s is not None
 
 
 async def _cancel(ahead: deque[_Batch]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -15,8 +15,9 @@ from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
 from holdfast.coordinator.catalogue.uploads import hear_again
 from holdfast.coordinator.health import HealthSettings
 from holdfast.coordinator.identity import IDENTITY_FILES, hand_over_operator_key, load_or_make
-from holdfast.coordinator.limits import COMPARE_EVERY_S_DEFAULT
+from holdfast.coordinator.limits import AUDITS_PER_HOUR_DEFAULT, COMPARE_EVERY_S_DEFAULT
 from holdfast.coordinator.live import Live
+from holdfast.coordinator.repair_pacing import RepairSettings
 from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.address import Address
@@ -53,6 +54,9 @@ class CoordinatorSettings:
     program: str
     trash_hold_s: float = DELETION_HOLD_S_DEFAULT
     compare_every_s: float = COMPARE_EVERY_S_DEFAULT
+    audits_per_hour: int = AUDITS_PER_HOUR_DEFAULT
+    repair: RepairSettings = field(default_factory=RepairSettings)
+    rebalances: bool = True
 
 
 async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None:
@@ -80,7 +84,16 @@ async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None
             await catalogue.write(lambda c: hear_again(c, live.steady_ms()))
             async with Transport(source=source) as transport:
                 desk = Desk(
-                    identity, catalogue, live, source, settings.program, transport, settings.trash_hold_s
+                    identity,
+                    catalogue,
+                    live,
+                    source,
+                    settings.program,
+                    transport,
+                    settings.trash_hold_s,
+                    audits_per_hour=settings.audits_per_hour,
+                    repair=settings.repair,
+                    rebalances=settings.rebalances,
                 )
                 desk.reconciling.every_s = settings.compare_every_s
                 await _serve(settings, desk, _listen_at(settings, kept), fresh or kept is None)

@@ -137,14 +137,17 @@ def show_nodes(output: Output, told: ClusterStatus) -> None:
 
 def show_moving(output: Output, told: Moving, what: str, dry_run: bool) -> None:
     """What an operation moves."""
-    time = f", about {_length(told.seconds)}" if told.seconds >= 0 else ", for a time nobody has measured yet"
+    time = f"in about {_length(told.seconds)}"
+    if not told.is_measured:
+        time += f", were it {human_bytes(told.bytes_per_s)}/s (nothing was measured yet)"
     verb = "would move" if dry_run else "moves"
     if told.slots:
+        output.say(f"{what} {verb} {human_count(told.slots, 'slot')} with {human_bytes(told.moved_bytes)}")
+        output.say(f"{time}.")
         output.say(
-            f"{what} {verb} {human_count(told.slots, 'slot')} with {human_bytes(told.moved_bytes)}{time}."
-        )
-        output.say(
-            f"Meanwhile every stripe can lose {human_count(told.smallest_spare, 'more node')} or more."
+            f"Meanwhile every stripe of them can lose {human_count(told.smallest_spare, 'more node')}."
+            if told.smallest_spare >= 0
+            else "Some stripes of them cannot be read until nodes return; moving changes nothing about that."
         )
     else:
         output.say(f"{what}: nothing has to move.")
@@ -157,7 +160,9 @@ def show_moving(output: Output, told: Moving, what: str, dry_run: bool) -> None:
         node=told.node,
         slots=told.slots,
         moved_bytes=told.moved_bytes,
-        seconds=told.seconds if told.seconds >= 0 else None,
+        seconds=told.seconds,
+        bytes_per_s=told.bytes_per_s,
+        is_measured=told.is_measured,
         smallest_spare=told.smallest_spare,
         stuck=told.stuck,
     )

@@ -25,6 +25,7 @@ from holdfast.node.opening import StoreOpener
 from holdfast.node.rebuilding import Rebuilder
 from holdfast.node.scrubbing import Scrubber
 from holdfast.node.service.app import Handlers, make_app
+from holdfast.node.service.audits import AuditHandlers
 from holdfast.node.service.door import Door
 from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
@@ -94,7 +95,7 @@ def _checked(settings: NodeSettings) -> tuple[Address, Token | None]:
     if given is not None and given != token.address.cluster:
         raise BadRequest(
             "the token is for another cluster than the coordinator's address names",
-            do="Ask that cluster's operator for a token: 'holdfast admin node-token'.",
+            do="Ask that cluster's operator for a token: 'holdfast admin node add-token'.",
         )
     return Address(settings.coordinator.url, token.address.cluster), token
 
@@ -126,7 +127,7 @@ async def run_node(settings: NodeSettings, source: Source) -> None:
         elif token is None:
             raise BadRequest(
                 "this node has not joined a cluster yet and has no token",
-                do="Make one with 'holdfast admin node-token --output F' and pass --join-token-file F.",
+                do="Make one with 'holdfast admin node add-token --output F' and pass --join-token-file F.",
             )
         async with _writing(settings, source, identity) as writer, Transport(source=source) as transport:
             node = _Node(settings, source, writer, transport, Membership(address, transport, source))
@@ -231,6 +232,7 @@ class _Node:
             RebuildHandlers(door, self._writer, rebuilder),
             ScrubHandlers(door, self._writer, scrubber),
             InventoryHandlers(door, self._writer, service.pool),
+            AuditHandlers(door, self._writer, service.pool, scrubber.met),
         ]
         server = Server(make_app(handlers), listen)
         bound = await server.start()

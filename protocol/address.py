@@ -106,7 +106,8 @@ class Token:
             raise BadRequest(
                 "this is not a token",
                 why="a token is URL#<cluster id>#<26 characters>",
-                do="Ask the operator for a new one ('holdfast admin invite' or 'holdfast admin node-token').",
+                do="Ask the operator for a new one: "
+                "'holdfast admin invite' or 'holdfast admin node add-token'.",
             )
         parsed = Address.parse(address)
         if parsed.cluster is None:

@@ -78,6 +78,13 @@ REBUILD_ENTRIES_MAX = 512
 REBUILD_SEALED_BYTES_MAX = 32 * MIB
 """Sealed bytes of all stripes of one rebuild; a single stripe always fits."""
 ORDER_ID_BYTES = 16
+AUDIT_ENTRIES_MAX = 64
+"""Shards that one challenge names."""
+AUDIT_COLUMNS_MAX = 64
+"""Bytes of one shard that a challenge asks for."""
+AUDIT_CHUNKS_MAX = 256
+"""Stripes that an operator has challenged with one request."""
+FALSE_ANSWERS_SHOWN_MAX = 256
 DECODE_TRIES_MAX = 64
 """k-subsets tried when shards verify but the chunk does not."""
 

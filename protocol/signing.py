@@ -37,6 +37,7 @@ __all__ = [
 
 KINDS: Final = frozenset(
     {
+        "audited",
         "charter",
         "device-list",
         "deletion-order",

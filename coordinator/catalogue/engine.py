@@ -27,7 +27,7 @@ T = TypeVar("T")
 E = TypeVar("E")
 Command = Callable[[Connection], T]
 
-SCHEMA_VERSION: Final = "0006"
+SCHEMA_VERSION: Final = "0008"
 _RETRIED_SQLSTATES: Final = {"40001", "40P01"}
 
 

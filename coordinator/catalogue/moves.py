@@ -51,6 +51,7 @@ __all__ = [
     "finish_move",
     "missing_batch",
     "prove_anew",
+    "shard_rows",
 ]
 
 Cursor = tuple[int, bytes]
@@ -209,10 +210,10 @@ def fill_batch(
         .order_by(chunks.c.account, chunks.c.id)
         .limit(most)
     )
-    return _shard_rows(connection, query, move.slot, most_bytes)
+    return shard_rows(connection, query, move.slot, most_bytes)
 
 
-def _shard_rows(connection: Connection, query: Select[Any], slot: int, most_bytes: int) -> list[ShardRow]:
+def shard_rows(connection: Connection, query: Select[Any], slot: int, most_bytes: int) -> list[ShardRow]:
     """The first rows of a query over chunks that together have at most so many bytes, but at least one."""
     taken: list[Row[Any]] = []
     for row in connection.execute(query):
@@ -321,7 +322,7 @@ def missing_batch(
         .order_by(missing.c.number)
         .limit(most)
     )
-    return _shard_rows(connection, query, slot, most_bytes)
+    return shard_rows(connection, query, slot, most_bytes)
 
 
 def caught_up(connection: Connection, done: Iterable[ShardRow]) -> int:

@@ -89,7 +89,7 @@ def use_token(connection: Connection, digest: Digest, kind: TokenKind, user: byt
         raise Refused(
             "this token is not known, was used, or has expired",
             do="Ask the operator for a new one: "
-            f"'holdfast admin {'invite' if kind == 'invite' else 'node-token'}'.",
+            f"'holdfast admin {'invite' if kind == 'invite' else 'node add-token'}'.",
         )
     connection.execute(update(tokens).where(tokens.c.digest == bytes(digest)).values(used_by=user))
     return int(row.quota_bytes)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, String, and_, case, cast, func, select, tuple
 from holdfast.coordinator.catalogue.moves import Move
 from holdfast.coordinator.catalogue.schema import chunks, missing
 
-__all__ = ["Gaps", "group_counts", "group_totals"]
+__all__ = ["Gaps", "group_counts", "group_totals", "missing_gaps"]
 
 Gaps = Counter[tuple[int, frozenset[int]]]
 """(group, slots that are not there) -> how many stripes; those that lack nothing are not in it."""
@@ -54,6 +54,16 @@ def group_counts(
             if slots:
                 found[(group, slots)] += count
     return by_group, found
+
+
+def missing_gaps(connection: Connection) -> dict[int, set[frozenset[int]]]:
+    """By group, every combination of slots that some stripe of it lacks by missing rows."""
+    kinds = _missing_slots(None)
+    query = select(kinds.c.group_id, kinds.c.slots).distinct()
+    found: dict[int, set[frozenset[int]]] = defaultdict(set)
+    for group, text in connection.execute(query):
+        found[int(group)].add(_slots(text))
+    return found
 
 
 def group_totals(connection: Connection) -> dict[int, tuple[int, int]]:

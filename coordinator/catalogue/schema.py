@@ -24,6 +24,7 @@ __all__ = [
     "chunks",
     "deletion_orders",
     "erasures",
+    "false_answers",
     "group_slots",
     "groups",
     "heads",
@@ -215,6 +216,20 @@ strays = Table(
     Index("strays_node", "node"),
     Index("strays_group", "group_id"),
     sqlite_with_rowid=False,
+)
+
+false_answers = Table(
+    "false_answers",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("node", LargeBinary(16), ForeignKey("nodes.id"), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("group_id", Integer, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("account", LargeBinary(32), nullable=False),
+    Column("chunk", LargeBinary(32), nullable=False),
+    Column("generation", LargeBinary(16), nullable=False),
+    sqlite_autoincrement=True,
 )
 
 heads = Table(

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from holdfast.coordinator.service.accounts import AccountHandlers
 from holdfast.coordinator.service.admin import AdminHandlers
+from holdfast.coordinator.service.audits import AuditHandlers
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.heads import HeadHandlers
 from holdfast.coordinator.service.nodes import NodeHandlers
@@ -31,6 +32,7 @@ def make_app(desk: Desk) -> web.Application:
         AdminHandlers(desk),
         OperationHandlers(desk),
         ScrubHandlers(desk),
+        AuditHandlers(desk),
     ):
         handlers.routes(app.router)
     return app

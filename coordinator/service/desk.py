@@ -13,6 +13,7 @@ from holdfast.coordinator.catalogue.nodes import add_groups
 from holdfast.coordinator.erasing import Erasing
 from holdfast.coordinator.identity import CoordinatorIdentity
 from holdfast.coordinator.limits import (
+    AUDITS_PER_HOUR_DEFAULT,
     GROUPS_PER_NODE_MAX,
     GROUPS_SPARE_MAX,
     READ_BUDGET_BYTES,
@@ -23,6 +24,7 @@ from holdfast.coordinator.live import Live
 from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.placement import Group, plan_lease
 from holdfast.coordinator.reconciling import Reconciling
+from holdfast.coordinator.repair_pacing import RepairSettings, Throttle
 from holdfast.coordinator.repair_progress import Repairs
 from holdfast.coordinator.sweeping import Sweeping
 from holdfast.protocol.accounts import Device, DeviceList, open_device_list
@@ -68,6 +70,9 @@ class Desk:
         program: str,
         transport: Transport,
         trash_hold_s: float = DELETION_HOLD_S_DEFAULT,
+        audits_per_hour: int = AUDITS_PER_HOUR_DEFAULT,
+        repair: RepairSettings | None = None,
+        rebalances: bool = True,
     ) -> None:
         self.identity = identity
         self.catalogue = catalogue
@@ -76,6 +81,11 @@ class Desk:
         self.program = program
         self.calls = NodeCalls(transport, identity)
         self.repairs = Repairs()
+        self.throttle = Throttle(repair or RepairSettings())
+        self.audits_per_hour = audits_per_hour
+        self.doubted: set[NodeId] = set()
+        self.rebalances = rebalances
+        self.rebalance_due_s = 0.0
         self.erasing = Erasing()
         self.sweeping = Sweeping(trash_hold_s)
         self.reconciling = Reconciling()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from aiohttp import web
 
-from holdfast.coordinator.catalogue.nodes import NodeRow, set_standing
-from holdfast.coordinator.catalogue.safety import group_totals
-from holdfast.coordinator.keeping_membership import assign_all, members_of
-from holdfast.coordinator.limits import REBALANCE_MOVES_MAX, REBALANCE_SPREAD
-from holdfast.coordinator.repair_plan import Assignment, plan_moves, plan_rebalance
+from holdfast.coordinator.catalogue.moves import prove_anew
+from holdfast.coordinator.catalogue.nodes import NodeRow, NodeStanding, set_standing
+from holdfast.coordinator.catalogue.safety import group_totals, missing_gaps
+from holdfast.coordinator.keeping_membership import assign_all, members_of, rebalance_plan
+from holdfast.coordinator.limits import REBALANCE_MOVES_MAX, REPAIR_RATE_ASSUMED_BYTES_PER_S
+from holdfast.coordinator.repair_plan import Assignment, plan_moves
 from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.stripes import bare_moves, group_standing
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Conflict, NotFound
 from holdfast.protocol.messages.admin import Moving, Rebalance, SetStanding
@@ -53,15 +55,33 @@ class OperationHandlers:
             self._check_removable(row)
             moving = await self._moving(row.id.hex(), [], 0)
         elif told.standing == "draining":
+            if row.state == "distrusted":
+                raise Conflict(f"node {row.id.short} is not trusted: its slots go to other nodes already")
             moving = await self._drain_plan(row)
         else:
-            if row.state != "draining":
-                raise Conflict(f"node {row.id.short} is not being emptied, it is {row.state}")
+            self._check_kept(row, told.standing)
             moving = await self._moving(row.id.hex(), [], 0)
-        if not told.dry_run:
-            await desk.catalogue.write(lambda c: set_standing(c, row.id, told.standing))
+        if told.dry_run:
+            return msgpack_answer(moving)
+        standing: NodeStanding = "joined" if told.standing == "trusted" else told.standing
+        await desk.catalogue.write(lambda c: set_standing(c, row.id, standing))
+        await desk.live.refresh(desk.catalogue)
+        if told.standing == "trusted":
+            desk.doubted.discard(row.id)
+            now_ms = desk.source.now_ms()  # what it still holds is to be proven
+            await desk.catalogue.write(lambda c: prove_anew(c, row.id, row.store, row.store_counter, now_ms))
             await desk.live.refresh(desk.catalogue)
         return msgpack_answer(moving)
+
+    @staticmethod
+    def _check_kept(row: NodeRow, standing: str) -> None:
+        wanted = "distrusted" if standing == "trusted" else "draining"
+        if row.state != wanted:
+            raise Conflict(
+                f"node {row.id.short} is {row.state}, not {wanted}",
+                do="'holdfast admin undrain' keeps a node that is being emptied, 'holdfast admin trust' one "
+                "that was found lying; 'holdfast admin nodes' shows which is which.",
+            )
 
     def _check_removable(self, row: NodeRow) -> None:
         live = self._desk.live
@@ -71,7 +91,7 @@ class OperationHandlers:
             raise Conflict(
                 f"node {row.id.short} still holds {held + sourced} slots",
                 do=f"Empty it first: 'holdfast admin drain {row.id.short}'; "
-                "'holdfast admin repair' shows how far it is.",
+                "'holdfast admin repair status' shows how far it is.",
             )
 
     async def _drain_plan(self, row: NodeRow) -> Moving:
@@ -95,34 +115,44 @@ class OperationHandlers:
         totals = await desk.catalogue.read(group_totals)
         moved_sealed = sum(totals.get(a.group.id, (0, 0))[1] for a in planned)
         moved = sum(-(-totals.get(a.group.id, (0, 0))[1] // a.group.profile.k) for a in planned)
-        spare = [
-            sum(desk.live.is_serving(member) for member in a.group.members) - a.group.profile.k
-            for a in planned
-        ]
-        rate = desk.repairs.rate
-        seconds = (int(moved_sealed / rate) + 1 if moved_sealed else 0) if rate or not moved_sealed else -1
+        spare = await self._smallest_spare({a.group.id for a in planned})
+        rate = int(desk.repairs.rate) or REPAIR_RATE_ASSUMED_BYTES_PER_S
+        bound = desk.throttle.settings.expected(len({a.new for a in planned}), spare)
+        rate = min(rate, bound or rate)
         return Moving(
             node=node,
             slots=len(planned),
             moved_bytes=moved,
-            seconds=seconds,
-            smallest_spare=min(spare, default=0),
+            seconds=-(-moved_sealed // max(1, rate)),
+            bytes_per_s=rate,
+            is_measured=bool(desk.repairs.rate),
+            smallest_spare=spare,
             stuck=stuck,
+        )
+
+    async def _smallest_spare(self, groups: Collection[int]) -> int:
+        """Spare shards of the least safe stripe of these groups. Moving lowers none: who gives serves on."""
+        live = self._desk.live
+        gaps = await self._desk.catalogue.read(missing_gaps)
+        away = {node for node in live.nodes if not live.counts(node)}
+        bare = {group: frozenset[int]() for group in groups}
+        for move in bare_moves(live):
+            if move.group in bare:
+                bare[move.group] |= {move.slot}
+        return min(
+            (
+                group_standing(live, group, gap | bare[group], away).now
+                for group in groups
+                for gap in {frozenset(), *gaps.get(group, ())}
+            ),
+            default=0,
         )
 
     async def rebalance(self, request: web.Request) -> web.Response:
         """Move slots from the fullest to the emptiest nodes, a bounded number."""
         told = decode(await self._desk.operator(request), Rebalance)
-        desk, live = self._desk, self._desk.live
-        totals = await desk.catalogue.read(group_totals)
-        planned = plan_rebalance(
-            live.groups,
-            {slot: move.why for slot, move in live.moves.items()},
-            members_of(desk),
-            {number: -(-totals.get(number, (0, 0))[1] // g.profile.k) for number, g in live.groups.items()},
-            most=REBALANCE_MOVES_MAX,
-            spread=REBALANCE_SPREAD,
-        )
+        desk = self._desk
+        planned = await rebalance_plan(desk, most=REBALANCE_MOVES_MAX, least_bytes=1)
         moving = await self._moving("", planned, 0)
         if not told.dry_run:
             await assign_all(desk, planned)

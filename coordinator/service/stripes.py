@@ -17,12 +17,12 @@ __all__ = ["account_verdict", "bare_moves", "bare_slots", "group_standing"]
 
 def bare_moves(live: Live) -> list[Move]:
     """Moves whose former holder cannot be asked: what they have not filled is not there."""
-    return [move for move in live.moves.values() if move.old is None or not live.is_serving(move.old)]
+    return [move for move in live.moves.values() if move.old is None or not live.counts(move.old)]
 
 
 def bare_slots(live: Live) -> dict[int, set[int]]:
-    """Slots by group whose shards may all be gone: their holder is lost, or leaving and away, or they are
-    still being filled and the former holder is gone.
+    """Slots by group whose shards may all be gone: their holder is lost, lying, or leaving and away,
+    or they are still being filled and the former holder is gone.
     """
     found: dict[int, set[int]] = {}
     for move in bare_moves(live):
@@ -30,7 +30,7 @@ def bare_slots(live: Live) -> dict[int, set[int]]:
     lost = {
         node
         for node, row in live.nodes.items()
-        if row.state == "lost" or (row.state != "joined" and not live.is_serving(node))
+        if row.state in ("lost", "distrusted") or (row.state != "joined" and not live.is_serving(node))
     }
     if lost:
         for group in live.groups.values():
@@ -45,7 +45,7 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     live = desk.live
     moves = bare_moves(live)
     by_group, gaps = await desk.catalogue.read(lambda c: group_counts(c, number, moves))
-    away = {node for node in live.nodes if not live.is_serving(node)}
+    away = {node for node in live.nodes if not live.counts(node)}
     stripes: Counter[Standing] = Counter()
     with_gaps: Counter[int] = Counter()
     for (group_id, slots), count in gaps.items():

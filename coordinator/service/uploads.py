@@ -168,7 +168,8 @@ class UploadHandlers:
             upload=upload,
             term=desk.identity.term,
         )
-        stripes = durable_stripes(told.chunks, receipts, desk.live.groups, upload)
+        trusted = [receipt for receipt in receipts if desk.live.is_trusted(receipt.node)]
+        stripes = durable_stripes(told.chunks, trusted, desk.live.groups, upload)
 
         answers = await desk.catalogue.write(
             lambda c: chunk_rows.commit(

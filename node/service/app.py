@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from holdfast.node.limits import BODY_BYTES_MAX
+from holdfast.node.service.audits import AuditHandlers
 from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
 from holdfast.node.service.scrubs import ScrubHandlers
@@ -16,10 +17,10 @@ from holdfast.protocol.serving import errors_middleware
 
 __all__ = ["HANDLERS", "Handlers", "make_app"]
 
-HANDLERS: Final = (ShardHandlers, RebuildHandlers, ScrubHandlers, InventoryHandlers)
+HANDLERS: Final = (ShardHandlers, RebuildHandlers, ScrubHandlers, InventoryHandlers, AuditHandlers)
 """Every kind of handlers; a node has one of each."""
 
-Handlers = ShardHandlers | RebuildHandlers | ScrubHandlers | InventoryHandlers
+Handlers = ShardHandlers | RebuildHandlers | ScrubHandlers | InventoryHandlers | AuditHandlers
 
 
 def make_app(handlers: Iterable[Handlers]) -> web.Application:

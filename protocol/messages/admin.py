@@ -121,13 +121,14 @@ class RepairStatus(Message):
 
 
 class SetStanding(Message):
-    """Empty a node ("draining"), keep it after all ("joined"), or let it go ("removed").
+    """Empty a node ("draining"), keep it after all ("joined"), let it go ("removed"), or believe it
+    again that was found lying ("trusted").
 
     ``node`` is the beginning of its id in hex. ``dry_run`` changes nothing.
     """
 
     node: str
-    standing: Literal["joined", "draining", "removed"]
+    standing: Literal["joined", "draining", "removed", "trusted"]
     dry_run: bool
 
 
@@ -138,16 +139,20 @@ class Rebalance(Message):
 
 
 class Moving(Message):
-    """What moves (or would): slots, shard bytes, seconds (-1: no rate known yet), how safe it is meanwhile.
+    """What moves (or would): slots, shard bytes, about how long, and how safe it is meanwhile.
 
-    ``smallest_spare``: spare shards of the stripes that have the fewest while it lasts. ``stuck``: slots
-    that no other node can take.
+    Attributes:
+        seconds: at ``bytes_per_s``, sealed bytes a second: measured, or (``is_measured`` false) assumed.
+        smallest_spare: spare shards of the stripes that have the fewest while it lasts.
+        stuck: slots that no other node can take.
     """
 
     node: str
     slots: int
     moved_bytes: int
     seconds: int
+    bytes_per_s: int
+    is_measured: bool
     smallest_spare: int
     stuck: int
 

@@ -106,7 +106,7 @@ class TestNode:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
         done = node_run(small, tmp_path / "second", "--join-token-file", token, code=1)
-        assert "token" in done.stderr and "holdfast admin node-token" in done.stderr
+        assert "token" in done.stderr and "holdfast admin node add-token" in done.stderr
         made_up = tmp_path / "made-up"
         made_up.write_text(small.address + "#" + "A" * 26)
         assert "token" in node_run(small, tmp_path / "third", "--join-token-file", made_up, code=1).stderr
