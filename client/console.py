@@ -34,7 +34,16 @@ _COMMANDS = {
     "admin": ("holdfast.coordinator.command:admin", "Operate a cluster: invites, tokens, status."),
     "cluster": ("holdfast.cluster.command:cluster", "Run a whole cluster on this machine."),
     "demo": ("holdfast.cluster.command:demo", "Show the main job on a cluster of its own."),
+    "chaos": ("holdfast.cluster.chaos.command:chaos", "Break a cluster on purpose: is anything lost?"),
 }
+# Verbs of a group that live in another part, which the group's own part may not import.
+_JOINING = {"admin": ("holdfast.cluster.fsck:fsck",)}
+
+
+def _loaded(where: str) -> click.Command:
+    module, _, attribute = where.partition(":")
+    command: click.Command = getattr(import_module(module), attribute)
+    return command
 
 
 class _Lazy(click.Group):
@@ -46,8 +55,10 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command = _loaded(_COMMANDS[cmd_name][0])
+        if isinstance(command, click.Group):
+            for joining in _JOINING.get(cmd_name, ()):
+                command.add_command(_loaded(joining))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -26,8 +26,15 @@ from holdfast.protocol.accounts import (
     open_snapshot_list,
     signed_digest,
 )
-from holdfast.protocol.codec import encode
-from holdfast.protocol.errors import Conflict, ForkDetected, HeadMoved, Rollback
+from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.errors import (
+    Conflict,
+    ForkDetected,
+    HeadMoved,
+    OutcomeUnknown,
+    Rollback,
+    Unreachable,
+)
 from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import ClusterId, DeviceId, Digest, SnapshotId, UploadId
 from holdfast.protocol.messages.accounts import AccountState
@@ -206,7 +213,14 @@ async def change_list(
             view = await reread()
             continue
         reached("client.head.answered")
-        return await reread()
+        try:
+            return await reread()
+        except (Unreachable, OutcomeUnknown):
+            # It is there, and acknowledged: that it cannot be read back now does not undo it.
+            head = decode(signed.payload, Head)
+            return replace(
+                view, seq=head.seq, digest=signed_digest(signed), head=head, snapshots=tuple(wanted)
+            )
     raise Conflict(
         "other devices of this account kept changing the list of snapshots at the same time",
         do="Run it again: nothing is sent twice.",

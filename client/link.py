@@ -94,10 +94,18 @@ class Link:
         return self._signer
 
     async def _call(
-        self, method: str, target: str, message: Any, answer: type[T], *, signed: bool = True
+        self,
+        method: str,
+        target: str,
+        message: Any,
+        answer: type[T],
+        *,
+        signed: bool = True,
+        reads: bool = False,
     ) -> T:
         until = self.source.monotonic() + self._patience_s
         pause = 0.1
+        unknown: OutcomeUnknown | None = None
         while True:
             try:
                 return await self.transport.call(
@@ -108,9 +116,14 @@ class Link:
                     answer=answer,
                     signer=self.signer if signed else None,
                     receiver=self.charter.coordinator,
+                    reads=reads or method == "GET",
                 )
-            except (Unreachable, OutcomeUnknown):
+            except (Unreachable, OutcomeUnknown) as error:
+                unknown = error if isinstance(error, OutcomeUnknown) else unknown
                 if self.source.monotonic() + pause > until:
+                    # That the last try reached nobody says nothing of the one whose answer was lost.
+                    if unknown is not None and unknown is not error:
+                        raise unknown from error
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
@@ -197,7 +210,7 @@ class Link:
     async def locate(self, chunks: Sequence[ChunkId]) -> upload_messages.Located:
         """Where chunks lie."""
         message = upload_messages.Locate(chunks=list(chunks))
-        answer = await self._call("POST", "/v1/locate", message, upload_messages.Located)
+        answer = await self._call("POST", "/v1/locate", message, upload_messages.Located, reads=True)
         if len(answer.chunks) != len(chunks):
             raise BadRequest("the coordinator's answer to a locate does not cover what was asked")
         return answer
@@ -224,7 +237,7 @@ class Link:
         while len(found) < len(wanted):
             portion = list(wanted[len(found) : len(found) + RECORDS_FETCH_MAX])
             message = head_messages.FetchRecords(snapshots=portion)
-            answer = await self._call("POST", "/v1/records", message, head_messages.Records)
+            answer = await self._call("POST", "/v1/records", message, head_messages.Records, reads=True)
             if not answer.records or len(answer.records) > len(portion):
                 raise BadRequest(
                     "the coordinator's answer about snapshot records does not cover what was asked"

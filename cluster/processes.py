@@ -31,7 +31,7 @@ from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.directory import Lock, write_json
 from holdfast.protocol.errors import Conflict, HoldfastError, Locked
 
-__all__ = ["Member", "ProcessState", "wait_until"]
+__all__ = ["Member", "ProcessState", "boot_id", "clean_environment", "start_time", "wait_until"]
 
 ProcessState = Literal["running", "paused", "stopped"]
 
@@ -55,7 +55,7 @@ def _stat_fields(pid: int) -> list[str] | None:
     return text.rsplit(")", 1)[1].split()
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """Which boot of the machine this is: start times count from it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
@@ -103,12 +103,14 @@ class Member:
         arguments: what follows ``holdfast`` on its command line.
         environment: added to its environment, which has no ``HOLDFAST_*`` of ours: each of those
             is an option, and meant for somebody else.
+        module: what Python runs.
     """
 
     name: str
     folder: Path
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    module: str = "holdfast.client.console"
 
     @property
     def log(self) -> Path:
@@ -124,7 +126,7 @@ class Member:
         try:
             noted = json.loads(self._note.read_bytes())
             pid, started = int(noted["pid"]), int(noted["started"])
-            same_boot = noted["boot"] == _boot()
+            same_boot = noted["boot"] == boot_id()
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return pid if same_boot and pid > 0 and start_time(pid) == started else None
@@ -169,16 +171,16 @@ class Member:
         (self.folder / "ready.json").unlink(missing_ok=True)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "holdfast.client.console", *self.arguments],
+                [sys.executable, "-P", "-m", self.module, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd="/",
-                env=_clean_environment() | dict(self.environment),
+                env=clean_environment() | dict(self.environment),
             )
         _children[process.pid] = process
-        noted = {"pid": process.pid, "started": start_time(process.pid) or 0, "boot": _boot()}
+        noted = {"pid": process.pid, "started": start_time(process.pid) or 0, "boot": boot_id()}
         write_json(self._note, noted)
 
     def wait_ready(self, within_s: float = READY_WITHIN_S) -> dict[str, Any]:
@@ -272,7 +274,7 @@ class Member:
             wait_until(lambda: self.state() != "paused", KILL_WITHIN_S)
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """Our environment without Holdfast's variables, good in any working directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
     if paths := kept.get("PYTHONPATH"):

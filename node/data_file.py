@@ -10,7 +10,7 @@ from typing import Any, Final
 from holdfast.node.limits import SHORT_PAGES_TOLERATED
 from holdfast.protocol.errors import IntegrityFailure, WrongDirectory
 
-__all__ = ["refuse_truncated"]
+__all__ = ["missing_bytes", "refuse_truncated"]
 
 _META_MAGIC: Final = 0xBEEFC0DE
 # LMDB's MDB_meta behind the 16-byte page header: magic, version, address, map size (lmdb 0.9, mdb.c).
@@ -28,8 +28,26 @@ def refuse_truncated(file: Path) -> None:
         IntegrityFailure: the file is cut off.
         WrongDirectory: it is not LMDB's.
     """
-    if not file.exists() or file.stat().st_size == 0:
+    missing = missing_bytes(file)
+    if missing == 0:
         return
+    if missing > SHORT_PAGES_TOLERATED * os.sysconf("SC_PAGE_SIZE"):
+        raise IntegrityFailure(
+            f"{file} is cut off: {missing} bytes are missing at its end",
+            do="Do not use this store; the other nodes hold what is needed to fill a new one.",
+            missing_bytes=missing,
+        )
+    os.truncate(file, file.stat().st_size + missing)
+
+
+def missing_bytes(file: Path) -> int:
+    """How many bytes an LMDB data file is shorter than its newest meta page says; 0: it is all there.
+
+    Raises:
+        WrongDirectory: it is not LMDB's.
+    """
+    if not file.exists() or file.stat().st_size == 0:
+        return 0
     size = file.stat().st_size
     with file.open("rb") as opened:
         found = [_last_page(opened, at) for at in (0, os.sysconf("SC_PAGE_SIZE"))]
@@ -37,15 +55,7 @@ def refuse_truncated(file: Path) -> None:
     if not known:
         raise WrongDirectory(f"{file} is not an LMDB data file", unreadable=True)
     _, last, page_bytes = max(known)
-    missing = (last + 1) * page_bytes - size
-    if missing > SHORT_PAGES_TOLERATED * page_bytes:
-        raise IntegrityFailure(
-            f"{file} is cut off: {missing} bytes are missing at its end",
-            do="Do not use this store; the other nodes hold what is needed to fill a new one.",
-            missing_bytes=missing,
-        )
-    if missing > 0:
-        os.truncate(file, (last + 1) * page_bytes)
+    return max(0, (last + 1) * page_bytes - size)
 
 
 def _last_page(opened: Any, at: int) -> tuple[int, int, int] | None:

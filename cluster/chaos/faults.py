@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from holdfast.cluster.chaos.typed import Part, name_of
 
-__all__ = ["KINDS", "AnyFault", "Fault", "kind_of", "summary_of"]
+__all__ = ["KINDS", "AnyFault", "Fault", "NetworkFault", "kind_of", "summary_of"]
 
 Direction = Literal["both", "to", "from"]
 """Which way a network fault works: bytes "to" the targets, "from" them, or both."""
@@ -64,46 +64,46 @@ class PowerCut(Fault, tag="power-cut"):
 # The network, by proxies in front of every member
 
 
-class _Network(Fault):
+class NetworkFault(Fault):
     """``toward``: which way; ``peers``: only connections that these began ("clients", "coordinator", "2")."""
 
     toward: Direction = "both"
     peers: tuple[str, ...] = ("everybody",)
 
 
-class Latency(_Network, tag="latency", kw_only=True):
+class Latency(NetworkFault, tag="latency", kw_only=True):
     """Every byte arrives later."""
 
     latency_ms: float
     latency_jitter_ms: float = 0.0
 
 
-class Bandwidth(_Network, tag="bandwidth", kw_only=True):
+class Bandwidth(NetworkFault, tag="bandwidth", kw_only=True):
     """At most so much a second on each connection."""
 
     kib_per_s: float
 
 
-class SlowClose(_Network, tag="slow-close", kw_only=True):
+class SlowClose(NetworkFault, tag="slow-close", kw_only=True):
     """The end of a connection is noticed late."""
 
     delay_ms: float
 
 
-class Timeout(_Network, tag="timeout"):
+class Timeout(NetworkFault, tag="timeout"):
     """Nothing comes through any more; after ``timeout_ms`` the connection is closed (0: never)."""
 
     timeout_ms: float = 0.0
 
 
-class ResetPeer(_Network, tag="reset-peer"):
+class ResetPeer(NetworkFault, tag="reset-peer"):
     """Connections are reset (RST) after ``timeout_ms``, and after ``bytes`` where those are given."""
 
     timeout_ms: float = 0.0
     bytes: int | None = None
 
 
-class Slicer(_Network, tag="slicer", kw_only=True):
+class Slicer(NetworkFault, tag="slicer", kw_only=True):
     """Bytes come in small portions, with a pause after each."""
 
     average_bytes: int
@@ -111,13 +111,13 @@ class Slicer(_Network, tag="slicer", kw_only=True):
     delay_us: float = 0.0
 
 
-class LimitData(_Network, tag="limit-data", kw_only=True):
+class LimitData(NetworkFault, tag="limit-data", kw_only=True):
     """A connection is closed after so many bytes."""
 
     bytes: int
 
 
-class Down(_Network, tag="down"):
+class Down(NetworkFault, tag="down"):
     """Connections are refused, and those that are there are cut."""
 
 
@@ -186,10 +186,6 @@ class Lie(Fault, tag="lie"):
     share_percent: float = 100.0
 
 
-class Amnesia(Fault, tag="amnesia"):
-    """The coordinator's database is deleted and rebuilt from the cluster kit and the nodes."""
-
-
 AnyFault = (
     Kill
     | Pause
@@ -212,7 +208,6 @@ AnyFault = (
     | DiskErrors
     | Clock
     | Lie
-    | Amnesia
 )
 
 KINDS: dict[str, type[Fault]] = {name_of(kind): kind for kind in get_args(AnyFault)}

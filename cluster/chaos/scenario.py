@@ -148,11 +148,15 @@ class Scenario(Part, kw_only=True):
             BadRequest: that does not fit.
         """
         shape = {"nodes": nodes, "profile": profile, "zones": zones}
-        cluster = changed(self.cluster, **{name: value for name, value in shape.items() if value is not None})
-        made = changed(self, cluster=cluster, chaos_s=self.chaos_s if chaos_s is None else chaos_s)
-        for problem in _problems(made):
-            raise BadRequest(f"scenario {self.name} cannot be run so: {problem}")
-        return made
+        asked = {name: value for name, value in shape.items() if value is not None}
+        try:
+            return changed(
+                self,
+                cluster=changed(self.cluster, **asked),
+                chaos_s=self.chaos_s if chaos_s is None else chaos_s,
+            )
+        except ValueError as error:
+            raise BadRequest(f"scenario {self.name} cannot be run so: {error}") from error
 
     @property
     def redundancy(self) -> Profile:

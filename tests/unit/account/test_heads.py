@@ -18,7 +18,15 @@ from holdfast.client.recovery_code import decode_recovery_code
 from holdfast.client.session import Session
 from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
 from holdfast.protocol.clock import SYSTEM
-from holdfast.protocol.errors import ForkDetected, HeadRefused, IntegrityFailure, Refused, Rollback
+from holdfast.protocol.errors import (
+    ForkDetected,
+    HeadRefused,
+    IntegrityFailure,
+    OutcomeUnknown,
+    Refused,
+    Rollback,
+    Unreachable,
+)
 from holdfast.protocol.ids import Digest, SnapshotId
 from holdfast.protocol.messages.heads import HeadState
 from holdfast.protocol.signing import Signed
@@ -134,6 +142,51 @@ async def test_a_head_whose_answer_was_lost_is_not_posted_twice(
     transport.after["/v1/heads"] = 1
     await post(one, coordinator, "once", view=view)
     assert await tags(one) == ["once"] and (await one.head()).seq == 1
+
+
+async def test_a_lost_answer_stays_unknown_when_nobody_is_reached_any_more(
+    device: OpenDevice, coordinator: Any, transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is lost, then the coordinator is gone: that the last try reached nobody undoes nothing."""
+    one = await device("one")
+    view = await one.head()
+    one.link._patience_s = 0.3
+    real, tries = transport.call, 0
+
+    async def call(method: str, url: str, target: str, message: Any = None, **rest: Any) -> Any:
+        nonlocal tries
+        if (method, target) != ("POST", "/v1/heads"):
+            return await real(method, url, target, message, **rest)
+        tries += 1
+        if tries == 1:
+            await real(method, url, target, message, **rest)
+            raise OutcomeUnknown("the answer was lost")
+        raise Unreachable("nobody is there")
+
+    monkeypatch.setattr(transport, "call", call)
+    with pytest.raises(OutcomeUnknown):
+        await post(one, coordinator, "there", view=view)
+    monkeypatch.undo()
+    assert tries > 1 and await tags(one) == ["there"]
+
+
+async def test_a_head_that_was_acknowledged_is_no_failure_when_it_cannot_be_read_back(
+    device: OpenDevice, coordinator: Any, transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await device("one")
+    view = await one.head()
+    one.link._patience_s = 0.0
+    real = transport.call
+
+    async def call(method: str, url: str, target: str, message: Any = None, **rest: Any) -> Any:
+        if method == "GET":
+            raise Unreachable("nobody is there any more")
+        return await real(method, url, target, message, **rest)
+
+    monkeypatch.setattr(transport, "call", call)
+    await post(one, coordinator, "there", view=view)
+    monkeypatch.undo()
+    assert await tags(one) == ["there"]
 
 
 async def test_a_lost_answer_and_a_faster_device_together_still_list_it_once(

@@ -1,0 +1,125 @@
+"""What happens to disks: bits that flip, files that end early, values that change places, old copies.
+
+Works on a node's store from outside, as a bad disk would. Nothing here knows LMDB's library; it
+knows what a shard record begins with, and how LMDB marks its pages (lmdb 0.9, mdb.c: MDB_page).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from random import Random
+
+from holdfast.node.store import ShardKey
+from holdfast.protocol.errors import HoldfastError, IntegrityFailure
+from holdfast.protocol.stripes import ShardRecord
+
+__all__ = ["copy_store", "cut_off", "flip_pages", "flip_values", "put_back", "swap_values", "wipe"]
+
+_RECORD_BEGINS = b"HFsr\x01"
+_PAGE = 4096
+_PAGE_HEAD = struct.Struct("<QHH")
+_BRANCH, _LEAF = 0x01, 0x02
+
+
+def _records(raw: bytes, live: Collection[bytes]) -> Iterator[tuple[int, int, int]]:
+    """(where a record begins, where its shard begins, where it ends) of records that are in use."""
+    at = raw.find(_RECORD_BEGINS)
+    while at >= 0:
+        try:
+            record = ShardRecord.unpack_header(raw[at : at + 16384])
+        except (HoldfastError, IntegrityFailure):
+            record = None
+        if record is not None and ShardKey.of(record).pack() in live:
+            begin = at + len(record.pack())
+            yield at, begin, begin + record.stripe.shard_bytes
+        at = raw.find(_RECORD_BEGINS, at + 1)
+
+
+def flip_values(store: Path, live: Collection[bytes], count: int, random: Random) -> int:
+    """Flip one bit in each of so many shards; gives how many were flipped.
+
+    Args:
+        live: packed keys that the store has; what LMDB keeps of older transactions is left alone.
+    """
+    file = store / "data.mdb"
+    found = list(_records(file.read_bytes(), live))
+    chosen = random.sample(found, min(count, len(found)))
+    for _, begin, end in chosen:
+        _flip(file, random.randrange(begin, end), random)
+    return len(chosen)
+
+
+def flip_pages(store: Path, count: int, random: Random) -> int:
+    """Flip one bit in each of so many pages of B-trees; gives how many. The node must not run."""
+    file = store / "data.mdb"
+    raw = file.read_bytes()
+    pages = []
+    for at in range(2 * _PAGE, len(raw) - _PAGE + 1, _PAGE):
+        number, _, flags = _PAGE_HEAD.unpack_from(raw, at)
+        if number * _PAGE == at and flags & 0x0F in (_BRANCH, _LEAF):
+            pages.append(at)
+    chosen = random.sample(pages, min(count, len(pages)))
+    for at in chosen:
+        _flip(file, at + random.randrange(_PAGE), random)
+    return len(chosen)
+
+
+def _flip(file: Path, at: int, random: Random) -> None:
+    handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        byte = os.pread(handle, 1, at)[0]
+        os.pwrite(handle, bytes([byte ^ (1 << random.randrange(8))]), at)
+    finally:
+        os.close(handle)
+
+
+def swap_values(store: Path, live: Collection[bytes], count: int, random: Random) -> int:
+    """Let so many pairs of equally long shards change places; gives how many."""
+    file = store / "data.mdb"
+    raw = file.read_bytes()
+    by_length: dict[int, list[tuple[int, int]]] = {}
+    for at, _, end in _records(raw, live):
+        by_length.setdefault(end - at, []).append((at, end))
+    pairs = []
+    for places in by_length.values():
+        random.shuffle(places)
+        pairs += list(zip(places[::2], places[1::2], strict=False))
+    chosen = random.sample(pairs, min(count, len(pairs)))
+    with file.open("r+b") as opened:
+        for (one, one_end), (other, other_end) in chosen:
+            for at, content in ((one, raw[other:other_end]), (other, raw[one:one_end])):
+                opened.seek(at)
+                opened.write(content)
+    return len(chosen)
+
+
+def cut_off(store: Path, keep_percent: float) -> int:
+    """The file loses its end; gives how many bytes went. The node must not run."""
+    file = store / "data.mdb"
+    size = file.stat().st_size
+    kept = int(size * keep_percent / 100) // _PAGE * _PAGE
+    os.truncate(file, kept)
+    return size - kept
+
+
+def copy_store(store: Path, to: Path) -> None:
+    """A copy as the disk has it now. The node must not write meanwhile."""
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    shutil.copy2(store / "data.mdb", to / "data.mdb")
+
+
+def put_back(copy: Path, store: Path) -> None:
+    """The store becomes what the copy was. The node must not run."""
+    shutil.rmtree(store)
+    store.mkdir(mode=0o700)
+    shutil.copy2(copy / "data.mdb", store / "data.mdb")
+
+
+def wipe(store: Path) -> None:
+    """The disk is empty. The node must not run."""
+    shutil.rmtree(store)

@@ -1,0 +1,126 @@
+"""Another process's shard store, looked at from outside: nothing is written, nothing is repaired.
+
+Works beside a running node (LMDB's readers do not disturb its writer) and on a folder at rest. A
+damaged file can kill whoever reads it: callers that must live do this in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from holdfast.node.data_file import missing_bytes
+from holdfast.node.limits import SHORT_PAGES_TOLERATED
+from holdfast.node.store import ShardKey
+from holdfast.node.store_folder import damage_of
+from holdfast.node.store_verifying import why_damaged
+from holdfast.protocol.errors import IntegrityFailure, NotFound
+from holdfast.protocol.ids import Digest
+from holdfast.protocol.stripes import ShardRecord
+
+__all__ = ["StoreLook", "look_at_store"]
+
+_DATABASES_MAX = 16
+
+
+@dataclass(slots=True)
+class StoreLook:
+    """What lies in a store.
+
+    Attributes:
+        shards: every packed key that can be read.
+        damaged: those of them whose bytes are not what was stored; looked at only when asked.
+        stripes: packed key -> the stripe digest its record tells; only when asked, as ``damaged``.
+        marked: packed keys that a deletion order names.
+        quarantined: damaged shards kept aside.
+    """
+
+    shards: frozenset[bytes] = frozenset()
+    damaged: dict[bytes, str] = field(default_factory=dict)
+    stripes: dict[bytes, Digest] = field(default_factory=dict)
+    marked: frozenset[bytes] = frozenset()
+    quarantined: int = 0
+
+
+def look_at_store(path: Path, *, verify: bool = False) -> StoreLook:
+    """Read every key, and with ``verify`` every byte.
+
+    Raises:
+        NotFound: there is no store. WrongDirectory: its file is not LMDB's.
+        IntegrityFailure: it is declared damaged, cut off, or its tree does not hold.
+    """
+    file = path / "data.mdb"
+    if not file.exists():
+        raise NotFound(f"there is no store in {path}")
+    if (why := damage_of(path)) is not None:
+        raise IntegrityFailure(f"the store in {path} is damaged", why=why)
+    if missing_bytes(file) > SHORT_PAGES_TOLERATED * os.sysconf("SC_PAGE_SIZE"):
+        raise IntegrityFailure(f"the store in {path} is cut off")
+    try:
+        with _opened(path) as env:
+            return _look(env, verify)
+    except lmdb.Error as error:
+        raise IntegrityFailure(f"the store in {path} does not open", why=str(error)) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    env = lmdb.open(str(path), readonly=True, create=False, max_dbs=_DATABASES_MAX, readahead=False)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def _look(env: Any, verify: bool) -> StoreLook:
+    found = StoreLook()
+    names = ("shards", "replaced", "unreadable", "marks", "quarantine")
+    databases = {name: _database(env, name) for name in names}
+    with env.begin(buffers=False) as txn:
+
+        def keys(name: str) -> Iterator[bytes]:
+            if databases[name] is None:
+                return
+            with txn.cursor(db=databases[name]) as cursor:
+                yield from cursor.iternext(values=False)
+
+        untouchable = frozenset(keys("unreadable"))
+        replaced = frozenset(keys("replaced"))
+        readable = frozenset(key for key in keys("shards") if key not in untouchable)
+        found.shards = readable | replaced
+        found.marked = frozenset(keys("marks"))
+        if databases["quarantine"] is not None:
+            found.quarantined = txn.stat(databases["quarantine"])["entries"]
+        if verify:
+            for name, those in (("shards", readable), ("replaced", replaced)):
+                for key in those:
+                    _verify(found, key, txn.get(key, db=databases[name]))
+    return found
+
+
+def _database(env: Any, name: str) -> Any:
+    """LMDB's handle; None where a store has not got that database (yet)."""
+    try:
+        return env.open_db(name.encode(), create=False)
+    except (lmdb.NotFoundError, lmdb.ReadonlyError):
+        return None
+
+
+def _verify(found: StoreLook, packed: bytes, stored: bytes | None) -> None:
+    try:
+        key = ShardKey.unpack(packed)
+    except ValueError as error:
+        found.damaged[packed] = f"its key does not hold: {error}"
+        return
+    if stored is None:
+        found.damaged[packed] = "it is in the tree, and not found by its key"
+    elif (why := why_damaged(key, stored)) is not None:
+        found.damaged[packed] = why
+    else:
+        found.stripes[packed] = ShardRecord.unpack(stored)[0].stripe.stripe_digest
