@@ -86,7 +86,12 @@ def explain(name: str, as_json: bool) -> None:
 @option(
     "--report",
     type=click.Path(file_okay=False, path_type=Path),
-    help="A new folder for what happened: history, scenario, logs.",
+    help="A new folder for what happened: a page to look at, history, scenario, logs.",
+)
+@option(
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the curve of the fewest surviving shards into this file.",
 )
 @json_option
 @guarded
@@ -98,6 +103,7 @@ def run_command(
     seed: int | None,
     minutes: float | None,
     report: Path | None,
+    svg: Path | None,
     as_json: bool,
 ) -> None:
     """Run a scenario on a cluster of its own, and judge it."""
@@ -108,7 +114,7 @@ def run_command(
         nodes=nodes, profile=profile, zones=zones, chaos_s=60 * minutes if minutes is not None else None
     )
     drawn = int.from_bytes(SYSTEM.random_bytes(4), "big")
-    _run(scenario, min(drawn if seed is None else seed, SEED_MAX), report, Output(as_json))
+    _run(scenario, min(drawn if seed is None else seed, SEED_MAX), report, svg, Output(as_json))
 
 
 @chaos.command("replay")
@@ -129,7 +135,7 @@ def replay(folder: Path, report: Path | None, as_json: bool) -> None:
         raise NotFound(f"there is no history in {folder}", do="Name a folder that --report made.") from error
     if not isinstance(first, RunBegan):
         raise BadRequest(f"the history in {folder} has no beginning")
-    _run(scenario, first.seed, report, Output(as_json))
+    _run(scenario, first.seed, report, None, Output(as_json))
 
 
 @chaos.command("doctor")
@@ -161,7 +167,8 @@ def _scenario(name: str) -> Scenario:
     return load_scenario(Path(name)) if name.endswith(".toml") else load_builtin(name)
 
 
-def _run(scenario: Scenario, seed: int, report: Path | None, output: Output) -> None:
+def _run(scenario: Scenario, seed: int, report: Path | None, svg: Path | None, output: Output) -> None:
+    from holdfast.cluster.chaos.report import survival_svg, write_report
     from holdfast.cluster.chaos.run import run_scenario
     from holdfast.protocol.terminal import configure_logging
 
@@ -172,11 +179,14 @@ def _run(scenario: Scenario, seed: int, report: Path | None, output: Output) -> 
         output.note(f"  {phase} ...")
 
     result = run(lambda: run_scenario(scenario, seed=seed, report=report, on_phase=said))
-    _show(result, output)
+    if svg is not None:
+        svg.write_text(survival_svg(result.events))
+    page = write_report(report) if report is not None else None
+    _show(result, page, output)
     raise SystemExit(result.exit_code)
 
 
-def _show(result: ChaosResult, output: Output) -> None:
+def _show(result: ChaosResult, page: Path | None, output: Output) -> None:
     marks = {"held": "held", "violated": "VIOLATED", "not judged": "-"}
     for judged in result.invariants:
         output.say(f"  ({judged.letter}) {marks[judged.verdict]:<9} {judged.title}")
@@ -190,11 +200,13 @@ def _show(result: ChaosResult, output: Output) -> None:
     output.say()
     output.say(result.sentence)
     output.say(f"Again: {result.replay_command}")
+    if page is not None:
+        output.say(f"Look at it: {page}")
     output.summary(
         scenario=result.scenario.name,
         seed=result.seed,
         exit_code=result.exit_code,
         sentence=result.sentence,
         replay=result.replay_command,
-        report=str(result.folder) if result.folder else None,
+        report=str(page) if page is not None else None,
     )
