@@ -3,7 +3,8 @@
 Everything that reads or seals runs in one worker thread, in path order; sealed
 chunks go over to the event loop in batches, and waiting for the sink there is
 what keeps memory bounded. Unchanged files (size, times, inode against the parent
-snapshot) are not read; equal small files share what is stored already.
+snapshot) are not read, unless they lie in a chunk that is hardly used any more; equal small
+files share what is stored already.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from holdfast.client.limits import BATCH_CHUNKS_MAX, BATCH_SEALED_BYTES, READ_BY
 from holdfast.client.manifest import ManifestWriter, PageLoader, UnreadablePage, read_manifest
 from holdfast.client.progress import OnProgress, Progress
 from holdfast.client.reading import FileReader, SkippedFile, describe, holes_of, unchanged, untrusted
+from holdfast.client.repacking import ChunkUse
 from holdfast.client.sealing import SealedChunk, seal
 from holdfast.client.small_files import DigestMemory, EntryQueue, SmallFileStream, Waiting
 from holdfast.client.snapshot_record import ChunkRef
@@ -113,6 +115,7 @@ class _Producer:
         source: Source,
         on_progress: OnProgress | None,
         on_page: Callable[[SealedChunk], None] | None = None,
+        roots: Sequence[bytes] = (),
     ) -> None:
         self._on_page = on_page
         self._keys = keys
@@ -125,14 +128,20 @@ class _Producer:
         self._queue = EntryQueue(self._manifest.add)
         self._small = SmallFileStream(self._seed, self._store)
         self._digests = DigestMemory()
+        self._use = ChunkUse(roots)
         self._linked: dict[tuple[int, int], Waiting] = {}
         self._under_way = 0  # bytes of a large file that is not counted yet
         self.result = BackupResult()
 
     def remember(self, entry: Entry) -> None:
         """A small file of the parent snapshot: the same content under another name need not be sent."""
+        self._use.note(entry)
         if entry.digest and entry.extents:
             self._digests.remember(entry.digest, Waiting(entry))
+
+    def remembered(self) -> None:
+        """That were all files of the parent snapshot."""
+        self._use.finish()
 
     def _page(self, chunk: SealedChunk) -> None:
         if self._on_page is not None:
@@ -210,7 +219,7 @@ class _Producer:
             same = Waiting(_like(entry, first.entry), like=first)
             if not dry_run:
                 self._queue.add(same)
-        elif before is not None and unchanged(entry, before):
+        elif before is not None and unchanged(entry, before) and not self._use.is_little(before):
             same = Waiting(_like(entry, before).with_extents(before.extents))
             self._note_reused(before)
             if not dry_run:
@@ -255,7 +264,7 @@ class _Producer:
         digest = blake3(content, key=self._keys.file_key).digest()
         entry = _with_digest(entry, digest)
         known = self._digests.find(digest)
-        if known is not None and known.entry.size == len(content):
+        if known is not None and known.entry.size == len(content) and not self._use.is_little(known.entry):
             waiting = Waiting(entry, like=known)
             if known.entry.extents:
                 self._note_reused(known.entry)
@@ -407,12 +416,13 @@ async def run_backup(
             on_progress(progress)
 
     def work() -> BackupResult:
-        producer = _Producer(keys, hand_over, source, told, on_page)
+        producer = _Producer(keys, hand_over, source, told, on_page, plan.roots)
         if load is None or not parent_pages:
             return producer.run(plan, iter(()))
         if not plan.dry_run:
             for entry in _parent_entries(loop, parent_pages, load):
                 producer.remember(entry)
+            producer.remembered()
         return producer.run(plan, _parent_entries(loop, parent_pages, load))
 
     try:

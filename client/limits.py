@@ -17,6 +17,8 @@ CUT_BYTES_AVERAGE = MIB
 CUT_BYTES_MAX = CHUNK_PLAIN_BYTES_MAX - 5
 SMALL_FILE_BYTES_MAX = CUT_BYTES_MIN
 """Files shorter than this run together into one stream before cutting."""
+REPACK_PARTS = 4
+"""A chunk of small files less than one part in so many of which is used is sent anew with what is left."""
 
 # Reading
 READ_BYTES = 4 * MIB
