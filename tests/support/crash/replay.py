@@ -70,16 +70,20 @@ class Recorded:
             at for at, event in enumerate(self.events) if isinstance(event, Noted) and event.kind == "done"
         )
 
+    def first_written(self) -> int:
+        """Just behind the first write: nothing was synced yet."""
+        return 1 + next(at for at, event in enumerate(self.events) if isinstance(event, Written))
+
     def position_of(self, kind: type[Created | MadeFolder], path: str) -> int:
         """Where something first came to be."""
         return next(
             at for at, event in enumerate(self.events) if isinstance(event, kind) and event.path == path
         )
 
-    def states(self, count: int, seed: int, until: int | None = None) -> Iterator[CrashState]:
-        """``count`` states at positions spread over the log, or over its beginning."""
-        random, end = Random(seed), len(self.events) if until is None else until
-        positions = sorted(random.randint(0, end) for _ in range(count))
+    def states(self, count: int, seed: int, among: tuple[int, int] | None = None) -> Iterator[CrashState]:
+        """``count`` states at positions spread over the log, or over a part of it (first, last)."""
+        random, (first, last) = Random(seed), among or (0, len(self.events))
+        positions = sorted(random.randint(first, last) for _ in range(count))
         disk, fed, acknowledged, begun = Disk(), 0, -1, -1
         for number, position in enumerate(positions):
             fresh = self.events[fed:position]

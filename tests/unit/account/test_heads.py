@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.client.heads import HeadView, append_snapshot
+from holdfast.client.heads import HeadView, append_snapshot, next_head
 from holdfast.client.home import Home
 from holdfast.client.joining import init_account, recover_account
 from holdfast.client.link import Link
@@ -243,6 +243,28 @@ async def test_a_gap_between_known_and_newest_head_is_a_fork(
         return HeadState(head=answer.head, snapshot_list=answer.snapshot_list, links=answer.links[1:])
 
     transport.rewrite["/v1/heads"] = without_second
+    with pytest.raises(ForkDetected):
+        await two.head()
+    assert two.home.account().head_seq == 1, "nothing of it is remembered"
+
+
+async def test_a_head_in_between_that_others_did_not_see_is_a_fork(
+    device: OpenDevice, coordinator: Any, transport: Any
+) -> None:
+    """A listed device signed two heads under one number; the coordinator shows each to somebody else."""
+    one, two = await device("one"), await device("two")
+    await post(one, coordinator, "first")
+    view = await two.head()
+    signer, cluster = two.device, two.link.cluster
+    hidden, _ = next_head(view, signer.id, signer.sign_key, cluster, view.snapshots, SYSTEM.now_ns())
+    for text in ("second", "third"):
+        await post(one, coordinator, text)
+
+    def with_the_hidden_one(answer: HeadState) -> HeadState:
+        links = [hidden, *answer.links[1:]]
+        return HeadState(head=answer.head, snapshot_list=answer.snapshot_list, links=links)
+
+    transport.rewrite["/v1/heads"] = with_the_hidden_one
     with pytest.raises(ForkDetected):
         await two.head()
     assert two.home.account().head_seq == 1, "nothing of it is remembered"

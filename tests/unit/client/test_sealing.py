@@ -105,6 +105,23 @@ def test_sealed_lengths_depend_on_the_padded_length_alone() -> None:
     assert len(lengths) == 1
 
 
+def test_other_content_under_a_chunk_s_own_key_is_refused() -> None:
+    """Somebody with the account's keys sealed it so: everything holds but the plain id."""
+    from blake3 import blake3
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.hashes import SHA512
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+    chunk = seal(ADA, b"what was promised", compress=False)
+    made = HKDFExpand(SHA512(), 64, b"holdfast/v1/chunk\0\1" + chunk.pid).derive(ADA.chunk_key)
+    p = (b"\0" + (17).to_bytes(4, "big") + b"something else!!!").ljust(padme(22), b"\0")
+    lead = b"\1" + made[32:]
+    sealed = lead + AESGCM(made[:32]).encrypt(bytes(12), p, lead)
+    assert sealed[:33] == chunk.sealed[:33], "the same key and commitment"
+    with pytest.raises(IntegrityFailure, match="plain id"):
+        opened(ADA, chunk, sealed=sealed, chunk_id=ChunkId(blake3(sealed).digest()))
+
+
 def test_a_bomb_does_not_explode() -> None:
     """A frame of a few KiB that would decompress to gigabytes, sealed by somebody with the keys."""
     from blake3 import blake3

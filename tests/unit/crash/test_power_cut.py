@@ -84,8 +84,12 @@ def test_a_store_keeps_what_it_acknowledged(store_log: Recorded, tmp_path: Path)
 
 
 def test_a_store_opens_after_a_power_cut_in_its_first_moments(store_log: Recorded, tmp_path: Path) -> None:
-    states = store_log.states(number_of_states(100), seed_of_states(), until=store_log.first_done())
-    assert check_each(states, tmp_path, lambda root, state: check_store(store_log, root, state)) >= 100
+    first = store_log.first_written()
+    states = [
+        *store_log.states(number_of_states(200), seed_of_states(), among=(first, first + 1)),
+        *store_log.states(number_of_states(60), seed_of_states(), among=(0, store_log.first_done())),
+    ]
+    assert check_each(iter(states), tmp_path, lambda root, state: check_store(store_log, root, state)) >= 260
 
 
 def test_a_catalogue_keeps_what_it_acknowledged(catalogue_log: Recorded, tmp_path: Path) -> None:
@@ -98,7 +102,9 @@ def test_a_catalogue_keeps_what_it_acknowledged(catalogue_log: Recorded, tmp_pat
 def test_a_catalogue_opens_after_a_power_cut_in_its_first_moments(
     catalogue_log: Recorded, tmp_path: Path
 ) -> None:
-    states = catalogue_log.states(number_of_states(60), seed_of_states(), until=catalogue_log.first_done())
+    states = catalogue_log.states(
+        number_of_states(60), seed_of_states(), among=(0, catalogue_log.first_done())
+    )
     assert check_each(states, tmp_path, lambda root, state: check_catalogue(catalogue_log, root, state)) >= 60
 
 

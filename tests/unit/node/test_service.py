@@ -380,6 +380,17 @@ class TestDeletion:
         answer, _ = await ada.read(batch[:2])
         assert {result.status for result in answer.results} == {"ok"}
 
+    async def test_what_an_order_marks_stays_for_as_long_as_it_says(
+        self, ada: Device, node: RunningNode, transport: Transport
+    ) -> None:
+        batch = stripes(2)
+        await ada.put(batch)
+        await self.send(node, transport, self.order(node, 1, batch, ada, hold_s=100))
+        assert await node.writer.run(lambda store: store.erase_due(99_999, 10)) == 0
+        answer, _ = await ada.read(batch)
+        assert {result.status for result in answer.results} == {"ok"}
+        assert await node.writer.run(lambda store: store.erase_due(100_000, 10)) == 2
+
     @pytest.mark.parametrize(
         "changed", [{"node": NodeId(b"x" * NodeId.SIZE)}, {"term": 0}, {"hold_s": -1}], ids=str
     )

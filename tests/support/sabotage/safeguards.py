@@ -1,0 +1,230 @@
+"""Every safeguard that is taken away in turn, and who must notice.
+
+``before`` is the passage as it stands in the source, ``after`` what it becomes. docs/reliability.md shows
+this list as a table; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["SAFEGUARDS", "Safeguard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Safeguard:
+    """One safeguard.
+
+    Attributes:
+        name: what is taken away, in a few words.
+        caught_by: the test that must fail without it ("tests/...::test_...").
+        seed: of that test's draws where it has one.
+    """
+
+    name: str
+    module: str
+    before: str
+    after: str
+    caught_by: str
+    seed: int | None = None
+
+
+SAFEGUARDS: Final = (
+    Safeguard(
+        "a node acknowledges before the disk has it",
+        "holdfast.node.store_lmdb_opening",
+        "            readahead=False,\n",
+        "            readahead=False,\n            sync=False,\n",
+        "tests/unit/crash/test_power_cut.py::test_a_store_keeps_what_it_acknowledged",
+        1,
+    ),
+    Safeguard(
+        "the coordinator acknowledges before the disk has it",
+        "holdfast.coordinator.catalogue.engine",
+        "PRAGMA synchronous=FULL",
+        "PRAGMA synchronous=OFF",
+        "tests/unit/crash/test_power_cut.py::test_a_catalogue_keeps_what_it_acknowledged",
+        1,
+    ),
+    Safeguard(
+        "a new store is made in its place, not beside it",
+        "holdfast.node.store_lmdb_opening",
+        "    if not file.exists() or file.stat().st_size == 0:\n        _make(path, source)\n",
+        "",
+        "tests/unit/crash/test_power_cut.py::test_a_store_opens_after_a_power_cut_in_its_first_moments",
+        1,
+    ),
+    Safeguard(
+        "small files are renamed before they are synced",
+        "holdfast.protocol.directory",
+        "            view = view[os.write(fd, view) :]\n        os.fsync(fd)\n",
+        "            view = view[os.write(fd, view) :]\n",
+        "tests/unit/crash/test_first_start_power_cut.py"
+        "::test_a_coordinator_starts_after_a_power_cut_in_its_first_start",
+        1,
+    ),
+    Safeguard(
+        "a node stores shards without checking their digests",
+        "holdfast.node.admission",
+        "        if digest_of(shard) != record.digest:\n",
+        "        if False:\n",
+        "tests/unit/node/test_service.py::test_a_batch_that_does_not_prove_itself_writes_nothing",
+    ),
+    Safeguard(
+        "a node hands out shards without checking their digests",
+        "holdfast.node.store_lmdb",
+        "            record.verify(copy)\n",
+        "",
+        "tests/unit/node/test_store_lmdb.py::test_flipped_bits_on_disk_are_never_handed_out",
+    ),
+    Safeguard(
+        "a node takes a record for another key's",
+        "holdfast.node.store_lmdb",
+        "            if ShardKey.of(record) != key:\n"
+        '                raise IntegrityFailure("a record lies under another shard\'s key")\n'
+        "            # Copied",
+        "            # Copied",
+        "tests/unit/node/test_flipped_bits.py::test_flipped_bits_never_give_wrong_bytes",
+    ),
+    Safeguard(
+        "a node overwrites a shard with other bytes",
+        "holdfast.node.store_verifying",
+        "    if record != put.record:\n",
+        "    if False:\n",
+        "tests/contract/test_shard_store.py::test_other_bytes_under_the_same_key_are_a_conflict_and_change_nothing",
+    ),
+    Safeguard(
+        "a node goes on writing after a failed commit",
+        "holdfast.node.writer",
+        "            if self.failed is None:\n"
+        "                self._stop_or_reopen(failure)\n"
+        "            return\n",
+        "            return\n",
+        "tests/unit/node/test_writer.py"
+        "::test_a_failed_commit_acknowledges_nothing_then_the_store_proves_itself",
+    ),
+    Safeguard(
+        "a reopened store need not prove what it acknowledged",
+        "holdfast.node.writer",
+        "        if lost:\n",
+        "        if False:\n",
+        "tests/unit/node/test_writer.py::test_a_store_that_lost_an_acknowledged_shard_stays_stopped",
+    ),
+    Safeguard(
+        "a deletion order takes effect at once",
+        "holdfast.node.service.shards",
+        "due_ms = self._running_ms() + order.hold_s * 1000",
+        "due_ms = 0",
+        "tests/unit/node/test_service.py::TestDeletion::test_what_an_order_marks_stays_for_as_long_as_it_says",
+    ),
+    Safeguard(
+        "an expired ticket is good",
+        "holdfast.protocol.tickets",
+        "    if now_ms >= ticket.expires_ms:\n",
+        "    if False:\n",
+        "tests/unit/node/test_service.py::test_a_ticket_that_does_not_fit_writes_nothing",
+    ),
+    Safeguard(
+        "a ticket of an older term is good",
+        "holdfast.protocol.tickets",
+        "    if ticket.term < term:\n",
+        "    if False:\n",
+        "tests/unit/node/test_service.py::test_a_ticket_that_does_not_fit_writes_nothing",
+    ),
+    Safeguard(
+        "a signed request may be made again",
+        "holdfast.protocol.requests",
+        "        if mark in self._nonces:\n",
+        "        if False:\n",
+        "tests/unit/node/test_service.py::test_a_request_that_is_not_signed_or_repeated_is_refused",
+    ),
+    Safeguard(
+        "a commit counts without its write quorum",
+        "holdfast.coordinator.quorum",
+        "        if len(durable) < group.profile.write_quorum:\n",
+        "        if len(durable) < group.profile.k:\n",
+        "tests/unit/coordinator/test_quorum.py::test_one_short_of_the_quorum_is_nothing",
+    ),
+    Safeguard(
+        "receipts of an older term count",
+        "holdfast.coordinator.quorum",
+        "        if receipt.term != term:\n",
+        "        if False:\n",
+        "tests/unit/coordinator/test_quorum.py"
+        "::test_a_receipt_of_another_account_upload_or_term_is_refused_outright",
+    ),
+    Safeguard(
+        "a commit to a group that has moved counts",
+        "holdfast.coordinator.quorum",
+        "        if chunk.group_version != group.version:\n",
+        "        if False:\n",
+        "tests/unit/coordinator/test_quorum.py::test_a_group_that_moved_or_never_was",
+    ),
+    Safeguard(
+        "a head is taken whatever it was built upon",
+        "holdfast.coordinator.catalogue.heads",
+        "    if (head.seq, head.previous) != expected:\n",
+        "    if False:\n",
+        "tests/unit/coordinator/test_heads_kept.py::test_of_many_heads_posted_at_once_exactly_one_counts",
+    ),
+    Safeguard(
+        "a head is taken after its upload has ended",
+        "holdfast.coordinator.catalogue.uploads",
+        'found.account != account.number or found.state != "open"',
+        "found.account != account.number",
+        "tests/unit/coordinator/test_heads_kept.py::test_a_head_whose_upload_has_ended_is_refused",
+    ),
+    Safeguard(
+        "a head from before the last sweep is taken",
+        "holdfast.coordinator.catalogue.heads",
+        "    if upload.sweep_generation != account.sweep_generation:\n",
+        "    if False:\n",
+        "tests/unit/coordinator/test_heads_kept.py"
+        "::test_a_head_of_an_upload_from_before_the_last_sweep_is_refused",
+    ),
+    Safeguard(
+        "a claim calls a stripe stored that has too few shards",
+        "holdfast.coordinator.catalogue.chunks",
+        'row.state == "erasing" or profile.n - len(gone) < profile.k',
+        'row.state == "erasing"',
+        "tests/contract/test_catalogue.py",
+    ),
+    Safeguard(
+        "silent uploads never end",
+        "holdfast.coordinator.catalogue.uploads",
+        "uploads.c.renewed_ms < now_ms - UPLOAD_SILENCE_MS",
+        "uploads.c.renewed_ms < 0",
+        "tests/contract/test_catalogue.py"
+        "::test_silent_uploads_end_and_nothing_of_them_but_committed_chunks_stays",
+    ),
+    Safeguard(
+        "whatever shards decode to is the chunk",
+        "holdfast.protocol.stripe_reading",
+        "        if blake3(sealed).digest() == reading.chunk:\n",
+        "        if True:\n",
+        "tests/unit/protocol/test_stripe_reading.py"
+        "::test_shards_that_fit_the_catalogue_and_not_the_chunk_make_nothing",
+    ),
+    Safeguard(
+        "a reader takes any shard that a node hands out",
+        "holdfast.protocol.stripe_reading",
+        "        and digest_of(shard) == stripe.digest(slot)\n",
+        "",
+        "tests/unit/protocol/test_stripe_reading.py::test_a_shard_that_is_not_the_catalogue_s_does_not_count",
+    ),
+    Safeguard(
+        "a chunk is opened though its content is not what its plain id names",
+        "holdfast.client.sealing",
+        "    if blake3(p, key=keys.id_key).digest() != pid:\n",
+        "    if False:\n",
+        "tests/unit/client/test_sealing.py::test_other_content_under_a_chunk_s_own_key_is_refused",
+    ),
+    Safeguard(
+        "a client takes heads that do not follow those it has seen",
+        "holdfast.client.heads",
+        "        if head.seq != seq + 1 or head.previous != digest:\n",
+        "        if head.seq != seq + 1:\n",
+        "tests/unit/account/test_heads.py::test_a_head_in_between_that_others_did_not_see_is_a_fork",
+    ),
+)

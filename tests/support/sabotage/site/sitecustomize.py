@@ -1,0 +1,45 @@
+"""Runs at the start of every Python process that a test has given this folder (PYTHONPATH) and SABOTAGE.
+
+SABOTAGE names a JSON file: {"module": ..., "before": ..., "after": ..., "done": a file to touch}. When that
+module is imported, its source is compiled with the passage exchanged. A passage that is not there exactly
+once ends the process: the safeguard has moved, and the list of them must follow.
+"""
+
+import json
+import os
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+
+
+class _Saboteur(SourceFileLoader):
+    def __init__(self, name, path, order):
+        super().__init__(name, path)
+        self._order = order
+
+    def get_code(self, fullname):
+        source = self.get_source(fullname) or ""
+        if source.count(self._order["before"]) != 1:
+            print(f"{fullname} does not hold this passage once:\n{self._order['before']}", file=sys.stderr)
+            os._exit(70)
+        Path(self._order["done"]).touch()
+        changed = source.replace(self._order["before"], self._order["after"])
+        return compile(changed, self.path, "exec", dont_inherit=True)
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, order):
+        self._order = order
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self._order["module"]:
+            return None
+        found = PathFinder.find_spec(fullname, path)
+        if found is None or found.origin is None:
+            return None
+        return ModuleSpec(fullname, _Saboteur(fullname, found.origin, self._order), origin=found.origin)
+
+
+if "SABOTAGE" in os.environ:
+    sys.meta_path.insert(0, _Finder(json.loads(Path(os.environ["SABOTAGE"]).read_text())))
