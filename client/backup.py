@@ -22,7 +22,8 @@ from holdfast.client.entries import Entry, Extent
 from holdfast.client.exclude import Excluder
 from holdfast.client.identity import AccountKeys
 from holdfast.client.limits import BATCH_CHUNKS_MAX, BATCH_SEALED_BYTES, READ_BYTES, SMALL_FILE_BYTES_MAX
-from holdfast.client.manifest import ManifestWriter, PageLoader, UnreadablePage, read_manifest
+from holdfast.client.manifest import ManifestWriter, PageLoader
+from holdfast.client.parent_entries import parent_entries
 from holdfast.client.progress import OnProgress, Progress
 from holdfast.client.reading import FileReader, SkippedFile, describe, holes_of, unchanged, untrusted
 from holdfast.client.repacking import ChunkUse
@@ -137,7 +138,7 @@ class _Producer:
         """A small file of the parent snapshot: the same content under another name need not be sent."""
         self._use.note(entry)
         if entry.digest and entry.extents:
-            self._digests.remember(entry.digest, Waiting(entry))
+            self._digests.remember_stored(entry.digest, entry.size, entry.extents)
 
     def remembered(self) -> None:
         """That were all files of the parent snapshot."""
@@ -220,7 +221,7 @@ class _Producer:
             if not dry_run:
                 self._queue.add(same)
         elif before is not None and unchanged(entry, before) and not self._use.is_little(before):
-            same = Waiting(_like(entry, before).with_extents(before.extents))
+            same = Waiting(_like(entry, before, before.extents))
             self._note_reused(before)
             if not dry_run:
                 self._queue.add(same)
@@ -332,9 +333,10 @@ class _Producer:
         return self.finish()
 
 
-def _like(entry: Entry, content: Entry) -> Entry:
+def _like(entry: Entry, content: Entry, extents: tuple[Extent, ...] = ()) -> Entry:
     return replace(
         entry,
+        extents=extents,
         size=content.size,
         digest=content.digest,
         holes=content.holes,
@@ -348,39 +350,6 @@ def _with_digest(entry: Entry, digest: bytes) -> Entry:
 
 def _with_holes(entry: Entry, holes: tuple[tuple[int, int], ...]) -> Entry:
     return replace(entry, holes=holes)
-
-
-def _parent_entries(
-    loop: asyncio.AbstractEventLoop, pages: Sequence[ChunkRef], load: PageLoader
-) -> Iterator[Entry]:
-    """The parent's files in order, with all their extents. A page that cannot be read is passed over:
-    what it named is read again. Blocks; for the worker thread."""
-
-    async def portion(
-        reader: AsyncIterator[Entry | UnreadablePage], count: int
-    ) -> list[Entry | UnreadablePage]:
-        found: list[Entry | UnreadablePage] = []
-        async for entry in reader:
-            found.append(entry)
-            if len(found) == count:
-                break
-        return found
-
-    reader = read_manifest(pages, load, skip_unreadable=True)
-    held: Entry | None = None
-    while found := asyncio.run_coroutine_threadsafe(portion(reader, 4096), loop).result():
-        for entry in found:
-            if isinstance(entry, UnreadablePage):
-                held = None  # it may go on inside the gap
-            elif entry.kind == "more":
-                if held is not None:
-                    held = held.with_extents(held.extents + entry.extents)
-            else:
-                if held is not None:
-                    yield held
-                held = entry if entry.kind == "file" else None
-    if held is not None:
-        yield held
 
 
 async def run_backup(
@@ -420,10 +389,10 @@ async def run_backup(
         if load is None or not parent_pages:
             return producer.run(plan, iter(()))
         if not plan.dry_run:
-            for entry in _parent_entries(loop, parent_pages, load):
+            for entry in parent_entries(loop, parent_pages, load):
                 producer.remember(entry)
             producer.remembered()
-        return producer.run(plan, _parent_entries(loop, parent_pages, load))
+        return producer.run(plan, parent_entries(loop, parent_pages, load))
 
     try:
         result = await asyncio.to_thread(work)

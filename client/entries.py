@@ -63,7 +63,7 @@ class Entry:
 
     def with_extents(self, extents: tuple[Extent, ...]) -> Entry:
         """The same entry with other extents."""
-        return replace(self, extents=extents)
+        return self if extents == self.extents else replace(self, extents=extents)
 
 
 def check_path(path: bytes) -> None:

@@ -24,7 +24,7 @@ REPACK_PARTS = 4
 READ_BYTES = 4 * MIB
 """One read of a large file."""
 DIGESTS_REMEMBERED_MAX = 200_000
-"""Small-file digests kept to find equal files, about 200 bytes each."""
+"""Small-file digests kept to find equal files, about 400 bytes each."""
 PENDING_ENTRIES_MAX = 8192
 """Entries waiting for their chunk to be cut; beyond it the small-file stream is cut early."""
 

@@ -121,20 +121,49 @@ class SmallFileStream:
 
 
 class DigestMemory:
-    """Which content was seen where: equal small files share extents. Bounded, oldest forgotten."""
+    """Which content was seen where: equal small files share extents. Bounded, oldest forgotten.
+
+    A file whose chunk is not cut yet is remembered as it waits; afterwards size and extents are enough.
+    """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[bytes, Waiting] = OrderedDict()
+        self._waiting: dict[bytes, Waiting] = {}
+        self._stored: OrderedDict[bytes, tuple[int, tuple[Extent, ...], bool]] = OrderedDict()
 
     def find(self, digest: bytes) -> Waiting | None:
-        """A file with this content, if one is remembered."""
-        found = self._known.get(digest)
-        if found is not None:
-            self._known.move_to_end(digest)
+        """A file with this content, if one is remembered; its entry has extents if it is the parent's."""
+        waiting = self._waiting.get(digest)
+        if waiting is not None:
+            return waiting
+        stored = self._stored.get(digest)
+        if stored is None:
+            return None
+        self._stored.move_to_end(digest)
+        size, extents, is_parents = stored
+        entry = Entry("file", b"", size=size, digest=digest, extents=extents if is_parents else ())
+        found = Waiting(entry)
+        for extent in () if is_parents else extents:
+            found.add(extent)
         return found
 
     def remember(self, digest: bytes, waiting: Waiting) -> None:
-        """This file has this content."""
-        self._known[digest] = waiting
-        if len(self._known) > DIGESTS_REMEMBERED_MAX:
-            self._known.popitem(last=False)
+        """This file of the present backup has this content."""
+        self._waiting[digest] = waiting
+        if len(self._waiting) > 2 * PENDING_ENTRIES_MAX:
+            self._settle()
+
+    def remember_stored(self, digest: bytes, size: int, extents: tuple[Extent, ...]) -> None:
+        """A file of the parent snapshot has this content."""
+        self._keep(digest, (size, extents, True))
+
+    def _settle(self) -> None:
+        """What is cut by now needs a few words only; no more than PENDING_ENTRIES_MAX are not."""
+        ready = [(digest, waiting) for digest, waiting in self._waiting.items() if waiting.is_ready]
+        for digest, waiting in ready:
+            del self._waiting[digest]
+            self._keep(digest, (waiting.entry.size, waiting.extents(), False))
+
+    def _keep(self, digest: bytes, stored: tuple[int, tuple[Extent, ...], bool]) -> None:
+        self._stored[digest] = stored
+        if len(self._stored) > DIGESTS_REMEMBERED_MAX:
+            self._stored.popitem(last=False)
