@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from holdfast.client.exclude import Excluder
 from holdfast.client.progress import OnProgress, Progress
 from holdfast.client.walk import Found, walk
-from holdfast.protocol.terminal import Output
+from holdfast.protocol.terminal import Output, human_count
 
 __all__ = ["count_ahead", "progress_bar"]
 
@@ -39,14 +39,14 @@ def progress_bar(output: Output, what: str) -> Iterator[OnProgress | None]:
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[files]:,} files"),
+        TextColumn("{task.fields[files]}"),
     )
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None, files=0)
+        task = bar.add_task(what, total=None, files="")
 
         def moved(progress: Progress) -> None:
             total = progress.total_bytes or None
-            bar.update(task, completed=progress.bytes, total=total, files=progress.files)
+            bar.update(task, completed=progress.bytes, total=total, files=human_count(progress.files, "file"))
 
         yield moved
 

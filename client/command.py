@@ -60,7 +60,7 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str) -> float:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False))
 @coordinator_option
 @option(
     "--tag",
@@ -175,7 +175,7 @@ def ls(
 
 @click.command()
 @click.argument("reference", metavar="SNAP[:PATH]")
-@option("--target", required=True, type=click.Path(), help="The folder to restore into.")
+@option("--target", required=True, type=click.Path(readable=False), help="The folder to restore into.")
 @coordinator_option
 @_narrowed
 @option("--include", multiple=True, metavar="PATTERN", help="Only what matches; may be repeated.")

@@ -13,6 +13,7 @@ from holdfast.client.link import Link
 from holdfast.client.manifest import open_page
 from holdfast.client.sealing import SealingKeys
 from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord, open_record
+from holdfast.protocol.accounts import DeviceList
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import Source
 from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NotFound, Refused, TooFewShards
@@ -33,6 +34,7 @@ class Session:
         self.source = source
         self.device = home.device()
         self.keys: list[AccountKeys] = home.account_keys()
+        self._keys_proven = False
         self.cache = home.cache()
         self.downloader = Downloader(link, source=source)
 
@@ -91,15 +93,25 @@ class Session:
         self.known = known
 
     async def head(self) -> HeadView:
-        """The newest head, verified against everything this device has seen."""
+        """The newest head, verified against everything this device has seen.
+
+        Raises:
+            WrongKey: the device's key does not open what the device list holds for it. Else as read_head.
+        """
         self.known = self.home.account()
         view = await read_head(self.link, self.known, self._remember)
-        if view.devices.epoch > self.current_keys.epoch:
-            self.keys = open_account_keys(
-                view.devices, self.link.cluster, self.device.box_key, self.device.id
-            )
-            self.home.save_keys(self.keys)
+        if not self._keys_proven or view.devices.epoch > self.current_keys.epoch:
+            self._prove_keys(view.devices)
         return view
+
+    def _prove_keys(self, listed: DeviceList) -> None:
+        """What seals new chunks must be what the root-signed list holds for this device: under any other
+        key a backup would succeed, and no other device could ever read it. A wrong file is put right."""
+        keys = open_account_keys(listed, self.link.cluster, self.device.box_key, self.device.id)
+        if [(key.epoch, key.secret) for key in keys] != [(key.epoch, key.secret) for key in self.keys]:
+            self.keys = keys
+            self.home.save_keys(keys)
+        self._keys_proven = True
 
     async def records(self, wanted: Sequence[SnapshotId]) -> list[SnapshotRecord]:
         """Snapshot records, opened.

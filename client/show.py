@@ -21,7 +21,7 @@ from holdfast.protocol.errors import (
     TooFewShards,
 )
 from holdfast.protocol.messages.accounts import AccountStatus
-from holdfast.protocol.terminal import Output, human_bytes, human_count
+from holdfast.protocol.terminal import Output, human_bytes, human_count, printable
 
 __all__ = [
     "deciding",
@@ -40,8 +40,7 @@ _REPORT = "Run it again; if it stays, tell the operator: nodes hold wrong bytes,
 
 def shown(path: bytes) -> str:
     """A path for the terminal: bytes that are no text are escaped, control characters too."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return printable(path.decode("utf-8", "backslashreplace")).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def deciding(
@@ -212,8 +211,9 @@ def show_restore(output: Output, report: RestoreReport, seconds: float, target: 
     )
     if report.owners_skipped or report.modes_reduced or report.xattrs_skipped:
         output.note(
-            f"As this is not root: {report.owners_skipped:,} owners not set, {report.modes_reduced:,} modes "
-            f"reduced, {report.xattrs_skipped:,} attributes left out."
+            f"As this is not root: {human_count(report.owners_skipped, 'owner')} not set, "
+            f"{human_count(report.modes_reduced, 'mode')} reduced, "
+            f"{human_count(report.xattrs_skipped, 'attribute')} left out."
         )
     output.summary(
         files=report.files,

@@ -34,6 +34,7 @@ __all__ = [
     "human_count",
     "json_option",
     "option",
+    "printable",
     "run",
 ]
 
@@ -89,12 +90,12 @@ class Output:
     def say(self, text: str = "") -> None:
         """A line of the result for people (stdout)."""
         if not self.json:
-            click.echo(text)
+            click.echo(printable(text))
 
     def note(self, text: str) -> None:
         """A line about the work for people (stderr)."""
         if not self.json and not self.quiet:
-            click.echo(text, err=True)
+            click.echo(printable(text), err=True)
 
     def status(self, **fields: Any) -> None:
         """A JSON line of the result."""
@@ -124,9 +125,9 @@ class Output:
             )
         else:
             because = f", because {error.why.rstrip('.')}" if error.why else ""
-            click.echo(f"Error: {error.what.rstrip('.')}{because}.", err=True)
+            click.echo(printable(f"Error: {error.what.rstrip('.')}{because}."), err=True)
             if error.do:
-                click.echo(f"  Next: {error.do}", err=True)
+                click.echo(printable(f"  Next: {error.do}"), err=True)
         sys.exit(error.exit_code)
 
     def interrupted(self) -> NoReturn:
@@ -252,6 +253,14 @@ def configure_logging(as_json: bool, level: str = "info") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may get it: servers, files and other devices choose parts of what is said, and
+    control characters of theirs would move the cursor or change what stands there. Lines and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def human_bytes(count: float) -> str:

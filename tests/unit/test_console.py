@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -155,3 +156,13 @@ def test_the_environment_of_a_cluster_that_was_never_made_says_how_to_make_one(t
     done = CliRunner().invoke(main, ["cluster", "env", "--dir", str(tmp_path)], prog_name="holdfast")
     assert done.exit_code == 1
     assert "holdfast cluster up" in done.stderr
+
+
+def test_a_source_that_cannot_be_read_is_no_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is skipped and named like any other, and what else was asked for is backed up."""
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    done = CliRunner().invoke(main, ["backup", str(tmp_path)], prog_name="holdfast")
+    assert done.exit_code == 10, "it goes on to look for the account"

@@ -154,3 +154,19 @@ def test_work_runs_on_uvloop_and_its_error_comes_through() -> None:
     assert run(loop_name).startswith("uvloop")
     with pytest.raises(TooFewShards):
         run(fails)
+
+
+def test_control_characters_of_others_do_not_reach_the_terminal() -> None:
+    evil = "gone\x1b[2J\x1b]0;owned\x07 \u202eabc \udcff"
+    done = CliRunner().invoke(command(HoldfastError(evil, why=evil, do=evil)), [])
+    assert done.exit_code == 1
+    assert not set(done.stderr) & set("\x1b\x07\u202e\udcff") and "\\x1b[2J" in done.stderr
+
+    @click.command()
+    def told() -> None:
+        Output().say(f"{evil}\n\tindented")
+        Output().note(evil)
+
+    done = CliRunner().invoke(told)
+    assert done.exit_code == 0
+    assert not set(done.output) & set("\x1b\x07\u202e\udcff") and "\n\tindented" in done.output

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from holdfast.client.home import Home
+from holdfast.client.identity import AccountKeys
 from holdfast.client.joining import Joined, init_account, recover_account
 from holdfast.client.link import Link
 from holdfast.client.recovery_code import decode_recovery_code
 from holdfast.client.session import Session
 from holdfast.protocol.address import Token
 from holdfast.protocol.clock import SYSTEM
-from holdfast.protocol.errors import BadRequest, Conflict, NoAccount, Refused
+from holdfast.protocol.directory import write_file
+from holdfast.protocol.errors import BadRequest, Conflict, NoAccount, Refused, WrongKey
 
 
 class Person:
@@ -215,3 +217,29 @@ async def test_another_cluster_than_the_account_s_is_refused(person: Person, coo
     elsewhere = Address(coordinator.address.url, ClusterId(bytes(32)))
     with pytest.raises(Refused, match="another cluster"):
         await Session.open(person.home, transport=person.transport, source=SYSTEM, coordinator=elsewhere)
+
+
+async def test_a_wrong_account_key_is_put_right_before_anything_is_sealed_with_it(
+    person: Person, coordinator: Any
+) -> None:
+    """Under a wrong key a backup would succeed, and no other device could ever read it."""
+    await person.init(coordinator.invite())
+    right = person.home.account_keys()
+    person.home.save_keys([AccountKeys.of(1, bytes(32))])
+    session = await Session.open(person.home, transport=person.transport, source=SYSTEM)
+    await session.head()
+    assert session.current_keys.secret == right[0].secret
+    assert [key.secret for key in person.home.account_keys()] == [key.secret for key in right]
+
+
+async def test_a_device_key_that_does_not_open_the_account_s_is_refused(
+    person: Person, coordinator: Any
+) -> None:
+    await person.init(coordinator.invite())
+    device = person.home.device()
+    raw = device.to_bytes()
+    write_file(person.home.folder / "device.key", raw[:-32] + bytes(range(32)))
+    assert person.home.device().id == device.id, "only its box key is another"
+    session = await Session.open(person.home, transport=person.transport, source=SYSTEM)
+    with pytest.raises(WrongKey):
+        await session.head()
