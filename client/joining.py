@@ -61,7 +61,8 @@ def _name_of(device_name: str) -> str:
     return name
 
 
-def _refuse_second(home: Home) -> None:
+def refuse_second(home: Home) -> None:
+    """One folder is one device of one account; raises Conflict."""
     if home.has_account:
         known = home.account()
         raise Conflict(
@@ -90,7 +91,7 @@ async def init_account(
         Unreachable: the coordinator does not answer.
     """
     with home.lock():
-        _refuse_second(home)
+        refuse_second(home)
         link = await Link.connect(invite.address, transport=transport, source=source)
         joining = home.joining()
         resumed = joining is not None and Address.parse(joining.address).cluster == link.cluster
@@ -137,7 +138,7 @@ async def recover_account(
         WrongKey: the account's keys do not open.
     """
     with home.lock():
-        _refuse_second(home)
+        refuse_second(home)
         root, device = RootKeys.of(code.secret), DeviceKeys.generate(source)
         name = _name_of(device_name)
         nonce = await link.enrolment_nonce(root.account)

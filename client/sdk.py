@@ -33,7 +33,7 @@ from holdfast.client.forgetting import (
     undelete,
 )
 from holdfast.client.home import Home
-from holdfast.client.joining import Joined, init_account, recover_account
+from holdfast.client.joining import Joined, init_account, recover_account, refuse_second
 from holdfast.client.link import Link
 from holdfast.client.manifest import UnreadablePage, read_manifest
 from holdfast.client.placing import Overwrite
@@ -157,6 +157,7 @@ class AsyncClient:
             BadRequest: no invite. Refused: it is not good (any more).
             Conflict: this device is set up already. Unreachable: no coordinator.
         """
+        refuse_second(self._home)
         text = invite or os.environ.get("HOLDFAST_INVITE")
         if not text:
             raise BadRequest(

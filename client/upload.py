@@ -32,6 +32,7 @@ from holdfast.protocol.errors import (
     GroupMoved,
     HoldfastError,
     NoQuorum,
+    NoRoom,
     TicketExpired,
     Unreachable,
 )
@@ -43,6 +44,8 @@ from holdfast.protocol.signing import Signed
 
 __all__ = ["UploadStats", "Uploader"]
 
+_MAKE_ROOM = "Ask the operator for more room or nodes ('holdfast admin status' shows how full they are)."
+_START_NODES = "Start the nodes named ('holdfast status' shows which are down), then run the command again."
 _SEEN_MAX = 262_144
 _BATCH_TRIES_MAX = 6
 _LATE_WAIT_S = 3.0
@@ -264,12 +267,13 @@ class Uploader:
                 raise error
         named = ", ".join(sorted(node.short for node in errors))
         reasons = {error.what for error in errors.values()}
+        full = any(isinstance(error, NoRoom) for error in errors.values())
         raise NoQuorum(
             f"group {lease.group} took fewer than {lease.profile.write_quorum} of {lease.profile.n} shards",
             why=f"nodes {named} failed: {'; '.join(sorted(reasons))}"
             if errors
             else "its nodes do not answer",
-            do="Start the nodes named ('holdfast status' shows which are down), then run the command again.",
+            do=_MAKE_ROOM if full else _START_NODES,
             nodes=[str(node) for node in errors],
         )
 

@@ -19,7 +19,7 @@ def test_full_nodes_are_22_and_what_is_stored_can_be_restored(visitor: Any, tmp_
         person.run("backup", tree)
         (tree / "second").write_bytes(os.urandom(60_000_000))
         told = person.last("backup", tree, code=22)
-        assert told["do"]
+        assert "room" in told["do"], "starting nodes that run would not help"
         assert person.last("snapshots")["snapshots"] == 1, "nothing half-done passes for whole"
         person.run("restore", f"latest:{tree}", "--target", tmp_path / "back", "--verify")
         assert (tmp_path / "back" / "first").read_bytes() == (tree / "first").read_bytes()

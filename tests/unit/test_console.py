@@ -158,6 +158,22 @@ def test_the_environment_of_a_cluster_that_was_never_made_says_how_to_make_one(t
     assert "holdfast cluster up" in done.stderr
 
 
+def test_a_second_init_in_one_folder_names_the_account_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from holdfast.client.home import Home, KnownAccount
+    from holdfast.protocol.address import Address
+    from holdfast.protocol.ids import AccountId, DeviceId
+
+    home = Home(tmp_path)
+    address = Address.parse("http://127.0.0.1:1#" + "ab" * 32)
+    home.save_account(KnownAccount(address, AccountId(bytes(32)), DeviceId(bytes(16)), "laptop"))
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
+    monkeypatch.delenv("HOLDFAST_INVITE", raising=False)
+    done = CliRunner().invoke(main, ["init"], prog_name="holdfast")
+    assert done.exit_code == 1 and "is set up for account" in done.stderr
+
+
 def test_a_source_that_cannot_be_read_is_no_wrong_usage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
