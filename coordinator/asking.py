@@ -11,7 +11,7 @@ from holdfast.coordinator.identity import read_operator_key
 from holdfast.coordinator.limits import SCRUB_LOOK_S
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.charter import open_charter
-from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.errors import BadRequest, NoRoom
 from holdfast.protocol.limits import AUDIT_CHUNKS_MAX, QUARANTINE_SHOWN_MAX, TOKEN_LIFETIME_S_DEFAULT
 from holdfast.protocol.messages.admin import (
     ClusterStatus,
@@ -24,6 +24,7 @@ from holdfast.protocol.messages.admin import (
 )
 from holdfast.protocol.messages.audit import AskAudit, Audits
 from holdfast.protocol.messages.cluster import ClusterInfo
+from holdfast.protocol.messages.compact import AskCompact, Compacted
 from holdfast.protocol.messages.scrub import AskQuarantine, AskScrub, QuarantineShown, Scrubbed
 from holdfast.protocol.transport import Transport
 
@@ -31,6 +32,7 @@ __all__ = [
     "MadeToken",
     "audit",
     "cluster_status",
+    "compact_node",
     "invite_token",
     "node_token",
     "read_quarantine",
@@ -133,6 +135,25 @@ async def scrub_node(
         told, _ = await _ask(
             key_file, coordinator, "POST", target, AskScrub(node=node, start=False), Scrubbed
         )
+    return told
+
+
+async def compact_node(
+    key_file: Path, coordinator: str | None = None, *, node: str, wait: bool = False
+) -> Compacted:
+    """Have a node (the beginning of its id) give room back to its disk; ``wait``: until it is done.
+
+    Raises:
+        NoRoom: its disk has too little for the copy (only with ``wait``).
+    """
+    target = "/v1/admin/compact"
+    told, _ = await _ask(key_file, coordinator, "POST", target, AskCompact(node=node, start=True), Compacted)
+    while wait and told.running:
+        await asyncio.sleep(SCRUB_LOOK_S)
+        again = AskCompact(node=node, start=False)
+        told, _ = await _ask(key_file, coordinator, "POST", target, again, Compacted)
+    if wait and told.trouble:
+        raise NoRoom(f"node {node} could not compact its store", why=told.trouble)
     return told
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from holdfast.coordinator.command_audit import audit, trust
+from holdfast.coordinator.command_compact import compact
 from holdfast.coordinator.command_operations import (
     drain,
     nodes,
@@ -283,4 +284,5 @@ admin.add_command(rebalance)
 admin.add_command(scrub)
 admin.add_command(audit)
 admin.add_command(trust)
+admin.add_command(compact)
 admin.add_command(quarantine)

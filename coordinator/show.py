@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.protocol.messages.admin import ClusterStatus, Moving, NodeStatus, RepairStatus
+from holdfast.protocol.messages.compact import Compacted
 from holdfast.protocol.messages.scrub import QuarantineShown, Scrubbed
 from holdfast.protocol.terminal import Output, human_bytes, human_count
 
 __all__ = [
     "repair_summary",
+    "show_compacted",
     "show_moving",
     "show_nodes",
     "show_quarantine",
@@ -125,7 +127,8 @@ def show_nodes(output: Output, told: ClusterStatus) -> None:
     for node in told.nodes:
         output.say(f"{node.id.hex()}  {shown_state(node)}, store {node.store_state}, zone {node.zone or '-'}")
         output.say(
-            f"    {node.url}  {human_bytes(node.used_bytes)} of {human_bytes(node.capacity_bytes)}, "
+            f"    {node.url}  {human_bytes(node.used_bytes)} of {human_bytes(node.capacity_bytes)}"
+            f" (file {human_bytes(node.file_bytes)}), "
             f"{human_count(node.shards, 'shard')}, {human_count(node.slots, 'slot')}"
             + (f", {node.quarantined:,} in quarantine" if node.quarantined else "")
             + (f", compacting {node.compacting} %" if node.compacting >= 0 else "")
@@ -189,6 +192,29 @@ def show_scrubbed(output: Output, node: str, told: Scrubbed) -> None:
         found=told.found,
         quarantined=told.quarantined,
         unreported=told.unreported,
+    )
+
+
+def show_compacted(output: Output, node: str, told: Compacted) -> None:
+    """How much room a node's store gave back to its disk, or could."""
+    if told.running:
+        output.say(f"Node {node} is compacting its store.")
+        output.note("'holdfast admin nodes' shows how far it is; --wait waits for the end.")
+    elif told.ended_ms:
+        output.say(
+            f"Node {node} gave {human_bytes(told.given_back_bytes)} back to its disk; "
+            f"its store takes {human_bytes(told.file_bytes)} now."
+        )
+    output.summary(
+        node=node,
+        running=told.running,
+        copied_bytes=told.copied_bytes,
+        total_bytes=told.total_bytes,
+        file_bytes=told.file_bytes,
+        free_bytes=told.free_bytes,
+        given_back_bytes=told.given_back_bytes,
+        ended_ms=told.ended_ms,
+        trouble=told.trouble,
     )
 
 

@@ -58,6 +58,17 @@ SCRUB_SAVE_S = 10.0
 SCRUB_LOOK_S = 1.0
 """How often a node looks whether a scrub is due."""
 FINDINGS_EVERY_S = 1.0
+COMPACT_CHANGES_FEW = 64
+"""Keys written meanwhile that are left for the end, when writing stops for a moment."""
+COMPACT_STEP_BYTES = 16 * MIB
+COMPACT_BYTES_PER_S = 64 * MIB
+"""How fast a store is compacted when nobody waits for it."""
+COMPACT_ASKED_BYTES_PER_S = 512 * MIB
+COMPACT_FREE_BYTES_MIN = 256 * MIB
+COMPACT_FREE_SHARE = 0.5
+"""A store is compacted by itself when so much of its file is free, and no less than the bytes above."""
+COMPACT_LOOK_S = 60.0
+COMPACT_RETRY_S = 3600.0
 INVENTORY_PORTION_ENTRIES = 1024
 """Keys walked over in one transaction for an inventory; reads and hashing get their turn in between."""
 CRASH_RESTARTS_MAX = 5

@@ -14,6 +14,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.node.admission import Admission
+from holdfast.node.compacting import Compactor
 from holdfast.node.limits import (
     CAPACITY_BYTES_MIN,
     ERASE_TURN_ENTRIES_MAX,
@@ -26,6 +27,7 @@ from holdfast.node.rebuilding import Rebuilder
 from holdfast.node.scrubbing import Scrubber
 from holdfast.node.service.app import Handlers, make_app
 from holdfast.node.service.audits import AuditHandlers
+from holdfast.node.service.compacts import CompactHandlers
 from holdfast.node.service.door import Door
 from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
@@ -227,12 +229,14 @@ class _Node:
             tell=lambda found: self._membership.tell(identity, "/v1/nodes/findings", found, FindingsNoted),
         )
         service.met_damaged = scrubber.met
+        compactor = Compactor(self._writer, source)
         handlers: list[Handlers] = [
             service,
             RebuildHandlers(door, self._writer, rebuilder),
             ScrubHandlers(door, self._writer, scrubber),
             InventoryHandlers(door, self._writer, service.pool),
             AuditHandlers(door, self._writer, service.pool, scrubber.met),
+            CompactHandlers(door, self._writer, compactor),
         ]
         server = Server(make_app(handlers), listen)
         bound = await server.start()
@@ -257,7 +261,7 @@ class _Node:
                 asyncio.create_task(
                     self._membership.report_forever(
                         identity,
-                        lambda: self._report(service, scrubber, service.state),
+                        lambda: self._report(service, scrubber, compactor, service.state),
                         reigned,
                         lambda: admission.term,
                     )
@@ -266,6 +270,7 @@ class _Node:
             tasks.append(asyncio.create_task(self._keep_house()))
             tasks.append(asyncio.create_task(scrubber.scrub_forever()))
             tasks.append(asyncio.create_task(scrubber.report_forever()))
+            tasks.append(asyncio.create_task(compactor.compact_forever()))
             write_json(
                 settings.folder / "ready.json",
                 {"version": 1, "url": self._url, "node": node.hex(), "pid": settings.pid or os.getpid()},
@@ -280,8 +285,11 @@ class _Node:
             await server.stop()
             if tasks and self._membership.charter is not None:
                 with suppress(HoldfastError):
-                    await self._membership.beat(identity, self._report(service, scrubber, "stopping"))
+                    await self._membership.beat(
+                        identity, self._report(service, scrubber, compactor, "stopping")
+                    )
             service.close()
+            compactor.close()
             with suppress(HoldfastError):
                 await self._writer.run(lambda opened: opened.save_running(self.running_ms()))
                 await self._writer.run(lambda opened: opened.raise_pulse(self._membership.pulse))
@@ -304,7 +312,9 @@ class _Node:
 
         await self._membership.patiently(attempt, "joining")
 
-    def _report(self, service: ShardHandlers, scrubber: Scrubber, state: str) -> Heartbeat:
+    def _report(
+        self, service: ShardHandlers, scrubber: Scrubber, compactor: Compactor, state: str
+    ) -> Heartbeat:
         with suppress(StoreFailed):  # a store that did not reopen: what it last held, told as "failed"
             self._stats = self._writer.store.stats()
         stats = self._stats
@@ -326,8 +336,8 @@ class _Node:
             trouble=(self._writer.failed or "").encode()[:TROUBLE_BYTES_MAX].decode(errors="ignore"),
             order=stats.order,
             pulse=self._membership.pulse,
-            file_bytes=0,
-            compacting=-1,
+            file_bytes=compactor.room().file_bytes,
+            compacting=compactor.per_cent,
         )
 
     async def _keep_house(self) -> None:

@@ -18,6 +18,7 @@ from holdfast.protocol.stripes import ShardRecord
 
 __all__ = [
     "Absent",
+    "Compaction",
     "Damaged",
     "Found",
     "Mark",
@@ -27,6 +28,7 @@ __all__ = [
     "ShardKey",
     "ShardStore",
     "StoreDamaged",
+    "StoreRoom",
     "StoreStats",
 ]
 
@@ -146,6 +148,40 @@ class StoreStats:
     changes: int = 0
     unreadable: int = 0
     order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRoom:
+    """How long the data file is, and how much of it could be given back to the disk."""
+
+    file_bytes: int
+    free_bytes: int
+
+
+class Compaction(Protocol):
+    """A store's file being copied without what is free in it. See ShardStore.compact."""
+
+    @property
+    def copied_bytes(self) -> int:
+        """So far."""
+        ...
+
+    @property
+    def total_bytes(self) -> int:
+        """About how many there are to copy."""
+        ...
+
+    def step(self, most_bytes: int) -> bool:
+        """Copy about so many bytes on, in any thread; True: it is time to finish."""
+        ...
+
+    def finish(self) -> int:
+        """In the thread that writes: the copy takes the file's place; gives the bytes given back."""
+        ...
+
+    def abandon(self) -> None:
+        """Give up; nothing has changed."""
+        ...
 
 
 class StoreDamaged(StoreFailed):
@@ -275,6 +311,18 @@ class ShardStore(Protocol):
 
     def stats(self) -> StoreStats:
         """Counts for heartbeats."""
+        ...
+
+    def room(self) -> StoreRoom:
+        """How much compacting would give back."""
+        ...
+
+    def compact(self) -> Compaction:
+        """Begin to copy the store; in the thread that writes. Everything goes on meanwhile.
+
+        Raises:
+            NoRoom: the disk has not enough room for a copy. Conflict: it is being copied already.
+        """
         ...
 
     def close(self) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from holdfast.node.store import Put, Quarantined, ReadOutcome, ShardKey, StoreStats
+from holdfast.node.store import (
+    Compaction,
+    Put,
+    Quarantined,
+    ReadOutcome,
+    ShardKey,
+    StoreRoom,
+    StoreStats,
+)
 from holdfast.protocol.errors import HoldfastError, StoreFailed
 from holdfast.protocol.ids import StoreId
 
@@ -117,6 +125,14 @@ class FailedStore:
     def stats(self) -> StoreStats:
         """Nothing that is in it counts."""
         return StoreStats(0, 0, 0, 0, 0)
+
+    def room(self) -> StoreRoom:
+        """Nothing can be given back."""
+        return StoreRoom(0, 0)
+
+    def compact(self) -> Compaction:
+        """Refused."""
+        self._refuse()
 
     def close(self) -> None:
         """There is nothing to let go of."""

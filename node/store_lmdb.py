@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -31,16 +30,20 @@ from holdfast.node.store import (
     ReadOutcome,
     ShardKey,
     StoreDamaged,
+    StoreRoom,
     StoreStats,
 )
 from holdfast.node.store_folder import declare_damaged
-from holdfast.node.store_lmdb_opening import DAMAGE, damaged_store, open_databases
+from holdfast.node.store_lmdb_compacting import Copy, Original, room_of
+from holdfast.node.store_lmdb_gate import ReaderGate
+from holdfast.node.store_lmdb_opening import DAMAGE, Databases, damaged_store, open_databases
 from holdfast.node.store_lmdb_walking import Walk
 from holdfast.node.store_quarantine import Quarantine, quarantine_bytes_max
 from holdfast.node.store_totals import Totals
 from holdfast.node.store_verifying import compare, names_in, why_damaged
 from holdfast.protocol.clock import Source
 from holdfast.protocol.errors import (
+    Conflict,
     HoldfastError,
     IntegrityFailure,
     NoRoom,
@@ -88,20 +91,22 @@ class LmdbStore:
         self._damage_why: str | None = None
         self._damaged = 0
         self._changes = 0
-        self._readers = 0
-        self._idle = threading.Condition()
-        self._closed = False
+        self._gate = ReaderGate(path)
+        self._copy: Copy | None = None
         opened, self.id, self.capacity_bytes = open_databases(path, source, capacity_bytes)
-        self._env, self._meta = opened.env, opened.meta
-        self._shards, self._marks, self._replaced = opened.shards, opened.marks, opened.replaced
-        self._quarantine = Quarantine(
-            opened.quarantine, opened.findings, quarantine_bytes_max(self.capacity_bytes)
-        )
+        self._use(opened)
         try:
             self._unreadable = self._take_over(opened.unreadable, suspects)
         except (lmdb.Error, StoreFailed) as error:
             self._env.close()
             raise damaged_store(path, str(error)) from error
+
+    def _use(self, opened: Databases) -> None:
+        self._opened, self._env, self._meta = opened, opened.env, opened.meta
+        self._shards, self._marks, self._replaced = opened.shards, opened.marks, opened.replaced
+        self._quarantine = Quarantine(
+            opened.quarantine, opened.findings, quarantine_bytes_max(self.capacity_bytes)
+        )
 
     def _take_over(self, unreadable: Any, suspects: Sequence[ShardKey]) -> frozenset[bytes]:
         """Every key that must not be touched; new ones become findings.
@@ -150,9 +155,10 @@ class LmdbStore:
         if self._failed:
             raise StoreFailed(f"the store in {self._path} stopped after a failed commit")
         txn = self._env.begin(write=True)
+        noting = self._copy.watch(txn) if self._copy is not None else None
         try:
-            totals = Totals(txn, self._meta)
-            yield txn, totals
+            totals = Totals(noting or txn, self._meta)
+            yield noting or txn, totals
             totals.save()
         except lmdb.MapFullError:
             txn.abort()
@@ -175,6 +181,8 @@ class LmdbStore:
             self._changes += totals.changed
             txn.commit()
             self._changes += totals.changed
+            if self._copy is not None and noting is not None:
+                self._copy.note(noting.changed)
             self._cover_last_page()
         except lmdb.MapFullError:
             txn.abort()
@@ -283,7 +291,7 @@ class LmdbStore:
     def keep(self, keys: Sequence[ShardKey]) -> list[bool]:
         """See ShardStore.keep. Without a mark there is nothing to write."""
         packed = [key.pack() for key in keys]
-        with self._reading(), self._env.begin(buffers=True) as txn:
+        with self._gate.reading(), self._env.begin(buffers=True) as txn:
             marked = [key for key in packed if txn.get(key, db=self._marks) is not None]
             there = [txn.get(key, db=self._place(key)) is not None for key in packed]
         self._note_reading(b"")
@@ -395,7 +403,7 @@ class LmdbStore:
     def read(self, keys: Sequence[ShardKey]) -> list[ReadOutcome]:
         """See ShardStore.read."""
         outcomes: list[ReadOutcome] = []
-        with self._reading(), self._env.begin(buffers=True) as txn:
+        with self._gate.reading(), self._env.begin(buffers=True) as txn:
             for key in keys:
                 packed = key.pack()
                 try:
@@ -417,7 +425,7 @@ class LmdbStore:
     def _walking(self) -> Iterator[Walk]:
         """A walk over the keys; what does not hold on the way damages the store as a whole."""
         try:
-            with self._reading(), self._env.begin(buffers=True) as txn:
+            with self._gate.reading(), self._env.begin(buffers=True) as txn:
                 yield Walk(txn, self._shards, self._replaced, self._marks, self._unreadable)
         except (*DAMAGE, StoreDamaged, struct.error) as error:
             raise self._damage(f"walking over its shards: {error}") from error
@@ -447,32 +455,18 @@ class LmdbStore:
 
     def quarantined(self, after: int, most: int) -> list[Quarantined]:
         """See ShardStore.quarantined."""
-        with self._reading(), self._env.begin(buffers=True) as txn:
+        with self._gate.reading(), self._env.begin(buffers=True) as txn:
             return self._quarantine.entries(txn, after, most)
 
     def findings(self, most: int) -> list[ShardKey]:
         """See ShardStore.findings."""
-        with self._reading(), self._env.begin() as txn:
+        with self._gate.reading(), self._env.begin() as txn:
             return self._quarantine.noted(txn, most)
 
     def scrub_state(self) -> bytes:
         """See ShardStore.scrub_state."""
-        with self._reading(), self._env.begin() as txn:
+        with self._gate.reading(), self._env.begin() as txn:
             return bytes(txn.get(b"scrub", db=self._meta) or b"")
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Keeps the map in place: closing waits for readers, whose views point into it."""
-        with self._idle:
-            if self._closed:
-                raise StoreFailed(f"the store in {self._path} is closed")
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._idle:
-                self._readers -= 1
-                self._idle.notify_all()
 
     def _verified(self, key: ShardKey, stored: memoryview) -> ReadOutcome:
         try:
@@ -488,7 +482,7 @@ class LmdbStore:
         return Found(bytes(stored[: len(stored) - len(shard)]), copy)
 
     def _number(self, name: bytes) -> int:
-        with self._reading(), self._env.begin() as txn:
+        with self._gate.reading(), self._env.begin() as txn:
             return int.from_bytes(txn.get(name, db=self._meta) or b"", "big")
 
     @property
@@ -507,7 +501,7 @@ class LmdbStore:
     def stats(self) -> StoreStats:
         """See ShardStore.stats."""
         changes = self._changes  # before the transaction begins: what it does not see yet must show later
-        with self._reading(), self._env.begin() as txn:
+        with self._gate.reading(), self._env.begin() as txn:
             totals = Totals(txn, self._meta)
             order = int.from_bytes(txn.get(b"order", db=self._meta) or b"", "big")
         return StoreStats(
@@ -525,9 +519,62 @@ class LmdbStore:
             order=order,
         )
 
+    # Room
+
+    def room(self) -> StoreRoom:
+        """See ShardStore.room."""
+        with self._gate.reading():
+            return room_of(self._opened, self._path / "data.mdb")
+
+    def compact(self) -> Copy:
+        """See ShardStore.compact."""
+        if self._copy is not None:
+            raise Conflict("this store is being compacted already")
+        if self._failed:
+            raise StoreFailed(f"the store in {self._path} stopped after a failed commit")
+        self._copy = Copy(
+            Original(
+                self._path,
+                self._opened,
+                self._unreadable,
+                self._env.info()["map_size"],
+                self._gate.reading,
+                self._note_reading,
+                self._damage,
+                self._swap,
+                self._copy_ended,
+            )
+        )
+        return self._copy
+
+    def _copy_ended(self) -> None:
+        self._copy = None
+
+    def _swap(self, replace: Callable[[], None]) -> None:
+        """With nobody reading: close, have the file replaced, and open what is there then."""
+        with self._gate.alone():
+            with self._env.begin() as txn:
+                counter = Totals(txn, self._meta).counter
+            self._failed = True  # until it is open again
+            try:
+                self._env.close()
+                replace()
+                opened, id_, _ = open_databases(self._path, self._source, self.capacity_bytes)
+                self._use(opened)
+                with opened.env.begin() as txn:
+                    there = Totals(txn, opened.meta).counter
+                if (id_, there) != (self.id, counter):
+                    raise StoreFailed("the compacted store is not the one that was copied")
+            except (OSError, lmdb.Error, HoldfastError) as error:
+                raise StoreFailed(
+                    f"the store in {self._path} did not open after it was compacted", why=str(error)
+                ) from error
+            self._unreadable = frozenset()
+            self._failed = False
+
     def close(self) -> None:
         """See ShardStore.close."""
-        with self._idle:
-            self._closed = True
-            self._idle.wait_for(lambda: self._readers == 0)
+        if self._copy is not None:
+            self._copy.abandon()
+        self._gate.close()
         self._env.close()

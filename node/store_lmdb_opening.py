@@ -6,7 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import lmdb
 
@@ -21,8 +21,9 @@ from holdfast.protocol.directory import sync_folder
 from holdfast.protocol.errors import IntegrityFailure, Locked, WrongDirectory
 from holdfast.protocol.ids import StoreId
 
-__all__ = ["DAMAGE", "Databases", "damaged_store", "open_databases"]
+__all__ = ["COPY_FOLDER", "DAMAGE", "Databases", "damaged_store", "open_copy", "open_databases"]
 
+COPY_FOLDER: Final = "compact"
 _FORMAT_BEGINS: Final = b"holdfast shard store "
 _FORMAT: Final = _FORMAT_BEGINS + b"1"
 _DATABASES_MAX: Final = 16
@@ -53,6 +54,8 @@ class Databases:
         quarantine, findings: see node/store_quarantine.py.
     """
 
+    NAMES: ClassVar = ("meta", "shards", "marks", "replaced", "unreadable", "quarantine", "findings")
+
     env: Any
     meta: Any
     shards: Any
@@ -81,6 +84,8 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (why := damage_of(path)) is not None:
         raise damaged_store(path, why)
+    if (path / COPY_FOLDER).exists():  # a process died while it compacted
+        shutil.rmtree(path / COPY_FOLDER)
     file = path / "data.mdb"
     if not file.exists() or file.stat().st_size == 0:
         _make(path, source)
@@ -103,8 +108,15 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
 
 
 def _databases(env: Any) -> Databases:
-    names = ("meta", "shards", "marks", "replaced", "unreadable", "quarantine", "findings")
-    return Databases(env, *(env.open_db(name.encode()) for name in names))
+    return Databases(env, *(env.open_db(name.encode()) for name in Databases.NAMES))
+
+
+def open_copy(folder: Path, map_bytes: int) -> Databases:
+    """An empty environment for a copy; it is not durable before it is synced as a whole."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+    return _databases(_open(folder, map_bytes, is_synced=False))
 
 
 def _make(path: Path, source: Source) -> None:
@@ -129,13 +141,14 @@ def _make(path: Path, source: Source) -> None:
     sync_folder(path.parent)
 
 
-def _open(path: Path, map_bytes: int) -> Any:
+def _open(path: Path, map_bytes: int, *, is_synced: bool = True) -> Any:
     try:
         return lmdb.open(
             str(path),
             map_size=-(-map_bytes // 4096) * 4096,
             max_dbs=_DATABASES_MAX,
             readahead=False,
+            sync=is_synced,
             mode=0o600,
         )
     except lmdb.LockError as error:

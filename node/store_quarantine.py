@@ -66,8 +66,9 @@ class Quarantine:
             if not cursor.first():
                 counts.kept = counts.kept_bytes = 0
                 return
-            counts.kept_bytes -= len(cursor.value()) - _HEAD.size
-            cursor.delete()
+            number, size = bytes(cursor.key()), len(cursor.value())
+        txn.delete(number, db=self._kept)
+        counts.kept_bytes -= size - _HEAD.size
         counts.kept -= 1
         counts.dropped += 1
 

@@ -35,6 +35,9 @@ STEPS: Final[dict[str, str]] = {
     "node.erase.written": "shards are erased in the transaction; it is not committed",
     "node.erase.committed": "shards are erased",
     "node.quarantine.written": "damaged shards are moved aside in the transaction; it is not committed",
+    "node.compact.copied": "a store's copy has everything; it is not durable",
+    "node.compact.durable": "a store's copy is durable; the old file is in its place",
+    "node.compact.replaced": "a store's copy is in its place; it is not open",
     "node.rebuild.pulled": "shards of other slots are here; nothing is rebuilt",
     "node.rebuild.stored": "rebuilt shards are durable; the coordinator has not been told",
     # coordinator

@@ -7,6 +7,7 @@ from aiohttp import web
 from holdfast.coordinator.service.accounts import AccountHandlers
 from holdfast.coordinator.service.admin import AdminHandlers
 from holdfast.coordinator.service.audits import AuditHandlers
+from holdfast.coordinator.service.compacts import CompactHandlers
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.heads import HeadHandlers
 from holdfast.coordinator.service.nodes import NodeHandlers
@@ -33,6 +34,7 @@ def make_app(desk: Desk) -> web.Application:
         OperationHandlers(desk),
         ScrubHandlers(desk),
         AuditHandlers(desk),
+        CompactHandlers(desk),
     ):
         handlers.routes(app.router)
     return app

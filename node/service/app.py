@@ -9,6 +9,7 @@ from aiohttp import web
 
 from holdfast.node.limits import BODY_BYTES_MAX
 from holdfast.node.service.audits import AuditHandlers
+from holdfast.node.service.compacts import CompactHandlers
 from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
 from holdfast.node.service.scrubs import ScrubHandlers
@@ -17,10 +18,19 @@ from holdfast.protocol.serving import errors_middleware
 
 __all__ = ["HANDLERS", "Handlers", "make_app"]
 
-HANDLERS: Final = (ShardHandlers, RebuildHandlers, ScrubHandlers, InventoryHandlers, AuditHandlers)
+HANDLERS: Final = (
+    ShardHandlers,
+    RebuildHandlers,
+    ScrubHandlers,
+    InventoryHandlers,
+    AuditHandlers,
+    CompactHandlers,
+)
 """Every kind of handlers; a node has one of each."""
 
-Handlers = ShardHandlers | RebuildHandlers | ScrubHandlers | InventoryHandlers | AuditHandlers
+Handlers = (
+    ShardHandlers | RebuildHandlers | ScrubHandlers | InventoryHandlers | AuditHandlers | CompactHandlers
+)
 
 
 def make_app(handlers: Iterable[Handlers]) -> web.Application:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 from support.shards import ACCOUNT, ModelStore, flip, key_of, made_put
 
-from holdfast.node.store import Absent, Damaged, Found, Put, ShardKey, ShardStore, StoreStats
+from holdfast.node.store import Absent, Compaction, Damaged, Found, Put, ShardKey, ShardStore, StoreStats
 from holdfast.node.store_lmdb import LmdbStore
 from holdfast.protocol.clock import FixedSource
 from holdfast.protocol.errors import Conflict, NoRoom, StoreFailed
@@ -64,6 +64,8 @@ def model_subject(capacity_bytes: int) -> Subject:
 
     def reopen() -> ShardStore:
         store.failed, store.damaged, store.changes = False, 0, 0
+        if store.compaction is not None:
+            store.compaction.abandon()
         return store
 
     def damage(put: Put, at: int) -> None:
@@ -384,6 +386,68 @@ def test_how_far_the_scrub_is_survives_a_restart(subject: Subject) -> None:
     assert subject.reopen().scrub_state() == b"half way"
 
 
+def test_a_compacted_store_says_the_same_whatever_was_done_meanwhile(subject: Subject) -> None:
+    puts = [made_put(number, sealed_bytes=4000) for number in range(12)]
+    store = subject.store
+    store.put([puts[:10]])
+    store.raise_term(3)
+    store.mark(1, [key_of(put) for put in puts[:3]], due_ms=5)
+    compaction = store.compact()
+    with pytest.raises(Conflict):
+        store.compact()
+    done = compaction.step(2000)
+    # Behind where the copy is, and ahead of it: erased, stored anew, marked, kept, put aside.
+    assert store.erase_due(5, 1) == 1
+    store.put([[puts[10]]])
+    done = done or compaction.step(3000)
+    assert store.erase_due(5, 10) == 2
+    store.put([[puts[0], puts[11]]])
+    subject.damage(puts[5], SHARD)
+    store.quarantine([key_of(puts[5])])
+    store.mark(2, [key_of(puts[6])], due_ms=9)
+    store.save_running(77)
+    while not done:
+        done = compaction.step(2000)
+    store.save_scrub_state(b"so far")
+    before, counter = store.stats(), store.stats().counter
+    compaction.finish()
+    for reopened in (False, True):
+        if reopened:
+            store = subject.reopen()
+        told = store.stats()
+        assert (told.shards, told.used_bytes, told.marked) == (
+            before.shards,
+            before.used_bytes,
+            before.marked,
+        )
+        assert told.counter >= counter and told.order == 2 and told.quarantined == 1 and told.findings == 1
+        assert (store.term(), store.running_ms, store.scrub_state()) == (3, 77, b"so far")
+        found = store.read([key_of(put) for put in puts])
+        wanted = {0, 3, 4, 6, 7, 8, 9, 10, 11}
+        assert {number for number, one in enumerate(found) if isinstance(one, Found)} == wanted
+        assert store.erase_due(8, 10) == 0
+    assert store.erase_due(9, 10) == 1
+    assert store.put([[made_put(50)]]) == [None]
+
+
+def test_a_compaction_that_is_given_up_changes_nothing(subject: Subject) -> None:
+    puts = [made_put(number) for number in range(5)]
+    subject.store.put([puts])
+    compaction = subject.store.compact()
+    compaction.step(100)
+    compaction.abandon()
+    with pytest.raises(StoreFailed):
+        compaction.step(100)
+    assert all(isinstance(found, Found) for found in subject.store.read([key_of(put) for put in puts]))
+    again = subject.store.compact()
+    store = subject.reopen()
+    with pytest.raises(StoreFailed):
+        again.step(100)
+    assert store.stats().shards == 5
+    store.compact().finish()
+    assert subject.reopen().stats().shards == 5
+
+
 def test_the_store_keeps_its_id(subject: Subject) -> None:
     before = subject.store.id
     assert subject.reopen().id == before
@@ -401,6 +465,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         self.model = ModelStore(12_000)
         self.known: dict[bytes, Put] = {}
         self.order = 0
+        self.compaction: Compaction | None = None
 
     @rule(
         target=puts,
@@ -439,6 +504,16 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def erase(self, now: int) -> None:
         assert self.real.store.erase_due(now, 1000) == self.model.erase_due(now, 1000)
 
+    @rule(bytes_=st.sampled_from([50, 3000, 10**6]))
+    def compact_on(self, bytes_: int) -> None:
+        """A copy is begun, goes on, and takes the file's place, whatever happens in between."""
+        if self.compaction is None:
+            self.compaction = self.real.store.compact()
+        elif self.compaction.step(bytes_):
+            self.compaction.finish()
+            self.compaction = None
+
+    @precondition(lambda self: self.compaction is None)  # what somebody else writes is not copied again
     @rule(chosen=puts, at=st.sampled_from([HEADER, KEY, SHARD]))
     def damage(self, chosen: Put, at: int) -> None:
         key = key_of(chosen).pack()
@@ -461,6 +536,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.real.reopen()
+        self.compaction = None
 
     @rule()
     def fail_a_commit(self) -> None:
@@ -468,6 +544,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         with pytest.raises(StoreFailed):
             self.real.store.put([[made_put(99)]])
         self.real.reopen()
+        self.compaction = None
 
     @invariant()
     def same(self) -> None:

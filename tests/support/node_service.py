@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.client.node_calls import HttpNodeCalls
 from holdfast.node.admission import Admission
+from holdfast.node.compacting import Compactor
 from holdfast.node.membership import Identity
 from holdfast.node.scrubbing import Scrubber
-from holdfast.node.service.app import make_app
+from holdfast.node.service.app import Handlers, make_app
+from holdfast.node.service.compacts import CompactHandlers
 from holdfast.node.service.door import Door
 from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.scrubs import ScrubHandlers
@@ -166,7 +169,14 @@ async def running_node(
     service = ShardHandlers(door, writer, running_ms=lambda: 0, source=source, program="test")
     scrubber = Scrubber(writer, service.pool, source, period_s=1e9, tell=nobody_listens)
     service.met_damaged = scrubber.met
-    handlers = [service, ScrubHandlers(door, writer, scrubber), InventoryHandlers(door, writer, service.pool)]
+    compactor = Compactor(writer, source)
+    handlers: list[Handlers] = [
+        service,
+        ScrubHandlers(door, writer, scrubber),
+        InventoryHandlers(door, writer, service.pool),
+        CompactHandlers(door, writer, compactor),
+    ]
+    compacting = asyncio.create_task(compactor.compact_forever())
     server = Server(make_app(handlers), ListenAddress("127.0.0.1", 0))
     bound = await server.start()
     try:
@@ -175,5 +185,8 @@ async def running_node(
         )
     finally:
         await server.stop()
+        compacting.cancel()
+        await asyncio.gather(compacting, return_exceptions=True)
+        compactor.close()
         service.close()
         await writer.close()

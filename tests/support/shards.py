@@ -16,6 +16,7 @@ from holdfast.node.store import (
     ReadOutcome,
     ShardKey,
     StoreDamaged,
+    StoreRoom,
     StoreStats,
 )
 from holdfast.node.store_quarantine import quarantine_bytes_max
@@ -96,6 +97,7 @@ class ModelStore:
     changes: int = 0
     fail_next_commit: bool = False
     failed: bool = False
+    compaction: ModelCompaction | None = None
 
     def _commit(self, change: Callable[[], None]) -> None:
         if self.failed:
@@ -324,5 +326,46 @@ class ModelStore:
             order=self.order,
         )
 
+    def room(self) -> StoreRoom:
+        """See ShardStore.room. Nothing is ever free in a dict."""
+        used = sum(map(len, self.shards.values()))
+        return StoreRoom(used, 0)
+
+    def compact(self) -> ModelCompaction:
+        """See ShardStore.compact."""
+        if self.compaction is not None:
+            raise Conflict("the model is being compacted already")
+        if self.failed:
+            raise StoreFailed("the model stopped after a failed commit")
+        self.compaction = ModelCompaction(self)
+        return self.compaction
+
     def close(self) -> None:
         """See ShardStore.close."""
+
+
+@dataclass
+class ModelCompaction:
+    """There is nothing to copy."""
+
+    store: ModelStore
+    copied_bytes: int = 0
+    total_bytes: int = 0
+    is_over: bool = False
+
+    def step(self, most_bytes: int) -> bool:
+        """See Compaction.step."""
+        if self.is_over:
+            raise StoreFailed("the model's copy was given up")
+        return True
+
+    def finish(self) -> int:
+        """See Compaction.finish."""
+        self.step(1)
+        self.abandon()
+        return 0
+
+    def abandon(self) -> None:
+        """See Compaction.abandon."""
+        if not self.is_over:
+            self.is_over, self.store.compaction = True, None

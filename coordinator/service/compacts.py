@@ -1,0 +1,31 @@
+"""POST /v1/admin/compact: an operator has a node give room back to its disk."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.operations import node_of
+from holdfast.protocol.codec import decode
+from holdfast.protocol.messages.compact import AskCompact, Compact, Compacted
+from holdfast.protocol.serving import msgpack_answer
+
+__all__ = ["CompactHandlers"]
+
+
+class CompactHandlers:
+    """See protocol.messages.compact."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self, router: web.UrlDispatcher) -> None:
+        """Add the path."""
+        router.add_post("/v1/admin/compact", self.compact)
+
+    async def compact(self, request: web.Request) -> web.Response:
+        """Have a node compact its store, or ask how far it is."""
+        asked = decode(await self._desk.operator(request), AskCompact)
+        row = node_of(self._desk, asked.node)
+        message = Compact(start=asked.start)
+        return msgpack_answer(await self._desk.calls.ask(row, "POST", "/v1/compact", message, Compacted))
