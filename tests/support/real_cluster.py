@@ -186,11 +186,13 @@ class RealCluster:
             self.office.clock.advance(1)
             await self.beat()
 
-    async def store(self, contents: Sequence[bytes], *, without: Sequence[NodeId] = ()) -> UploadId:
-        """Put stripes on the nodes and commit them, as a client does."""
+    async def store(
+        self, contents: Sequence[bytes], *, without: Sequence[NodeId] = (), place: int = 0
+    ) -> UploadId:
+        """Put stripes on the nodes and commit them, as a client does; ``place``: into which group leased."""
         running, person, upload = self.office, self.person, upload_id()
         opened = await running.open(person, upload, exclude=list(without))
-        lease = opened.leases[0]
+        lease = sorted(opened.leases, key=lambda lease: lease.group)[place]
         wanted = [ChunkId(digest_of(content)) for content in contents]
         await running.claim(person, upload, wanted)
         stripes, receipts = await self._put(lease, contents)
