@@ -17,6 +17,8 @@ __all__ = ["Leases"]
 _log = logging.getLogger(__name__)
 _BLAMED_S = 60.0
 _RENEW_BEFORE_MS = TICKET_LIFETIME_MS // 3
+_FRESH_S = TICKET_LIFETIME_MS / 2000
+"""The coordinator hands out tickets that are good for longer than this."""
 _KEEP_ALIVE_S = min(TICKET_LIFETIME_MS, UPLOAD_SILENCE_MS) / 3000
 
 
@@ -31,6 +33,7 @@ class Leases:
         self._turn = 0
         self._blamed: dict[NodeId, float] = {}
         self._stale = False
+        self._taken_s = 0.0
         self._renewing = asyncio.Lock()
         self._renewals = 0
         self.epoch = 0
@@ -45,10 +48,15 @@ class Leases:
         if not opened.leases:
             raise NoQuorum("the coordinator leased no group", do="Look at the nodes with 'holdfast status'.")
         self._leases, self.epoch, self._stale = opened.leases, opened.epoch, False
+        self._taken_s = self._source.monotonic()
 
     def blame(self, node: NodeId, error: HoldfastError) -> None:
-        """This node failed; leases that need it are looked for anew."""
-        if isinstance(error, TicketExpired | GroupMoved):
+        """This node failed; leases that need it are looked for anew.
+
+        A node that calls a fresh ticket expired has a wrong clock, and would say so of the next one, too.
+        """
+        is_fresh = self._source.monotonic() - self._taken_s < _FRESH_S
+        if isinstance(error, GroupMoved) or (isinstance(error, TicketExpired) and not is_fresh):
             self._stale = True
             return
         if not self.is_failing(node):

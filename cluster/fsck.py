@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["fsck"]
 
 _SHOWN = 20
+_WORST_FIRST = (23, 20, 21)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ def fsck(coordinator: Path, nodes: Sequence[Path], keys_only: bool, as_json: boo
     for kind, count in shown.items():
         if count > _SHOWN:
             output.say(f"... and {count - _SHOWN:,} more of the same ({kind})")
-    worst = max((finding.exit_code for finding in findings), default=0)
-    code = 23 if any(finding.exit_code == 23 for finding in findings) else worst
+    found_codes = {finding.exit_code for finding in findings}
+    code = next((worst for worst in _WORST_FIRST if worst in found_codes), 0)
     stripes, short = len(joined.stripes), len(joined.short)
     output.say(
         f"{human_count(stripes, 'stripe')} on {human_count(len(found.stores), 'node')}: "

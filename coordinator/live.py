@@ -100,6 +100,9 @@ class Live:
         that happened to report first.
         """
         until = self.started_s + self.health.suspect_after_s
+        if not self.beats:
+            # Not one: they have not noticed yet that there is a coordinator again.
+            until = self.started_s + self.health.down_after_s
         # Looked at again and again: what ends the wait is the clock as often as a heartbeat.
         while self.nodes.keys() - self.beats.keys() and self.source.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(SETTLE_LOOK_S)

@@ -29,6 +29,8 @@ class Arena:
         excuses: faults so far that explain failing operations (they hit the coordinator or the clients);
             excuses_over: how many of them have ended.
         up: nodes that the coordinator sees up; verdicts: what its status has said so far.
+        mending: of the hurt ones, those that are being mended: whole again means mended.
+        disrupted: how many times a node lost its place or its disk; bounds what may be repaired.
         explained: members that a fault ended: their end is no surprise.
         scratch: for copies of stores, logs of tracers.
     """
@@ -48,8 +50,10 @@ class Arena:
     verdicts: set[str] = field(default_factory=set)
     hurt: set[int] = field(default_factory=set)
     broken_stores: set[int] = field(default_factory=set)
+    mending: set[int] = field(default_factory=set)
     explained: set[str] = field(default_factory=set)
     faults: int = 0
+    disrupted: int = 0
 
     @property
     def numbers(self) -> range:

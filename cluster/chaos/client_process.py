@@ -153,8 +153,9 @@ class _Client:
 
     async def _restore(self, asked: Request) -> Answer:
         snapshot = await self._found(asked.about)
-        source = os.fsencode(self._folder / "source").lstrip(b"/")
-        is_stream = str(self._folder / "source") not in snapshot.paths
+        # Another device of the account may have made it, from a folder of its own.
+        source = os.fsencode(snapshot.paths[0]).lstrip(b"/")
+        is_stream = not snapshot.paths[0].endswith("/source")
         target = self._folder / "back"
         shutil.rmtree(target, ignore_errors=True)
         try:

@@ -14,12 +14,15 @@ from pathlib import Path
 from random import Random
 
 from holdfast.node.store import ShardKey
-from holdfast.protocol.errors import HoldfastError, IntegrityFailure
-from holdfast.protocol.stripes import ShardRecord
+from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.profiles import Profile
+from holdfast.protocol.stripes import ShardRecord, record_header_bytes
 
 __all__ = ["copy_store", "cut_off", "flip_pages", "flip_values", "put_back", "swap_values", "wipe"]
 
 _RECORD_BEGINS = b"HFsr\x01"
+_K_AT = 94
+"""Where a record says k, and then m (docs/FORMAT.md, "Shard record")."""
 _PAGE = 4096
 _PAGE_HEAD = struct.Struct("<QHH")
 _BRANCH, _LEAF = 0x01, 0x02
@@ -30,8 +33,9 @@ def _records(raw: bytes, live: Collection[bytes]) -> Iterator[tuple[int, int, in
     at = raw.find(_RECORD_BEGINS)
     while at >= 0:
         try:
-            record = ShardRecord.unpack_header(raw[at : at + 16384])
-        except (HoldfastError, IntegrityFailure):
+            profile = Profile(raw[at + _K_AT], raw[at + _K_AT + 1])
+            record = ShardRecord.unpack_header(raw[at : at + record_header_bytes(profile)])
+        except (HoldfastError, IndexError):
             record = None
         if record is not None and ShardKey.of(record).pack() in live:
             begin = at + len(record.pack())

@@ -273,16 +273,15 @@ def _clock(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random
 
 def _lie(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
     assert isinstance(fault, kinds.Lie)
+    before = {name: arena.cluster.lies_told(name) for name in targets}
     for name in targets:
-        arena.cluster.lying.add(arena.number_of(name))
         write_file(arena.cluster.lies_file(name), f"{fault.how} {fault.share_percent}\n".encode())
-        _down_while(arena, name, _nothing)
 
     def honest_again() -> None:
         for name in targets:
             arena.cluster.lies_file(name).unlink(missing_ok=True)
 
-    return Active(honest_again, lambda: any(arena.cluster.lies_told(name) for name in targets))
+    return Active(honest_again, lambda: any(arena.cluster.lies_told(name) > before[name] for name in targets))
 
 
 _BEGIN: dict[type, Callable[[Arena, AnyFault, Sequence[str], Random], Active]] = {

@@ -9,10 +9,12 @@ from holdfast.cluster.chaos.history import Note
 from holdfast.cluster.chaos.judging import Judge
 from holdfast.cluster.chaos.limits import HEALTHY_WITHIN_S, SAMPLE_EVERY_S
 from holdfast.cluster.chaos.watching import Watch
+from holdfast.cluster.chaos.wiring import node_name
 from holdfast.coordinator.asking import scrub_node
 from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.messages.admin import ClusterStatus
 
-__all__ = ["converge", "heal"]
+__all__ = ["converge", "heal", "mend_disk"]
 
 
 async def heal(arena: Arena) -> None:
@@ -36,17 +38,50 @@ async def heal(arena: Arena) -> None:
 
 
 def _restart_all(arena: Arena) -> None:
+    """Everybody runs, and the coordinator sees every node up, be it full.
+
+    Raises:
+        HoldfastError: not in time.
+    """
     cluster = arena.cluster
-    # A node that lied becomes an honest program again, one with a broken store begins an empty one.
-    again = arena.broken_stores | cluster.lying
-    cluster.lying.clear()
-    arena.explained.update(f"node-{number}" for number in again)
-    for number in again:
-        cluster.node(number).kill()
-    cluster.replacing |= arena.broken_stores
-    cluster.heal()
-    cluster.wait_healthy(HEALTHY_WITHIN_S)
+    for number in sorted(arena.broken_stores):
+        replace_store(arena, number)
+    members = [cluster.coordinator, *cluster.nodes()]
+    for member in members:
+        member.resume()
+        member.start()
+    for member in members:
+        member.wait_ready()
+
+    def all_up(told: ClusterStatus) -> bool:
+        well = [node for node in told.nodes if node.state == "up" and node.store_state in ("ok", "full")]
+        return len(well) >= cluster.node_count
+
+    if not cluster.wait_until(all_up, HEALTHY_WITHIN_S):
+        raise HoldfastError(
+            f"not all nodes came up within {HEALTHY_WITHIN_S:.0f} s after the faults",
+            do="Look at the members' logs in the report's folder.",
+        )
     arena.explained.clear()
+
+
+def replace_store(arena: Arena, number: int) -> None:
+    """As an operator does it: start the node again, and let it begin a new store where its own is damaged."""
+    arena.explained.add(node_name(number))
+    member = arena.cluster.node(number)
+    member.kill()
+    arena.cluster.replacing.add(number)
+    arena.cluster.node(number).start()
+
+
+async def mend_disk(arena: Arena, number: int) -> None:
+    """Mend what a fault did to a node's disk, while everything goes on."""
+    if number in arena.broken_stores:
+        await asyncio.to_thread(replace_store, arena, number)
+        arena.broken_stores.discard(number)
+    else:
+        await _scrub(arena, number)
+    arena.mending.add(number)
 
 
 async def _scrub(arena: Arena, number: int) -> None:
@@ -72,9 +107,9 @@ async def converge(arena: Arena, watch: Watch, judge: Judge) -> None:
         calm = calm + 1 if whole and repaired == watch.repaired_bytes else 0
         repaired = watch.repaired_bytes
         if calm >= 4:
-            judge.looked("h")
+            _judge_traffic(arena, judge, watch.repaired_bytes, look.sealed_bytes)
             arena.hurt.clear()
-            arena.broken_stores.clear()
+            arena.mending.clear()
             arena.sampler.mended()
             return
         if loop.time() > until:
@@ -83,6 +118,18 @@ async def converge(arena: Arena, watch: Watch, judge: Judge) -> None:
             )
             return
         await asyncio.sleep(SAMPLE_EVERY_S)
+
+
+def _judge_traffic(arena: Arena, judge: Judge, repaired_bytes: int, sealed_bytes: int) -> None:
+    """Every node that was away or lost its disk may cost so many times all that is stored, and no more."""
+    factor = arena.scenario.expect.repaired_factor_max
+    most = factor * max(1, arena.disrupted) * max(sealed_bytes, 1 << 20)
+    judge.require(
+        "h",
+        repaired_bytes <= most,
+        f"{repaired_bytes >> 20} MiB were repaired of {sealed_bytes >> 20} MiB that are stored, "
+        f"after {arena.disrupted} nodes were away or hurt",
+    )
 
 
 def _why_not(

@@ -20,7 +20,7 @@ from typing import Any
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.clients import Account, ChaosClient
 from holdfast.cluster.chaos.contents import canary_of
-from holdfast.cluster.chaos.faults import kind_of
+from holdfast.cluster.chaos.faults import Lie, kind_of
 from holdfast.cluster.chaos.history import (
     HISTORY_VERSION,
     FaultBegan,
@@ -124,6 +124,9 @@ class _Run:
             lost_after_s=shape.lost_after_s,
             trash_hold_s=shape.trash_hold_s,
         )
+        if any(isinstance(fault, Lie) for fault in scenario.faults):
+            # From the start: a node that was restarted to lie would not be asked for a while.
+            cluster.lying = set(range(1, shape.nodes + 1))
         self._began(cluster)
         self._phase("start")
         sampler = Sampler(cluster.folder)

@@ -18,6 +18,7 @@ from holdfast.cluster.chaos.faults import AnyFault, kind_of
 from holdfast.cluster.chaos.history import FaultBegan, FaultEnded, Note
 from holdfast.cluster.chaos.injecting import Active, begin, copy_for, keeps_away, works_on_disks
 from holdfast.cluster.chaos.limits import PERMIT_EVERY_S, STEP_WAIT_S, WATCH_EVERY_S
+from holdfast.cluster.chaos.mending import mend_disk
 from holdfast.cluster.chaos.wiring import COORDINATOR
 from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.failpoints import STEPS
@@ -102,6 +103,9 @@ class Striker:
             actives = await self._begin(fault, targets, random)
             await self._sleep(fault.for_s if fault.for_s else 1e9 if not actives[0].instant else 0.0)
             await self._end(fault, actives, targets, random)
+            if works_on_disks(fault):
+                for node in sorted(self._arena.nodes_among(targets) & self._arena.hurt):
+                    await mend_disk(self._arena, node)
         except HoldfastError as error:
             self._arena.history.add(Note, text=f"fault {number} ({kind_of(fault)}): {error}")
             actives = []
@@ -152,6 +156,8 @@ class Striker:
         self.tried[declared] += 1
         if keeps_away(fault):
             arena.away.update(targets)
+        if keeps_away(fault) or works_on_disks(fault) or isinstance(fault, kinds.Lie):
+            arena.disrupted += len(arena.nodes_among(targets))
         if self._is_excuse(fault, targets):
             arena.excuses += 1
         arena.history.add(

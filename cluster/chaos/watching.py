@@ -166,6 +166,9 @@ class Watch:
             written_bytes=self.load.written_bytes,
         )
         self._judge(look)
+        if arena.mending and look.short == look.unnoted == 0 and not look.unread and look.stripes:
+            arena.hurt -= arena.mending
+            arena.mending.clear()
         return look
 
     def _judge(self, look: Look) -> None:

@@ -72,7 +72,7 @@ class ChaosCluster(LocalCluster):
         self.replacing: set[int] = set()
         """Nodes that start with --replace-damaged-store."""
         self.lying: set[int] = set()
-        """Nodes that start as liars (chaos.lying)."""
+        """Nodes that run as the program that can lie (chaos.lying); honest until a file says otherwise."""
 
     def _end(self) -> None:
         try:

@@ -172,5 +172,19 @@ async def test_leases_wait_for_the_nodes_after_a_start_and_no_longer_than_needed
     async with asyncio.timeout(5):
         await waiting
     made.beats.clear()
+    beat(made, 1)
     source.advance(5)
-    await made.settle()  # those that are silent are suspect by now: nobody waits for them
+    await made.settle()  # the silent one is suspect by now: nobody waits for it
+
+
+async def test_where_no_node_was_heard_of_at_all_they_are_given_until_they_would_be_down() -> None:
+    """Nodes that waited for the coordinator to come back may take longer to notice than to become suspect."""
+    source = FixedSource()
+    made = live(source)
+    source.advance(5)
+    waiting = asyncio.create_task(made.settle())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    source.advance(5)
+    async with asyncio.timeout(5):
+        await waiting
