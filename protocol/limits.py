@@ -100,6 +100,10 @@ INVENTORY_HEADERS_MAX = 2048
 
 # Connections
 CONNECT_TIMEOUT_S = 5.0
+CONNECTION_KEPT_S = 30.0
+"""A connection that rested longer is not used again: servers close theirs after more than a minute."""
+ANSWER_HEAD_BYTES_MAX = 16 * KIB
+"""Status line and headers of an answer."""
 REQUEST_TIMEOUT_S = 60.0
 READ_IDLE_TIMEOUT_S = 20.0
 BODY_GRACE_S = 20.0

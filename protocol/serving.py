@@ -12,14 +12,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
-from aiohttp import web
+from aiohttp import payload, web
+from aiohttp.abc import AbstractStreamWriter
 
 from holdfast.protocol.address import is_loopback
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.limits import BODY_BYTES_PER_S_MIN, BODY_GRACE_S
 from holdfast.protocol.messages.cluster import Refusal
-from holdfast.protocol.transport import Buffers, BuffersPayload
+from holdfast.protocol.transport import Buffers
 
 __all__ = [
     "ListenAddress",
@@ -33,6 +34,26 @@ __all__ = [
 ]
 
 _log = structlog.get_logger()
+
+
+class _BuffersPayload(payload.Payload):
+    """A body of several buffers, of known total length, sent without joining them."""
+
+    def __init__(self, buffers: Buffers) -> None:
+        super().__init__(buffers, content_type="application/msgpack")
+        self._buffers = buffers
+        self._size = sum(len(buffer) for buffer in buffers)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("a binary body has no text form")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for buffer in self._buffers:
+            await writer.write(buffer)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        assert content_length is None or content_length == self._size
+        await self.write(writer)
 
 
 def msgpack_answer(message: object, status: int = 200) -> web.Response:
@@ -109,7 +130,7 @@ async def send_buffers(request: web.Request, buffers: Buffers) -> web.StreamResp
     cut off after the time that a body may take.
     """
     size = sum(len(buffer) for buffer in buffers)
-    response = web.Response(body=BuffersPayload(buffers))
+    response = web.Response(body=_BuffersPayload(buffers))
     try:
         async with asyncio.timeout(_body_within_s(size)):
             await response.prepare(request)

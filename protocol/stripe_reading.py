@@ -67,7 +67,7 @@ Wrong = tuple[Reading, Literal["absent", "damaged", "wrong"], bytes]
 """A shard that was not there or not right: of which reading, what was met, the header that came with it."""
 
 
-def open_read_answer(body: bytes, most: int) -> tuple[ReadAnswer, list[memoryview]]:
+def open_read_answer(body: bytes | memoryview, most: int) -> tuple[ReadAnswer, list[memoryview]]:
     """The framed answer to a read: results, and for each that is "ok" its shard's bytes, not yet verified.
 
     Raises:

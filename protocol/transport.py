@@ -14,14 +14,14 @@ Bodies are lists of buffers that are written as they are, never joined.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp import payload
-from aiohttp.abc import AbstractStreamWriter
 from blake3 import blake3
 
 from holdfast.protocol.clock import SYSTEM, Source
@@ -34,9 +34,19 @@ from holdfast.protocol.errors import (
     Unreachable,
     error_from_wire,
 )
+from holdfast.protocol.http_connection import (
+    Answer,
+    BadAnswer,
+    ConnectFailed,
+    Connection,
+    Lost,
+    Silent,
+    connect,
+    request_head,
+)
 from holdfast.protocol.ids import Digest
 from holdfast.protocol.limits import (
-    CONNECT_TIMEOUT_S,
+    CONNECTION_KEPT_S,
     MESSAGE_BYTES_MAX,
     NONCE_BYTES,
     READ_IDLE_TIMEOUT_S,
@@ -50,7 +60,6 @@ from holdfast.protocol.requests import AUTH_HEADER, TICKET_HEADER, Signer
 __all__ = [
     "CALL_FROM_VARIABLE",
     "Buffers",
-    "BuffersPayload",
     "Transport",
     "body_digest",
     "frame",
@@ -63,26 +72,6 @@ CALL_FROM_VARIABLE = "HOLDFAST_CALL_FROM"
 Buffers = Sequence[bytes | memoryview]
 
 _ANSWER_BYTES_MAX = max(MESSAGE_BYTES_MAX, SHARD_BATCH_BODY_BYTES_MAX + SHARD_BATCH_HEADER_BYTES_MAX + 4)
-
-
-class BuffersPayload(payload.Payload):
-    """A body of several buffers, of known total length, sent without joining them."""
-
-    def __init__(self, buffers: Buffers) -> None:
-        super().__init__(buffers, content_type="application/msgpack")
-        self._buffers = buffers
-        self._size = sum(len(buffer) for buffer in buffers)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise TypeError("a binary body has no text form")
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        for buffer in self._buffers:
-            await writer.write(buffer)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        assert content_length is None or content_length == self._size
-        await self.write(writer)
 
 
 def frame(header: bytes, shards: Buffers = ()) -> list[bytes | memoryview]:
@@ -137,7 +126,7 @@ class Transport:
         self._source = source
         self._limit = connections_per_host
         self._timeout_s = timeout_s
-        self._session: aiohttp.ClientSession | None = None
+        self._hosts: dict[str, _Host] = {}
         self._offset_ms: dict[bytes, int] = {}
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -149,24 +138,9 @@ class Transport:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=0, limit_per_host=self._limit, keepalive_timeout=30, local_addr=_call_from()
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                auto_decompress=False,
-                read_bufsize=1024 * 1024,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-            )
-        return self._session
+        """Close all connections; calls under way end as lost."""
+        for host in self._hosts.values():
+            host.close()
 
     async def call(
         self,
@@ -213,7 +187,7 @@ class Transport:
         ticket: bytes | None = None,
         reads: bool = False,
         timeout_s: float | None = None,
-    ) -> bytes:
+    ) -> memoryview:
         """Raw buffers there, the raw body of a 2xx answer back (see :meth:`call` for errors)."""
         for attempt in (1, 2):
             headers = {}
@@ -249,39 +223,88 @@ class Transport:
         headers: dict[str, str],
         reads: bool,
         timeout_s: float,
-    ) -> bytes:
-        timeout = aiohttp.ClientTimeout(
-            total=timeout_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=min(READ_IDLE_TIMEOUT_S, timeout_s)
-        )
-        body = BuffersPayload(buffers) if buffers else None
+    ) -> memoryview:
+        size = sum(len(buffer) for buffer in buffers)
+        host = self._hosts.get(url)
+        if host is None:
+            host = self._hosts[url] = _Host(url, self._limit)
+        head = request_head(method, target, host.name, headers, size if buffers or method != "GET" else None)
         try:
-            async with self._open().request(
-                method, url + target, data=body, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                if response.content_length is None or response.content_length > _ANSWER_BYTES_MAX:
-                    raise BadRequest(f"the answer of {url} has no length, or is too long")
-                raw = await response.read()
-                self.bytes_sent += sum(len(buffer) for buffer in buffers)
-                self.bytes_received += len(raw)
-                if response.status >= 300:
-                    raise _refusal(raw, response.status, url)
-                return raw
-        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
-            if isinstance(error, aiohttp.SocketTimeoutError):
-                raise _no_answer(url, target, "it stopped answering", reads) from error
-            raise Unreachable(f"{url} does not answer", why=_reason(error)) from error
+            async with asyncio.timeout(timeout_s), host.connection() as connection:
+                answer = await connection.ask(
+                    head,
+                    buffers,
+                    body_bytes_max=_ANSWER_BYTES_MAX,
+                    idle_s=min(READ_IDLE_TIMEOUT_S, timeout_s),
+                )
+        except ConnectFailed as error:
+            raise Unreachable(f"{url} does not answer", why=str(error)) from error
         except TimeoutError as error:
             raise _no_answer(url, target, f"nothing came within {timeout_s:.0f} s", reads) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise _no_answer(url, target, _reason(error), reads) from error
+        except Silent as error:
+            raise _no_answer(url, target, "it stopped answering", reads) from error
+        except Lost as error:
+            raise _no_answer(url, target, str(error), reads) from error
+        except BadAnswer as error:
+            raise BadRequest(f"{url} does not answer as this cluster's servers do", why=str(error)) from error
+        self.bytes_sent += size
+        self.bytes_received += len(answer.body)
+        if answer.status >= 300:
+            raise _refusal(answer, url)
+        return answer.body
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        # aiohttp's own sentence speaks of "ssl:default" even where nothing is encrypted.
-        told = error.os_error
-        return os.strerror(told.errno) if told.errno and told.errno > 0 else told.strerror or str(told)
-    return str(error) or type(error).__name__
+class _Host:
+    """The connections to one server: those at rest are used again, the latest first."""
+
+    def __init__(self, url: str, limit: int) -> None:
+        split = urlsplit(url)
+        try:
+            host, port = split.hostname, split.port or 80
+        except ValueError:
+            host, port = None, 0
+        if split.scheme != "http" or not host:
+            raise BadRequest(f"{url} cannot be called", why="an address here is http://HOST:PORT")
+        self.name = split.netloc
+        self._address = host, port
+        self._turns = asyncio.Semaphore(limit)
+        self._resting: list[Connection] = []
+        self._all: set[Connection] = set()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One that is open, for one request; waits while as many as may be are in use."""
+        async with self._turns:
+            connection = self._rested() or await self._made()
+            try:
+                yield connection
+            finally:
+                if connection.is_open:
+                    self._resting.append(connection)
+                else:
+                    self._all.discard(connection)
+
+    def _rested(self) -> Connection | None:
+        now = asyncio.get_running_loop().time()
+        while self._resting:
+            connection = self._resting.pop()
+            # Before the server closes it for having been silent, in the moment a request is on its way.
+            if connection.is_open and now - connection.idle_since < CONNECTION_KEPT_S:
+                return connection
+            connection.close()
+            self._all.discard(connection)
+        return None
+
+    async def _made(self) -> Connection:
+        connection = await connect(*self._address, _call_from())
+        self._all.add(connection)
+        return connection
+
+    def close(self) -> None:
+        for connection in self._all:
+            connection.close()
+        self._all.clear()
+        self._resting.clear()
 
 
 def _no_answer(url: str, target: str, why: str, reads: bool) -> HoldfastError:
@@ -294,9 +317,9 @@ def _no_answer(url: str, target: str, why: str, reads: bool) -> HoldfastError:
     )
 
 
-def _refusal(raw: bytes, status: int, url: str) -> HoldfastError:
+def _refusal(answer: Answer, url: str) -> HoldfastError:
     try:
-        told = decode(raw, Refusal)
+        told = decode(answer.body, Refusal)
     except BadRequest:
-        return HoldfastError(f"{url} answered with HTTP status {status} and no explanation")
+        return HoldfastError(f"{url} answered with HTTP status {answer.status} and no explanation")
     return error_from_wire(told.error, told.what, told.why, told.do, dict(told.details))

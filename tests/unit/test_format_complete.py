@@ -94,6 +94,8 @@ def test_every_bound_is_the_code_s() -> None:
             "READ_IDLE_TIMEOUT_S",
             "BODY_GRACE_S",
             "BODY_BYTES_PER_S_MIN",
+            "CONNECTION_KEPT_S",
+            "ANSWER_HEAD_BYTES_MAX",
         ),
     }
     assert {name for name in vars(limits) if name.isupper()} == set(told) | local

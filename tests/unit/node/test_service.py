@@ -421,5 +421,5 @@ async def test_a_node_that_is_gone_is_unreachable_not_a_hang(tmp_path: Path, tra
 
 async def test_metrics_are_what_prometheus_reads(node: RunningNode, ada: Device) -> None:
     await ada.put(stripes(2))
-    told = (await unsigned(ada.transport, node.node, "GET", "/metrics")).decode()
+    told = bytes(await unsigned(ada.transport, node.node, "GET", "/metrics")).decode()
     assert "holdfast_node_shards 2.0" in told
