@@ -15,7 +15,7 @@ SOURCES := pyproject.toml constraints.txt README.md $(shell find $(PARTS) -type 
 INSTALL := rm -rf build holdfast.egg-info && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
            --constraint constraints.txt
 
-.PHONY: demo test check format lock clean bench soak
+.PHONY: demo test check format lock clean bench bench-quick soak
 
 demo: $(VENV)/.installed
 	$(BIN)/holdfast demo
@@ -60,9 +60,14 @@ lock:
 clean:
 	rm -rf $(VENV) build holdfast.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# Rates, processor seconds and memory of one big file in and out, beside what the disk can do.
+# Holdfast, its peers as far as they are installed, and the machine's own limit, side by side in one run.
+# BENCH_ARGS: for example BENCH_ARGS='--full --html report.html'.
 bench: $(VENV)/.installed
-	$(BIN)/python -m holdfast.cluster.bench
+	$(BIN)/holdfast bench $(BENCH_ARGS)
+
+# The guard against getting slower: ratios to the floor, in a minute or two.
+bench-quick: $(VENV)/.installed
+	$(BIN)/holdfast bench --quick $(BENCH_ARGS)
 
 ROUNDS ?= 10
 soak: $(VENV)/.installed-test

@@ -100,7 +100,7 @@ def backup(
 
     async def work(moved: Any) -> Any:
         async with open_client(coordinator) as client:
-            return await client.backup(
+            made = await client.backup(
                 *roots,
                 tags=tags,
                 exclude=patterns,
@@ -108,13 +108,14 @@ def backup(
                 dry_run=dry_run,
                 on_progress=moved,
             )
+            return made, client.wire_bytes
 
     with (
         progress_bar(output, "Backing up") as bar,
         count_ahead(roots, Excluder(patterns), one_file_system, bar) as moved,
     ):
-        snapshot = run(lambda: work(moved))
-    show_backup(output, snapshot, clock() - started, dry_run=dry_run)
+        snapshot, wire_bytes = run(lambda: work(moved))
+    show_backup(output, snapshot, clock() - started, dry_run=dry_run, wire_bytes=wire_bytes)
 
 
 @click.command()
@@ -224,7 +225,7 @@ def restore(
             def with_total(progress: Any) -> None:
                 moved(replace(progress, total_bytes=0 if prefix or include else chosen.bytes))
 
-            return await client.restore(
+            report = await client.restore(
                 chosen,
                 target,
                 path=prefix,
@@ -233,10 +234,11 @@ def restore(
                 overwrite=overwrite,
                 on_progress=with_total if moved else None,
             )
+            return report, client.wire_bytes
 
     with progress_bar(output, "Restoring") as bar:
-        report = run(lambda: work(bar))
-    show_restore(output, report, clock() - started, target)
+        report, wire_bytes = run(lambda: work(bar))
+    show_restore(output, report, clock() - started, target, wire_bytes=wire_bytes)
 
 
 @click.command()

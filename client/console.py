@@ -33,6 +33,7 @@ _COMMANDS = {
     "node": ("holdfast.node.command:node", "Run a storage node."),
     "admin": ("holdfast.coordinator.command:admin", "Operate a cluster: invites, tokens, status."),
     "cluster": ("holdfast.cluster.command:cluster", "Run a whole cluster on this machine."),
+    "bench": ("holdfast.cluster.benchmark.command:bench", "Measure Holdfast, its peers and this machine."),
     "demo": ("holdfast.cluster.command:demo", "Show the main job on a cluster of its own."),
     "chaos": ("holdfast.cluster.chaos.command:chaos", "Break a cluster on purpose: is anything lost?"),
 }

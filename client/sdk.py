@@ -129,6 +129,11 @@ class AsyncClient:
         """Close all connections."""
         await self._transport.close()
 
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of request and answer bodies so far, both ways."""
+        return self._transport.bytes_sent + self._transport.bytes_received
+
     async def _opened(self) -> Session:
         async with self._opening:
             if self._session is None:

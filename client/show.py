@@ -95,7 +95,9 @@ def snapshot_fields(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def show_backup(output: Output, snapshot: Snapshot, seconds: float, *, dry_run: bool) -> None:
+def show_backup(
+    output: Output, snapshot: Snapshot, seconds: float, *, dry_run: bool, wire_bytes: int
+) -> None:
     """What a backup did; raises Partial when files were skipped, or attributes left out."""
     for event, told in (("skipped", snapshot.skipped), ("reduced", snapshot.reduced)):
         for one in told[:_NAMED_MAX]:
@@ -120,6 +122,7 @@ def show_backup(output: Output, snapshot: Snapshot, seconds: float, *, dry_run: 
     output.summary(
         **snapshot_fields(snapshot),
         seconds=round(seconds, 3),
+        wire_bytes=wire_bytes,
         dry_run=dry_run,
         changed=[os.fsdecode(path) for path in snapshot.changed],
     )
@@ -200,7 +203,9 @@ def _name_failures(
         )
 
 
-def show_restore(output: Output, report: RestoreReport, seconds: float, target: str) -> None:
+def show_restore(
+    output: Output, report: RestoreReport, seconds: float, target: str, *, wire_bytes: int
+) -> None:
     """What a restore did; raises what decides the exit code when something is lacking."""
     _name_failures(output, report.failed, report.unreadable, "not restored")
     rate = f", {human_bytes(report.bytes / seconds)}/s" if seconds > 0 else ""
@@ -229,6 +234,7 @@ def show_restore(output: Output, report: RestoreReport, seconds: float, target: 
         xattrs_skipped=report.xattrs_skipped,
         verified_bytes=report.verified_bytes,
         seconds=round(seconds, 3),
+        wire_bytes=wire_bytes,
     )
     worst = deciding(report.failed, report.unreadable, "could not be restored")
     if worst is not None:

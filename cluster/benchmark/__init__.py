@@ -1,0 +1,1 @@
+"""The benchmark: Holdfast, its peers and the machine's own limit, side by side in one run."""

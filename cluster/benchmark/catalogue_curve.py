@@ -1,0 +1,149 @@
+"""How long claim and commit take when the catalogue already has 10^4, 10^5, ... rows of chunks.
+
+The rows are made up and put straight into a catalogue's file, in id order, as many as
+wanted: a coordinator that served for years, made in a minute. What is then timed are the
+coordinator's own commands, each one durable transaction, as an upload sends them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from blake3 import blake3
+
+from holdfast.client.identity import DeviceKeys, RootKeys, first_device_list
+from holdfast.cluster.benchmark.samples import Figure
+from holdfast.coordinator.catalogue.accounts import account_row, register
+from holdfast.coordinator.catalogue.chunks import claim, commit
+from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
+from holdfast.coordinator.catalogue.nodes import NodeRow, add_groups, add_token, all_groups, join_node
+from holdfast.coordinator.catalogue.uploads import open_upload, require_open
+from holdfast.coordinator.placement import Group
+from holdfast.coordinator.quorum import DurableStripe
+from holdfast.protocol.accounts import open_device_list
+from holdfast.protocol.clock import SYSTEM
+from holdfast.protocol.ids import (
+    AccountId,
+    ChunkId,
+    ClusterId,
+    Digest,
+    NodeId,
+    PublicKey,
+    StoreId,
+    UploadId,
+)
+from holdfast.protocol.limits import MIB
+from holdfast.protocol.profiles import Profile
+
+__all__ = ["fill_rows", "measure_catalogue"]
+
+_CLUSTER = ClusterId(bytes(32))
+_PROFILE = Profile(4, 2)
+_UPLOAD = UploadId(b"u" * 16)
+_CLAIMED_TOGETHER = 256
+_COMMITTED_TOGETHER = 16
+_TIMES = 100
+_FOREVER_MS = 1 << 52
+
+
+def _digest(label: str) -> bytes:
+    return blake3(label.encode()).digest()
+
+
+def _prepared(path: Path) -> tuple[Catalogue, AccountId, Group]:
+    """A catalogue with six nodes, a group, an account and an open upload."""
+    catalogue = Catalogue(sqlite_url(path))
+    root, device = RootKeys.of(_digest("root")), DeviceKeys.from_bytes(_digest("device") * 2)
+    signed = first_device_list(root, device, "benchmark", _CLUSTER, bytes(32))
+    nodes = [NodeId(bytes([number]) * 16) for number in range(1, _PROFILE.n + 1)]
+
+    def prepare(connection: object) -> None:
+        for node in nodes:
+            add_token(connection, Digest(_digest(node.hex())), "node", _FOREVER_MS, 0)  # type: ignore[arg-type]
+            row = NodeRow(node, PublicKey(node * 2), "http://127.0.0.1:1", "zone", 1 << 50, StoreId(node))
+            join_node(connection, Digest(_digest(node.hex())), row, 1)  # type: ignore[arg-type]
+        add_groups(connection, _PROFILE, "usual", [tuple(nodes)])  # type: ignore[arg-type]
+        add_token(connection, Digest(_digest("invite")), "invite", _FOREVER_MS, 0)  # type: ignore[arg-type]
+        register(connection, Digest(_digest("invite")), signed, open_device_list(signed, _CLUSTER), 1)  # type: ignore[arg-type]
+        account = account_row(connection, root.account)  # type: ignore[arg-type]
+        open_upload(connection, account, _UPLOAD, device.id, 0, 1)  # type: ignore[arg-type]
+
+    catalogue.write_now(prepare)
+    (group,) = catalogue.read_now(all_groups).values()
+    return catalogue, root.account, group
+
+
+def fill_rows(path: Path, rows: int) -> None:
+    """Add made-up chunk rows to a catalogue that nobody has open, until there are ``rows``."""
+
+    def made(first: int) -> Iterator[tuple[int, bytes, bytes, int, int, int, bytes, int, str]]:
+        # In id order, as a B-tree likes it; 16 bits of order, the rest unlike any other id.
+        step = (1 << 64) // max(1, rows)
+        for number in range(first, rows):
+            head = (number * step).to_bytes(8, "big")
+            yield (
+                1,
+                head + _digest(f"row {number}")[8:],
+                _UPLOAD,
+                1,
+                1,
+                MIB,
+                _digest(f"stripe {number}"),
+                0,
+                "live",
+            )
+
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA synchronous=OFF")
+        there = connection.execute("SELECT count(*) FROM chunks").fetchone()[0]
+        connection.executemany(
+            "INSERT OR IGNORE INTO chunks (account, id, generation, group_id, group_version, sealed_bytes, "
+            "stripe, pin, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            made(there),
+        )
+
+
+def measure_catalogue(folder: Path, rows: int) -> tuple[Figure, Figure]:
+    """(claim, commit) in milliseconds: of 256 new ids, and of 16 stripes, in a catalogue of so many rows."""
+    path = folder / f"catalogue-{rows}.sqlite"
+    catalogue, owner, group = _prepared(path)
+    catalogue.close()
+    fill_rows(path, rows)
+    catalogue = Catalogue(sqlite_url(path))
+    groups = {group.id: group}
+    claims, commits = [], []
+    try:
+        for number in range(_TIMES):
+            ids = [ChunkId(_digest(f"asked {rows} {number} {i}")) for i in range(_CLAIMED_TOGETHER)]
+            stripes = [
+                DurableStripe(chunk, group, MIB, Digest(chunk), frozenset(range(_PROFILE.n)), b"")
+                for chunk in ids[:_COMMITTED_TOGETHER]
+            ]
+            started = SYSTEM.monotonic()
+            catalogue.write_now(
+                lambda c, ids=ids: claim(  # type: ignore[misc]
+                    c, (a := account_row(c, owner)), require_open(c, a, _UPLOAD), ids, groups
+                )
+            )
+            between = SYSTEM.monotonic()
+            catalogue.write_now(
+                lambda c, stripes=stripes: commit(  # type: ignore[misc]
+                    c, (a := account_row(c, owner)), require_open(c, a, _UPLOAD), stripes
+                )
+            )
+            claims.append((between - started) * 1000)
+            commits.append((SYSTEM.monotonic() - between) * 1000)
+    finally:
+        catalogue.close()
+        for beside in folder.glob(path.name + "*"):
+            beside.unlink()
+    return _quarters(claims), _quarters(commits)
+
+
+def _quarters(values: list[float]) -> Figure:
+    """The median, and the tenth and ninetieth percentile: single fsyncs of a busy disk say nothing."""
+    ordered = sorted(values)
+    return Figure(Figure.of(values).middle, ordered[len(ordered) // 10], ordered[len(ordered) * 9 // 10])
