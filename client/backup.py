@@ -10,11 +10,13 @@ files share what is stored already.
 from __future__ import annotations
 
 import asyncio
+import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from blake3 import blake3
+from msgspec.structs import replace
 
 from holdfast.client.chunks import ChunkSink
 from holdfast.client.cutting import StreamCutter, cut_seed
@@ -23,7 +25,7 @@ from holdfast.client.exclude import Excluder
 from holdfast.client.identity import AccountKeys
 from holdfast.client.limits import BATCH_CHUNKS_MAX, BATCH_SEALED_BYTES, READ_BYTES, SMALL_FILE_BYTES_MAX
 from holdfast.client.manifest import ManifestWriter, PageLoader
-from holdfast.client.parent_entries import parent_entries
+from holdfast.client.parent import Parent, ParentPage, ParentPages, files_of, still_is
 from holdfast.client.progress import OnProgress, Progress
 from holdfast.client.reading import FileReader, SkippedFile, describe, holes_of, unchanged, untrusted
 from holdfast.client.repacking import ChunkUse
@@ -32,6 +34,7 @@ from holdfast.client.small_files import DigestMemory, EntryQueue, SmallFileStrea
 from holdfast.client.snapshot_record import ChunkRef
 from holdfast.client.walk import Found, Problem, components, walk
 from holdfast.protocol.clock import SYSTEM, Source
+from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.ids import ChunkId
 
 __all__ = ["BackupPlan", "BackupResult", "Skipped", "run_backup", "run_stream_backup"]
@@ -116,7 +119,6 @@ class _Producer:
         source: Source,
         on_progress: OnProgress | None,
         on_page: Callable[[SealedChunk], None] | None = None,
-        roots: Sequence[bytes] = (),
     ) -> None:
         self._on_page = on_page
         self._keys = keys
@@ -126,23 +128,15 @@ class _Producer:
         self._seed = cut_seed(keys.cut_key)
         self._batcher = _Batcher(hand_over)
         self._manifest = ManifestWriter(keys, self._page)
-        self._queue = EntryQueue(self._manifest.add)
+        self._queue = EntryQueue(self._manifest.add, self._adopt)
         self._small = SmallFileStream(self._seed, self._store)
         self._digests = DigestMemory()
-        self._use = ChunkUse(roots)
+        self._use = ChunkUse()
+        self._parent = Parent(())
+        self._parent_digests: Iterable[Entry] = ()
         self._linked: dict[tuple[int, int], Waiting] = {}
         self._under_way = 0  # bytes of a large file that is not counted yet
         self.result = BackupResult()
-
-    def remember(self, entry: Entry) -> None:
-        """A small file of the parent snapshot: the same content under another name need not be sent."""
-        self._use.note(entry)
-        if entry.digest and entry.extents:
-            self._digests.remember_stored(entry.digest, entry.size, entry.extents)
-
-    def remembered(self) -> None:
-        """That were all files of the parent snapshot."""
-        self._use.finish()
 
     def _page(self, chunk: SealedChunk) -> None:
         if self._on_page is not None:
@@ -154,27 +148,68 @@ class _Producer:
         self._batcher.add(chunk)
         return ChunkRef(chunk.pid, chunk.chunk_id, chunk.plain_bytes, chunk.epoch)
 
-    def run(self, plan: BackupPlan, parent: Iterator[Entry]) -> BackupResult:
+    def run(self, plan: BackupPlan, before: ParentPages) -> BackupResult:
         """Walk and store everything; the manifest's pages come last."""
-        before = next(parent, None)
+        if not plan.dry_run:
+            self._use = ChunkUse.of(before, plan.roots)
+        self._parent, self._parent_digests = Parent(before), files_of(before)
+        page: ParentPage | None = None
+        same: list[Found] = []  # what was found just as the page says it was
         for found in walk(plan.roots, plan.excluder, one_file_system=plan.one_file_system):
             if isinstance(found, Problem):
                 self._skip(found.path, found.why)
                 continue
             if found.path == b"/":
                 continue
-            here = components(found.path)
-            while before is not None and components(before.path) < here:
-                before = next(parent, None)
-            same = before if before is not None and components(before.path) == here else None
-            try:
-                self._take(found, same, plan.dry_run)
-            except SkippedFile as error:
-                self._skip(found.path, str(error))
-            self._tell(found.path)
+            if page is None:
+                page = self._parent.page_at(components(found.path))
+                if page is not None and self._use.holds_little(page.page):
+                    page = None
+            if page is not None:
+                entries = page.page.raw_entries
+                if len(same) < len(entries) and still_is(found, entries[len(same)]):
+                    same.append(found)
+                    if len(same) == len(entries) and not page.is_last:
+                        self._take_page(page, same, plan.dry_run)
+                        page, same = None, []
+                    continue
+                self._take_each([*same, found], plan.dry_run)
+                page, same = None, []
+                continue
+            self._take_each([found], plan.dry_run)
+        if page is not None and len(same) == len(page.page.raw_entries):
+            self._take_page(page, same, plan.dry_run)
+        else:
+            self._take_each(same, plan.dry_run)
         if not plan.dry_run:
             self.finish()
         return self.result
+
+    def _take_each(self, all_found: Iterable[Found], dry_run: bool) -> None:
+        for found in all_found:
+            try:
+                self._take(found, self._parent.file_at(components(found.path)), dry_run)
+            except SkippedFile as error:
+                self._skip(found.path, str(error))
+            self._tell(found.path)
+
+    def _take_page(self, page: ParentPage, all_found: Sequence[Found], dry_run: bool) -> None:
+        """Everything in the page's range is as it was: the page is, too."""
+        self._parent.take_page()
+        for found in all_found:
+            if stat.S_ISREG(found.stat.st_mode):
+                self.result.files += 1
+                self.result.total_bytes += found.stat.st_size
+        for ref in (page.ref, *page.page.chunks):
+            self.result.reused += ref.chunk
+        if not dry_run:
+            self._queue.add_page(page)
+        self._tell(all_found[-1].path)
+
+    def _adopt(self, page: ParentPage) -> None:
+        if not self._manifest.adopt(page.ref, page.page):
+            for entry in page.page.entries():
+                self._manifest.add(entry)
 
     def finish(self) -> BackupResult:
         """Cut what is left, seal the last page."""
@@ -247,6 +282,16 @@ class _Producer:
                 return self._read_small(reader, found.path, entry)
             return self._read_large(reader, found.path, entry)
 
+    def _remember_parent(self) -> None:
+        """Small files of the parent: the same content under another name need not be sent again.
+
+        Read when the first small file has changed: most backups of most machines never need it.
+        """
+        entries, self._parent_digests = self._parent_digests, ()
+        for entry in entries:
+            if entry.digest and entry.extents:
+                self._digests.remember_stored(entry.digest, entry.size, entry.extents)
+
     def _settled(self, reader: FileReader, path: bytes, entry: Entry, size: int) -> Entry:
         """The entry as it was really read."""
         if size == entry.size and not reader.changed_since(entry):
@@ -263,7 +308,8 @@ class _Producer:
             self._queue.add(waiting)
             return waiting
         digest = blake3(content, key=self._keys.file_key).digest()
-        entry = _with_digest(entry, digest)
+        entry = replace(entry, digest=digest)
+        self._remember_parent()
         known = self._digests.find(digest)
         if known is not None and known.entry.size == len(content) and not self._use.is_little(known.entry):
             waiting = Waiting(entry, like=known)
@@ -302,7 +348,7 @@ class _Producer:
         waiting_extents.extend(self._stored(cutter.finish()))
         self._under_way = 0
         entry = self._settled(reader, path, entry, size)
-        waiting = Waiting(_with_holes(entry, holes_of(size, read)).with_extents(tuple(waiting_extents)))
+        waiting = Waiting(replace(entry, holes=holes_of(size, read)).with_extents(tuple(waiting_extents)))
         self._queue.add(waiting)
         if self._queue.is_long:
             self._small.flush()
@@ -344,14 +390,6 @@ def _like(entry: Entry, content: Entry, extents: tuple[Extent, ...] = ()) -> Ent
     )
 
 
-def _with_digest(entry: Entry, digest: bytes) -> Entry:
-    return replace(entry, digest=digest)
-
-
-def _with_holes(entry: Entry, holes: tuple[tuple[int, int], ...]) -> Entry:
-    return replace(entry, holes=holes)
-
-
 async def run_backup(
     plan: BackupPlan,
     keys: AccountKeys,
@@ -384,15 +422,16 @@ async def run_backup(
         if on_progress is not None:
             on_progress(progress)
 
+    async def loaded(refs: Sequence[ChunkRef]) -> list[bytes | HoldfastError]:
+        assert load is not None, "there are pages to load only where there is a loader"
+        return await load(refs)
+
+    before = ParentPages(
+        parent_pages, lambda refs: asyncio.run_coroutine_threadsafe(loaded(refs), loop).result()
+    )
+
     def work() -> BackupResult:
-        producer = _Producer(keys, hand_over, source, told, on_page, plan.roots)
-        if load is None or not parent_pages:
-            return producer.run(plan, iter(()))
-        if not plan.dry_run:
-            for entry in parent_entries(loop, parent_pages, load):
-                producer.remember(entry)
-            producer.remembered()
-        return producer.run(plan, parent_entries(loop, parent_pages, load))
+        return _Producer(keys, hand_over, source, told, on_page).run(plan, before)
 
     try:
         result = await asyncio.to_thread(work)

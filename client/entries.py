@@ -6,8 +6,9 @@ the page's own chunk table (client/manifest.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import Final, Literal
+
+import msgspec
 
 from holdfast.client.limits import MODE_MAX, NAME_BYTES_MAX, OWNER_MAX, PATH_BYTES_MAX, SIZE_BYTES_MAX
 from holdfast.client.snapshot_record import ChunkRef
@@ -17,10 +18,10 @@ __all__ = ["KINDS", "Entry", "Extent", "Kind", "check_entry", "check_path"]
 
 Kind = Literal["file", "dir", "symlink", "fifo", "more"]
 KINDS: Final = ("file", "dir", "symlink", "fifo", "more")
+_NOT_NAMES: Final = (b"", b".", b"..")
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(msgspec.Struct, frozen=True):
     """``length`` bytes at ``offset`` of a chunk's plaintext."""
 
     ref: ChunkRef
@@ -28,8 +29,7 @@ class Extent:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One entry. ``path`` is the absolute source path without the leading '/'.
 
     Attributes:
@@ -39,6 +39,7 @@ class Entry:
         trusted: the next backup may take equal size, times and inode as "unchanged".
 
     An entry of kind "more" goes on with the extents of the file before it (same path).
+    Structs, not dataclasses: making one takes a tenth of the time, and backups make millions.
     """
 
     kind: Kind
@@ -59,33 +60,32 @@ class Entry:
     digest: bytes = b""
     holes: tuple[tuple[int, int], ...] = ()
     trusted: bool = False
-    extents: tuple[Extent, ...] = field(default=())
+    extents: tuple[Extent, ...] = ()
 
     def with_extents(self, extents: tuple[Extent, ...]) -> Entry:
         """The same entry with other extents."""
-        return self if extents == self.extents else replace(self, extents=extents)
+        return self if extents == self.extents else msgspec.structs.replace(self, extents=extents)
 
 
-def check_path(path: bytes) -> None:
-    """Refuse whatever could lead outside a restore's target.
+def check_path(path: bytes) -> list[bytes]:
+    """The components of a path; refuse whatever could lead outside a restore's target.
 
     Raises:
         IntegrityFailure: empty, absolute, too long, or with a component that is empty, '.', '..',
             longer than a name may be, or holds NUL.
     """
     parts = path.split(b"/")
-    wrong = (
-        not path
-        or len(path) > PATH_BYTES_MAX
-        or b"\0" in path
-        or any(part in (b"", b".", b"..") or len(part) > NAME_BYTES_MAX for part in parts)
-    )
+    wrong = len(path) > PATH_BYTES_MAX or b"\0" in path
+    for part in parts:
+        if part in _NOT_NAMES or len(part) > NAME_BYTES_MAX:
+            wrong = True
     if wrong:
         raise IntegrityFailure(
             "the manifest names a path that no backup can have made",
             why=f"{path[:80]!r} is not a plain relative path",
             do="Nothing was written for it. Treat this snapshot as hostile.",
         )
+    return parts
 
 
 def check_entry(entry: Entry) -> None:

@@ -33,6 +33,8 @@ PAGE_BYTES_MIN = 64 * KIB
 PAGE_BYTES_MAX = MIB
 PAGE_BOUNDARY_ONE_IN = 512
 PAGE_EXTENTS_MAX = 8192
+PARENT_PAGES_KEPT_MAX = 32
+"""Pages of the parent that stay opened during a backup, which goes through them up to three times."""
 PATH_BYTES_MAX = 64 * KIB
 NAME_BYTES_MAX = 255
 MODE_MAX = 0o7777

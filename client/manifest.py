@@ -35,7 +35,16 @@ from holdfast.client.walk import components
 from holdfast.protocol.codec import Record, decode, encode
 from holdfast.protocol.errors import BadRequest, HoldfastError, IntegrityFailure
 
-__all__ = ["ManifestWriter", "PageLoader", "UnreadablePage", "open_page", "page_chunks", "read_manifest"]
+__all__ = [
+    "ManifestWriter",
+    "Page",
+    "PageEntry",
+    "PageLoader",
+    "UnreadablePage",
+    "open_page",
+    "page_chunks",
+    "read_manifest",
+]
 
 PageLoader = Callable[[Sequence[ChunkRef]], Awaitable[list[bytes | HoldfastError]]]
 """Plaintexts of pages, one per reference, or why one cannot be had."""
@@ -44,7 +53,9 @@ _PAGES_AT_ONCE = 8
 _ENTRY_BYTES = 120
 
 
-class _PageEntry(Record):
+class PageEntry(Record):
+    """One entry as it lies in a page; its extents index the page's chunk table."""
+
     kind: Literal["file", "dir", "symlink", "fifo", "more"]
     path: bytes
     mode: int
@@ -69,7 +80,7 @@ class _PageEntry(Record):
 class _Page(Record):
     version: Literal[1]
     chunks: list[ChunkRef]
-    entries: list[_PageEntry]
+    entries: list[PageEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,7 @@ class ManifestWriter:
     def __init__(self, keys: AccountKeys, emit: Callable[[SealedChunk], None]) -> None:
         self._keys = keys
         self._emit = emit
-        self._entries: list[_PageEntry] = []
+        self._entries: list[PageEntry] = []
         self._table: dict[ChunkRef, int] = {}
         self._size = 0
         self._extents = 0
@@ -124,7 +135,7 @@ class ManifestWriter:
             index = self._table.setdefault(extent.ref, len(self._table))
             indexed.append((index, extent.offset, extent.length))
         self._entries.append(
-            _PageEntry(
+            PageEntry(
                 entry.kind,
                 entry.path,
                 entry.mode,
@@ -159,6 +170,18 @@ class ManifestWriter:
         self.pages.append(ChunkRef(chunk.pid, chunk.chunk_id, chunk.plain_bytes, chunk.epoch))
         self._entries, self._table, self._size, self._extents = [], {}, 0, 0
 
+    def adopt(self, ref: ChunkRef, page: Page) -> bool:
+        """Take a page of another manifest over as it is: the same entries would give the same page.
+
+        Returns:
+            False when entries before it wait for a page of their own: then its entries must be added.
+        """
+        if self._entries:
+            return False
+        self.pages.append(ref)
+        self.entries += len(page.raw_entries)
+        return True
+
     def finish(self) -> list[ChunkRef]:
         """Seal what is left; all pages in order."""
         self._flush()
@@ -184,30 +207,58 @@ def open_page(keys: Mapping[int, SealingKeys], ref: ChunkRef, sealed: bytes | by
     )
 
 
-def page_entries(plain: bytes, after: bytes = b"") -> Iterator[Entry]:
-    """The entries of one page, every bound and the order checked.
-
-    Args:
-        after: the last path of the page before.
+class Page:
+    """A page opened: its raw entries, and what they amount to.
 
     Raises:
-        IntegrityFailure: the page breaks a rule; no entry behind the first break is given.
+        IntegrityFailure: it is malformed, or of a version not known here.
     """
-    try:
-        page = decode(plain, _Page)
-    except BadRequest as error:
-        raise IntegrityFailure("a manifest page is malformed", why=error.why) from error
-    last = components(after)
-    in_file = True  # before the page: then the path alone tells
-    for raw in page.entries:
-        check_path(raw.path)
-        here = components(raw.path)
-        if raw.kind == "more" and (here != last or not in_file):
-            raise IntegrityFailure("a manifest page goes on with a file that was not begun")
-        if raw.kind != "more" and not here > last:
-            raise IntegrityFailure("a manifest's entries are not in order", why=f"at {raw.path[:80]!r}")
-        last, in_file = here, raw.kind in ("file", "more")
-        entry = Entry(
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, plain: bytes) -> None:
+        try:
+            self._raw = decode(plain, _Page)
+        except BadRequest as error:
+            raise IntegrityFailure(
+                "a manifest page is malformed, or was written by a newer program", why=error.why
+            ) from error
+
+    @property
+    def chunks(self) -> list[ChunkRef]:
+        """Every chunk that its entries may name: its chunk table."""
+        return self._raw.chunks
+
+    @property
+    def raw_entries(self) -> list[PageEntry]:
+        """The entries as they lie in the page; nothing but their types was checked."""
+        return self._raw.entries
+
+    def entries(self, after: bytes = b"") -> Iterator[Entry]:
+        """The entries, every bound and the order checked.
+
+        Args:
+            after: the last path of the page before.
+
+        Raises:
+            IntegrityFailure: the page breaks a rule; no entry behind the first break is given.
+        """
+        last = after.split(b"/") if after else []
+        in_file = True  # before the page: then the path alone tells
+        for raw in self._raw.entries:
+            here = check_path(raw.path)
+            more = raw.kind == "more"
+            if more and (here != last or not in_file):
+                raise IntegrityFailure("a manifest page goes on with a file that was not begun")
+            if not more and not here > last:
+                raise IntegrityFailure("a manifest's entries are not in order", why=f"at {raw.path[:80]!r}")
+            last, in_file = here, more or raw.kind == "file"
+            entry = self._entry(raw)
+            check_entry(entry)
+            yield entry
+
+    def _entry(self, raw: PageEntry) -> Entry:
+        return Entry(
             raw.kind,
             raw.path,
             raw.mode,
@@ -222,14 +273,20 @@ def page_entries(plain: bytes, after: bytes = b"") -> Iterator[Entry]:
             raw.size,
             raw.target,
             raw.linked,
-            tuple((name, value) for name, value in raw.xattrs),
+            tuple(raw.xattrs),
             raw.digest,
-            _holes(raw),
+            _holes(raw) if raw.holes else (),
             raw.trusted,
-            tuple(_extent(page, raw, *extent) for extent in raw.extents),
+            tuple([self._extent(raw, *extent) for extent in raw.extents]),
         )
-        check_entry(entry)
-        yield entry
+
+    def _extent(self, raw: PageEntry, index: int, offset: int, length: int) -> Extent:
+        if not 0 <= index < len(self._raw.chunks) or offset < 0 or length < 1:
+            raise IntegrityFailure(f"an extent of {raw.path[:80]!r} is out of range")
+        ref = self._raw.chunks[index]
+        if offset + length > ref.plain_bytes:
+            raise IntegrityFailure(f"an extent of {raw.path[:80]!r} reaches beyond its chunk")
+        return Extent(ref, offset, length)
 
 
 def page_chunks(plain: bytes) -> list[ChunkRef]:
@@ -238,30 +295,16 @@ def page_chunks(plain: bytes) -> list[ChunkRef]:
     Raises:
         IntegrityFailure: the page is malformed, or of a version not known here.
     """
-    try:
-        return decode(plain, _Page).chunks
-    except BadRequest as error:
-        raise IntegrityFailure(
-            "a manifest page is malformed, or was written by a newer program", why=error.why
-        ) from error
+    return Page(plain).chunks
 
 
-def _holes(raw: _PageEntry) -> tuple[tuple[int, int], ...]:
+def _holes(raw: PageEntry) -> tuple[tuple[int, int], ...]:
     end = 0
     for offset, length in raw.holes:
         if offset < end or length < 1 or offset + length > raw.size:
             raise IntegrityFailure(f"the holes of {raw.path[:80]!r} do not fit its size")
         end = offset + length
-    return tuple((offset, length) for offset, length in raw.holes)
-
-
-def _extent(page: _Page, raw: _PageEntry, index: int, offset: int, length: int) -> Extent:
-    if not 0 <= index < len(page.chunks) or offset < 0 or length < 1:
-        raise IntegrityFailure(f"an extent of {raw.path[:80]!r} is out of range")
-    ref = page.chunks[index]
-    if offset + length > ref.plain_bytes:
-        raise IntegrityFailure(f"an extent of {raw.path[:80]!r} reaches beyond its chunk")
-    return Extent(ref, offset, length)
+    return tuple(raw.holes)
 
 
 async def read_manifest(
@@ -283,8 +326,9 @@ async def read_manifest(
             try:
                 if isinstance(plain, HoldfastError):
                     raise plain
+                page = Page(plain)
                 # A page behind a gap may go on with a file that began in the gap.
-                entries = list(page_entries(plain, _before_first(plain, after) if broken else after))
+                entries = list(page.entries(_before_first(page, after) if broken else after))
             except HoldfastError as error:
                 if not skip_unreadable:
                     raise
@@ -301,10 +345,9 @@ async def read_manifest(
         yield UnreadablePage(broken, after, b"")
 
 
-def _before_first(plain: bytes, after: bytes) -> bytes:
+def _before_first(page: Page, after: bytes) -> bytes:
     """What a page behind a gap follows: the file it goes on with, or else the last path before the gap."""
-    page = decode(plain, _Page)
-    first = page.entries[0] if page.entries else None
+    first = page.raw_entries[0] if page.raw_entries else None
     if first is None or first.kind != "more" or components(first.path) < components(after):
         return after
     return first.path

@@ -7,15 +7,25 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from heapq import nlargest
+
+import msgspec
 
 from holdfast.client.entries import Entry, Kind
 from holdfast.client.limits import FILE_HOLES_MAX, READ_BYTES, XATTR_BYTES_MAX
 from holdfast.client.walk import Found
 
-__all__ = ["FileReader", "SkippedFile", "describe", "holes_of", "unchanged", "untrusted"]
+__all__ = [
+    "FileReader",
+    "SkippedFile",
+    "attributes_of",
+    "describe",
+    "holes_of",
+    "owner_names",
+    "unchanged",
+    "untrusted",
+]
 
 _NO_XATTRS = (errno.ENODATA, errno.ENOENT, errno.ENOTSUP)
 """It has none (any more), is gone itself, or lies on a filesystem that knows none."""
@@ -27,7 +37,6 @@ class SkippedFile(Exception):
     """This one cannot be backed up; the reason is for people."""
 
 
-@lru_cache(maxsize=4096)
 def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
@@ -35,7 +44,6 @@ def _user_name(uid: int) -> str:
         return ""
 
 
-@lru_cache(maxsize=4096)
 def _group_name(gid: int) -> str:
     import grp
 
@@ -45,7 +53,7 @@ def _group_name(gid: int) -> str:
         return ""
 
 
-def _xattrs(path: bytes, left_out: list[str]) -> tuple[tuple[bytes, bytes], ...]:
+def attributes_of(path: bytes, left_out: list[str]) -> tuple[tuple[bytes, bytes], ...]:
     """Extended attributes, sorted. Which ones cannot be read, or are too many, joins ``left_out``."""
     try:
         names = sorted(os.listxattr(path, follow_symlinks=False))
@@ -69,6 +77,13 @@ def _xattrs(path: bytes, left_out: list[str]) -> tuple[tuple[bytes, bytes], ...]
     return tuple(found)
 
 
+@lru_cache(maxsize=4096)
+def owner_names(uid: int, gid: int) -> tuple[str, str]:
+    """Names of a user and a group, as a page can hold them; empty where the system knows none."""
+    user, group = (name.encode(errors="replace").decode() for name in (_user_name(uid), _group_name(gid)))
+    return user, group
+
+
 def describe(found: Found, now_ns: int, left_out: list[str] | None = None) -> Entry:
     """The entry of something found, without content.
 
@@ -88,6 +103,7 @@ def describe(found: Found, now_ns: int, left_out: list[str] | None = None) -> En
             target = os.readlink(found.path)
         except OSError as error:
             raise SkippedFile(error.strerror or str(error)) from error
+    user, group = owner_names(found.stat.st_uid, found.stat.st_gid)
     newest = max(found.stat.st_mtime_ns, found.stat.st_ctime_ns)
     return Entry(
         kind=kind,
@@ -95,8 +111,8 @@ def describe(found: Found, now_ns: int, left_out: list[str] | None = None) -> En
         mode=stat.S_IMODE(mode),
         uid=found.stat.st_uid,
         gid=found.stat.st_gid,
-        user=_user_name(found.stat.st_uid),
-        group=_group_name(found.stat.st_gid),
+        user=user,
+        group=group,
         mtime_ns=found.stat.st_mtime_ns,
         ctime_ns=found.stat.st_ctime_ns if kind == "file" else 0,
         inode=found.stat.st_ino if kind == "file" else 0,
@@ -104,7 +120,7 @@ def describe(found: Found, now_ns: int, left_out: list[str] | None = None) -> En
         size=found.stat.st_size if kind == "file" else 0,
         target=target,
         linked=kind == "file" and found.stat.st_nlink > 1,
-        xattrs=_xattrs(found.path, [] if left_out is None else left_out),
+        xattrs=attributes_of(found.path, [] if left_out is None else left_out),
         trusted=kind == "file" and now_ns - newest > _UNTRUSTED_NS,
     )
 
@@ -236,4 +252,4 @@ def holes_of(size: int, runs: list[tuple[int, int]]) -> tuple[tuple[int, int], .
 
 def untrusted(entry: Entry, size: int) -> Entry:
     """The entry of a file that changed while it was read: as long as what was read, read again next time."""
-    return replace(entry, size=size, trusted=False)
+    return msgspec.structs.replace(entry, size=size, trusted=False)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from holdfast.client.entries import Entry
 from holdfast.client.limits import REPACK_PARTS
+from holdfast.client.manifest import Page, PageEntry
+from holdfast.client.snapshot_record import ChunkRef
 from holdfast.protocol.ids import ChunkId
 
 __all__ = ["ChunkUse", "is_still_there"]
 
 
-def is_still_there(entry: Entry) -> bool:
+def is_still_there(entry: Entry | PageEntry) -> bool:
     """Does the file look on the disk as it did when it was backed up?"""
     try:
         now = os.lstat(b"/" + entry.path)
@@ -34,40 +36,58 @@ def is_still_there(entry: Entry) -> bool:
 
 
 class ChunkUse:
-    """Counts, over the parent snapshot's files, what a backup of these roots would still use of each chunk.
+    """Which chunks of small files are little used."""
 
-    Files that share their bytes are counted each: a chunk then looks fuller than it is, and is left alone.
-    So is one of which nothing is used under the old names: its files may have been renamed.
+    def __init__(self, little: frozenset[ChunkId] = frozenset()) -> None:
+        self._little = little
 
-    Args:
-        roots: absolute paths; what lies elsewhere will not be in the snapshot.
-    """
+    @classmethod
+    def of(cls, pages: Iterable[tuple[ChunkRef, Page | None]], roots: Sequence[bytes]) -> ChunkUse:
+        """Count over the parent's files what a backup of these roots would still use of each chunk.
 
-    def __init__(self, roots: Sequence[bytes]) -> None:
-        self._roots = [root.strip(b"/") for root in roots]
-        self._used: dict[ChunkId, list[int]] = {}
-        self._little: frozenset[ChunkId] = frozenset()
+        Files that share their bytes are counted each: a chunk then looks fuller than it is, and is left
+        alone. So is one of which nothing is used under the old names: its files may have been renamed.
 
-    def note(self, entry: Entry) -> None:
-        """One file of the parent snapshot. Only small ones count: large ones have chunks of their own."""
-        if not entry.digest:
-            return
-        is_used = self._is_below(entry.path) and is_still_there(entry)
-        for extent in entry.extents:
-            counted = self._used.setdefault(extent.ref.chunk, [0, extent.ref.plain_bytes])
-            if is_used:
-                counted[0] += extent.length
-
-    def _is_below(self, path: bytes) -> bool:
-        return any(not root or path == root or path.startswith(root + b"/") for root in self._roots)
-
-    def finish(self) -> None:
-        """All are noted: from here on only little-used chunks are remembered."""
-        self._little = frozenset(
-            chunk for chunk, (used, size) in self._used.items() if 0 < used * REPACK_PARTS < size
+        Args:
+            roots: absolute paths; what lies elsewhere will not be in the snapshot.
+        """
+        below = _Below(roots)
+        used: dict[ChunkId, int] = {}
+        sizes: dict[ChunkId, int] = {}
+        for _, page in pages:
+            if page is None:
+                continue
+            for raw in page.raw_entries:
+                # Only small files count: large ones have chunks of their own.
+                if not raw.digest or not below.holds(raw.path) or not is_still_there(raw):
+                    continue
+                for index, _, length in raw.extents:
+                    ref = page.chunks[index] if 0 <= index < len(page.chunks) else None
+                    if ref is not None:
+                        used[ref.chunk] = used.get(ref.chunk, 0) + length
+                        sizes[ref.chunk] = ref.plain_bytes
+        return cls(
+            frozenset(chunk for chunk, count in used.items() if 0 < count * REPACK_PARTS < sizes[chunk])
         )
-        self._used = {}
 
     def is_little(self, entry: Entry) -> bool:
         """Does a small file lie in a chunk that is hardly used?"""
-        return bool(entry.digest) and any(extent.ref.chunk in self._little for extent in entry.extents)
+        return bool(self._little and entry.digest) and any(
+            extent.ref.chunk in self._little for extent in entry.extents
+        )
+
+    def holds_little(self, page: Page) -> bool:
+        """Does a page name such a chunk?"""
+        return bool(self._little) and any(ref.chunk in self._little for ref in page.chunks)
+
+
+class _Below:
+    """Which paths lie at or below some roots."""
+
+    def __init__(self, roots: Sequence[bytes]) -> None:
+        self._exactly = {root.strip(b"/") for root in roots}
+        self._everything = b"" in self._exactly
+        self._inside = tuple(root + b"/" for root in self._exactly)
+
+    def holds(self, path: bytes) -> bool:
+        return self._everything or path.startswith(self._inside) or path in self._exactly

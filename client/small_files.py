@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from holdfast.client.cutting import StreamCutter
 from holdfast.client.entries import Entry, Extent
 from holdfast.client.limits import CUT_BYTES_MAX, DIGESTS_REMEMBERED_MAX, PENDING_ENTRIES_MAX
+from holdfast.client.parent import ParentPage
 from holdfast.client.snapshot_record import ChunkRef
 
 __all__ = ["DigestMemory", "EntryQueue", "SmallFileStream", "Waiting"]
@@ -44,27 +45,48 @@ class Waiting:
 
 
 class EntryQueue:
-    """Hands entries on in the order they came, as soon as the first is ready."""
+    """Hands entries on in the order they came, as soon as the first is ready.
 
-    def __init__(self, emit: Callable[[Entry], None]) -> None:
+    Args:
+        emit: takes each entry. emit_page: takes each page that is taken over whole.
+    """
+
+    def __init__(self, emit: Callable[[Entry], None], emit_page: Callable[[ParentPage], None]) -> None:
         self._emit = emit
-        self._queue: deque[Waiting] = deque()
+        self._emit_page = emit_page
+        self._queue: deque[Waiting | ParentPage] = deque()
+        self._entries = 0
 
     def add(self, waiting: Waiting) -> None:
         """The next entry in path order."""
         self._queue.append(waiting)
+        self._entries += 1
+        self.drain()
+
+    def add_page(self, page: ParentPage) -> None:
+        """The next entries, all of a page."""
+        self._queue.append(page)
+        self._entries += len(page.page.raw_entries)
         self.drain()
 
     def drain(self) -> None:
         """Hand on what is ready."""
-        while self._queue and self._queue[0].is_ready:
-            first = self._queue.popleft()
-            self._emit(first.entry.with_extents(first.extents()))
+        while self._queue:
+            first = self._queue[0]
+            if isinstance(first, ParentPage):
+                self._entries -= len(first.page.raw_entries)
+                self._emit_page(first)
+            elif first.is_ready:
+                self._entries -= 1
+                self._emit(first.entry.with_extents(first.extents()))
+            else:
+                return
+            self._queue.popleft()
 
     @property
     def is_long(self) -> bool:
         """Too many wait: the stream should be cut early."""
-        return len(self._queue) >= PENDING_ENTRIES_MAX
+        return self._entries >= PENDING_ENTRIES_MAX
 
 
 class SmallFileStream:

@@ -11,14 +11,15 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from holdfast.client.exclude import Excluder
 from holdfast.protocol.errors import BadRequest
 
 __all__ = ["Found", "Problem", "components", "normal_roots", "walk"]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """Something that may be backed up: its absolute path and lstat."""
 
     path: bytes

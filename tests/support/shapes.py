@@ -22,7 +22,7 @@ _MODULES = [
     ),
     *(accounts, charter, receipts, requests, signing, tickets, manifest, snapshot_record),
 ]
-_NAMES = {"_Page": "Page", "_PageEntry": "Entry"}
+_NAMES = {"_Page": "Page", "PageEntry": "Entry"}
 
 
 def all_shapes() -> list[type[Any]]:

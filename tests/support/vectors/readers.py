@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from holdfast.client.cutting import StreamCutter, cut_seed
 from holdfast.client.identity import AccountKeys, RootKeys, open_account_keys
-from holdfast.client.manifest import page_entries
+from holdfast.client.manifest import Page
 from holdfast.client.recovery_code import decode_recovery_code
 from holdfast.client.sealing import PlainId, SealingKeys, open_chunk, padme
 from holdfast.client.snapshot_record import open_record
@@ -201,7 +201,7 @@ def _snapshot_record(given: Values) -> Values:
 
 
 def _manifest(given: Values) -> Values:
-    entries = page_entries(_raw(given, "page"), _raw(given, "after"))
+    entries = Page(_raw(given, "page")).entries(_raw(given, "after"))
     return {
         "entries": [
             {
