@@ -292,5 +292,5 @@ def show_status(output: Output, status: AccountStatus, *, strict: bool) -> None:
         stripes=status.stripes.shown(),
         nodes=[{"id": node.id, "zone": node.zone, "state": node.state} for node in status.nodes],
     )
-    if strict and status.verdict not in ("safe", "empty"):
+    if strict and status.verdict != "safe":
         raise Degraded(status.sentence, do="Bring the nodes back that are not up.")

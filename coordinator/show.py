@@ -254,14 +254,24 @@ def show_quarantine(output: Output, told: QuarantineShown) -> None:
     )
 
 
+def _show_stripes(output: Output, told: ClusterStatus) -> None:
+    """How many nodes stripes can lose: now, and (where there are zones) after losing the worst one."""
+    rows = [("now", told.stripes.by_spare)]
+    if len({node.zone for node in told.nodes}) > 1:
+        rows.append(("after losing the worst zone", told.stripes.after_worst_zone))
+    kinds = sorted({int(spare) for _, counts in rows for spare in counts})
+    names = ["unreadable" if spare < 0 else f"{spare} more" for spare in kinds]
+    output.say(f"{'stripes that can lose':<28}" + "".join(f"{name:>12}" for name in names))
+    for name, counts in rows:
+        output.say(f"{name:<28}" + "".join(f"{counts.get(str(spare), 0):>12,}" for spare in kinds))
+
+
 def show_status(output: Output, told: ClusterStatus) -> None:
     """The verdict first, then stripes by spare shards, then every node."""
     output.say(told.sentence)
-    spare = ", ".join(
-        f"{count:,} with {number} spare" for number, count in told.stripes.by_spare.items() if count
-    )
+    output.say()
+    _show_stripes(output, told)
     output.say(
-        f"{human_count(told.stripes.total, 'stripe')}{': ' + spare if spare else ''}; "
         f"{human_bytes(told.stored_bytes)} sealed, {human_count(told.accounts, 'account')}, "
         f"{human_count(told.open_uploads, 'open upload')}"
     )

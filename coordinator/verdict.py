@@ -11,7 +11,7 @@ from holdfast.protocol.messages.accounts import StripeCounts
 
 __all__ = ["RepairBrief", "Standing", "Verdict", "Word", "judge", "minutes"]
 
-Word = Literal["empty", "safe", "degraded", "at_risk", "unavailable"]
+Word = Literal["safe", "degraded", "at_risk", "unavailable"]
 
 
 class Standing(NamedTuple):
@@ -95,7 +95,7 @@ def judge(stripes: Mapping[Standing, int], *, zones: int = 1, repair: RepairBrie
         total=counts.total(), by_spare=_by_spare(counts), after_worst_zone=_by_spare(after_zone)
     )
     if not told.total:
-        return Verdict("empty", "Nothing is stored yet.", told)
+        return Verdict("safe", "Nothing is stored yet.", told)
     word, sentence = _judged(counts, short)
     if word == "safe" and zones > 1 and not after_zone[-1]:
         sentence += ", or any one zone"

@@ -188,7 +188,7 @@ class InventoryStatus(Message):
 
 
 class ClusterStatus(Message):
-    """``verdict``: safe, degraded, at_risk, unavailable or empty; ``sentence`` says it in words."""
+    """``verdict``: safe, degraded, at_risk or unavailable; ``sentence`` says it in words."""
 
     verdict: str
     sentence: str

@@ -64,7 +64,7 @@ def test_times_that_do_not_fit_together_are_refused(times: dict[str, float]) -> 
 @pytest.mark.parametrize(
     ("spare", "word", "says"),
     [
-        ({}, "empty", "Nothing is stored yet."),
+        ({}, "safe", "Nothing is stored yet."),
         ({(2, 2): 5}, "safe", "All data safe: every stripe can lose 2 more nodes."),
         ({(1, 1): 5}, "safe", "All data safe: every stripe can lose 1 more node."),
         ({(2, 2): 5, (1, 1): 3}, "safe", "All data safe: every stripe can lose 1 more node."),
@@ -88,7 +88,7 @@ def test_the_word_is_never_better_than_the_worst_stripe(spare: dict[tuple[int, i
     verdict = judge({Standing(*key): count for key, count in spare.items()})
     worst = min((now for now, _ in spare), default=None)
     if worst is None:
-        assert verdict.word == "empty"
+        assert verdict.word == "safe"
     elif worst < 0:
         assert verdict.word == "unavailable"
     elif worst == 0:
