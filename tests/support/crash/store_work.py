@@ -93,7 +93,7 @@ def main() -> None:
 
     if os.environ.get("CARELESS"):
         real = lmdb.open
-        lmdb.open = lambda *values, **options: real(*values, **options, sync=False)
+        lmdb.open = lambda *values, **options: real(*values, **{**options, "sync": False})
     root, log, seed, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     recording = Recording(root, log)
     work(root, recording.note, Random(seed), count)

@@ -44,7 +44,7 @@ async def test_shards_that_are_silently_gone_are_noted_and_brought_back(cluster:
     assert cluster.missing() == []
 
 
-async def test_shards_of_an_upload_under_way_are_left_alone_and_those_it_gave_up_go(
+async def test_shards_of_an_upload_under_way_stay_and_those_it_gave_up_go(
     cluster: StoredCluster,
 ) -> None:
     upload = upload_id()
