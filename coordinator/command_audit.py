@@ -46,4 +46,4 @@ def trust(node: str, operator_key: Path, coordinator: str | None, as_json: bool)
     from holdfast.coordinator.show import show_moving
 
     told = run(lambda: set_standing(operator_key, coordinator, node=node, standing="trusted"))
-    show_moving(Output(as_json), told, f"Trusting node {node} again", False)
+    show_moving(Output(as_json), told, f"Node {node} is trusted again; what it holds is being proven", False)

@@ -77,6 +77,8 @@ def _set_standing(
     from holdfast.coordinator.show import show_moving
 
     told = run(lambda: set_standing(operator_key, coordinator, node=node, standing=standing, dry_run=dry_run))
+    if standing == "draining" and not told.slots and not told.stuck:
+        what += ": it holds nothing"
     show_moving(Output(as_json), told, what, dry_run)
 
 
@@ -125,4 +127,5 @@ def rebalance(operator_key: Path, coordinator: str | None, dry_run: bool, as_jso
     from holdfast.coordinator.show import show_moving
 
     told = run(lambda: ask_rebalance(operator_key, coordinator, dry_run=dry_run))
-    show_moving(Output(as_json), told, "Evening out", dry_run)
+    what = "Evening out" if told.slots else "Nodes are evenly filled already; nothing has to move"
+    show_moving(Output(as_json), told, what, dry_run)

@@ -63,7 +63,7 @@ FALSE_ANSWERS_KEPT_MAX = 10_000
 REPAIR_BYTES_PER_S_DEFAULT = 1024 * MIB
 REPAIR_NODE_BYTES_PER_S_DEFAULT = 256 * MIB
 """Sealed bytes of stripes with one spare shard that one node pulls; a gigabit network carries half of it."""
-REPAIR_RATE_ASSUMED_BYTES_PER_S = 100_000_000
+REPAIR_RATE_ASSUMED_BYTES_PER_S = 96 * MIB
 """What a forecast counts with before anything was measured."""
 REENCODE_PAUSE_S = 5.0
 REENCODE_BATCH_SEALED_BYTES = 8 * MIB

@@ -23,6 +23,9 @@ __all__ = [
 ]
 
 
+_WAITING_SHOWN = 20
+
+
 def shown_state(node: NodeStatus) -> str:
     """One word: what the cluster intends with a node where that matters more than whether it is up."""
     return node.state if node.standing == "joined" else node.standing
@@ -117,8 +120,13 @@ def show_repair(output: Output, told: ClusterStatus) -> None:
             f"{move.group:>7}{move.slot:>6}  {old:<10}{move.node.short:<10}{move.why:<11}"
             f"{move.filled_shards:>10,}{move.left_shards:>10,}"
         )
-    for waiting in repair.waiting:
-        output.say(f"waiting: {waiting}")
+    if repair.waiting:
+        output.say()
+        output.say("Waiting for a node that is up, has room, and holds no slot of the same group:")
+        for waiting in repair.waiting[:_WAITING_SHOWN]:
+            output.say(f"    {waiting}")
+        if len(repair.waiting) > _WAITING_SHOWN:
+            output.say(f"    and {len(repair.waiting) - _WAITING_SHOWN:,} more")
     output.summary(verdict=told.verdict, sentence=told.sentence, repair=repair_summary(repair))
 
 
@@ -152,11 +160,14 @@ def show_moving(output: Output, told: Moving, what: str, dry_run: bool) -> None:
             if told.smallest_spare >= 0
             else "Some stripes of them cannot be read until nodes return; moving changes nothing about that."
         )
+    elif told.stuck:
+        output.say(f"{what}: nothing can move now.")
     else:
-        output.say(f"{what}: nothing has to move.")
+        output.say(f"{what}.")
     if told.stuck:
         output.say(
-            f"{human_count(told.stuck, 'slot')} stay where they are until there is a node that can take them."
+            f"{human_count(told.stuck, 'slot waits', 'slots wait')} for a node that can take "
+            f"{'it' if told.stuck == 1 else 'them'}."
         )
     output.summary(
         dry_run=dry_run,
@@ -279,11 +290,11 @@ def show_status(output: Output, told: ClusterStatus) -> None:
     _show_repair(output, told)
     _show_inventory(output, told)
     output.say(
-        f"{'node':<10}{'state':<10}{'store':<9}{'zone':<12}{'used':>10}{'capacity':>11}  {'shards':>9}"
+        f"{'node':<10}{'state':<12}{'store':<9}{'zone':<12}{'used':>10}{'capacity':>11}  {'shards':>9}"
     )
     for node in told.nodes:
         output.say(
-            f"{node.id.short:<10}{shown_state(node):<10}{node.store_state:<9}{node.zone[:11] or '-':<12}"
+            f"{node.id.short:<10}{shown_state(node):<12}{node.store_state:<9}{node.zone[:11] or '-':<12}"
             f"{human_bytes(node.used_bytes):>10}{human_bytes(node.capacity_bytes):>11}  {node.shards:>9,}"
         )
     output.summary(

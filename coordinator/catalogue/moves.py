@@ -31,7 +31,7 @@ from sqlalchemy import (
 from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.erasures import is_in_flight
 from holdfast.coordinator.catalogue.missing import Gone, note_gone
-from holdfast.coordinator.catalogue.nodes import accept_store, all_groups, raise_epoch
+from holdfast.coordinator.catalogue.nodes import NodeRow, accept_store, all_groups, raise_epoch, set_standing
 from holdfast.coordinator.catalogue.schema import accounts, chunks, group_slots, groups, missing, moves
 from holdfast.coordinator.placement import Group
 from holdfast.protocol.errors import GroupMoved
@@ -52,6 +52,7 @@ __all__ = [
     "missing_batch",
     "prove_anew",
     "shard_rows",
+    "trust_anew",
 ]
 
 Cursor = tuple[int, bytes]
@@ -184,6 +185,12 @@ def prove_anew(
     for group, slot in held:
         assign_slot(connection, group, slot, node, "refill", now_ms)
     return [(group.id, slot) for group, slot in held]
+
+
+def trust_anew(connection: Connection, row: NodeRow, now_ms: int) -> None:
+    """A node that was found lying is trusted again; in the same transaction what it holds is to be proven."""
+    set_standing(connection, row.id, "joined")
+    prove_anew(connection, row.id, row.store, row.store_counter, now_ms)
 
 
 def _behind(move: Move) -> ColumnElement[bool]:

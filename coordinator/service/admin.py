@@ -119,10 +119,7 @@ class AdminHandlers:
             done_bytes=repairs.done_bytes,
             bytes_per_s=int(repairs.rate),
             eta_s=eta_s if eta_s is not None else -1,
-            waiting=[
-                f"slot {slot} of group {group} ({why}): no node is up that has room and no slot of this group"
-                for group, slot, why in repairs.waiting
-            ],
+            waiting=[f"slot {slot} of group {group} ({why})" for group, slot, why in repairs.waiting],
             moves=moves,
         )
 

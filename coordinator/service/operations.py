@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from aiohttp import web
 
-from holdfast.coordinator.catalogue.moves import prove_anew
+from holdfast.coordinator.catalogue.moves import trust_anew
 from holdfast.coordinator.catalogue.nodes import NodeRow, NodeStanding, set_standing
 from holdfast.coordinator.catalogue.safety import group_totals, missing_gaps
 from holdfast.coordinator.keeping_membership import assign_all, members_of, rebalance_plan
@@ -63,14 +64,14 @@ class OperationHandlers:
             moving = await self._moving(row.id.hex(), [], 0)
         if told.dry_run:
             return msgpack_answer(moving)
-        standing: NodeStanding = "joined" if told.standing == "trusted" else told.standing
-        await desk.catalogue.write(lambda c: set_standing(c, row.id, standing))
-        await desk.live.refresh(desk.catalogue)
+        now_ms = desk.source.now_ms()
         if told.standing == "trusted":
-            desk.doubted.discard(row.id)
-            now_ms = desk.source.now_ms()  # what it still holds is to be proven
-            await desk.catalogue.write(lambda c: prove_anew(c, row.id, row.store, row.store_counter, now_ms))
-            await desk.live.refresh(desk.catalogue)
+            await desk.catalogue.write(lambda c: trust_anew(c, row, now_ms))
+        else:
+            standing: NodeStanding = told.standing
+            await desk.catalogue.write(lambda c: set_standing(c, row.id, standing))
+        desk.doubted.discard(row.id)
+        await desk.live.refresh(desk.catalogue)
         return msgpack_answer(moving)
 
     @staticmethod
@@ -99,13 +100,20 @@ class OperationHandlers:
         live = self._desk.live
         members = members_of(self._desk)
         members[row.id] = members[row.id].leaving("draining")
-        groups = {number: group for number, group in live.groups.items() if row.id in group.members}
+        groups = dict(live.groups)
+        moving = {slot: move.old for slot, move in live.moves.items()}
         planned: list[Assignment] = []
-        stuck = 0
-        plan = plan_moves(groups, {}, members)
-        planned.extend(
-            assigned for assigned in plan.assign if assigned.group.members[assigned.slot] == row.id
-        )
+        # A turn gives away one slot of a group; others that are leaving, too, may come first.
+        while (plan := plan_moves(groups, moving, members)).assign:
+            for assigned in plan.assign:
+                group, slot = groups[assigned.group.id], assigned.slot
+                if assigned.why not in ("drain", "lost", "distrusted"):
+                    return await self._moving(row.id.hex(), planned, 0)
+                if group.members[slot] == row.id:
+                    planned.append(assigned)
+                moving[group.id, slot] = group.members[slot]
+                taken = (*group.members[:slot], assigned.new, *group.members[slot + 1 :])
+                groups[group.id] = replace(group, members=taken)
         stuck = sum(groups[group].members[slot] == row.id for group, slot, _ in plan.waiting)
         return await self._moving(row.id.hex(), planned, stuck)
 

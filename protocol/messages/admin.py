@@ -106,7 +106,7 @@ class RepairStatus(Message):
         done, done_bytes: since the coordinator started.
         bytes_per_s: sealed bytes per second of work; 0 when nothing was measured yet.
         eta_s: until the queue is empty; -1 when not known.
-        waiting: slots that no node can take, in words.
+        waiting: slots that no node can take, in words: none is up that has room and no slot of the group.
     """
 
     queued: int
