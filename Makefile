@@ -4,7 +4,8 @@
 #   make test    the whole test suite
 #
 # Both set up .venv themselves. `make check` is lint and types; `make soak` draws new examples for the property
-# tests, round after round (ROUNDS=10); `make lock` renews constraints.txt.
+# tests, round after round (ROUNDS=10); `make chaos-soak` breaks clusters, scenario after scenario, with new seeds
+# (MINUTES=3 each, SCENARIOS="everything power-cut"); `make lock` renews constraints.txt.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -15,7 +16,7 @@ SOURCES := pyproject.toml constraints.txt README.md $(shell find $(PARTS) -type 
 INSTALL := rm -rf build holdfast.egg-info && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
            --constraint constraints.txt
 
-.PHONY: demo test check format lock clean bench bench-quick soak
+.PHONY: demo test check format lock clean bench bench-quick soak chaos-soak
 
 demo: $(VENV)/.installed
 	$(BIN)/holdfast demo
@@ -74,3 +75,12 @@ soak: $(VENV)/.installed-test
 	for round in $$(seq $(ROUNDS)); do \
 	  HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q --timeout 1800 tests/unit tests/contract || exit 1; \
 	done
+
+MINUTES   ?= 3
+SCENARIOS ?= everything power-cut coordinator-crash flapping disk-swap
+# Ends at the first run that does not hold; its report stays in chaos-reports/.
+chaos-soak: $(VENV)/.installed
+	for round in $$(seq $(ROUNDS)); do for name in $(SCENARIOS); do \
+	  report=chaos-reports/$$(date +%Y%m%d-%H%M%S)-$$name; \
+	  $(BIN)/holdfast chaos run $$name --minutes $(MINUTES) --report $$report && rm -r $$report || exit 1; \
+	done; done
