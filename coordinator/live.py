@@ -62,6 +62,8 @@ class Live:
     read_tickets: OrderedDict[TicketKey, tuple[bytes, int]] = field(default_factory=OrderedDict)
     nonces: OrderedDict[bytes, tuple[AccountId, int]] = field(default_factory=OrderedDict)
     superseded: dict[NodeId, set[bytes]] = field(default_factory=dict)
+    refusals: dict[NodeId, tuple[float, str]] = field(default_factory=dict)
+    """When a report in a node's name was refused last, and why: its operator looks at the status first."""
     held_back: str = ""
     counters_due_s: float = 0.0
     started_ms: int = field(init=False)
@@ -146,6 +148,15 @@ class Live:
                 continue
             found.append(Candidate(node, row.zone, beat.report.free_bytes, row.state == "joined"))
         return found
+
+    def trouble(self, node: NodeId) -> str:
+        """What is wrong with it, in words: as it says itself, or why its reports are refused; or empty."""
+        beat, refused = self.beats.get(node), self.refusals.get(node)
+        if beat is not None and beat.report.trouble:
+            return beat.report.trouble
+        if refused is not None and self.source.monotonic() - refused[0] < self.health.down_after_s:
+            return refused[1]
+        return ""
 
     def absent_s(self, node: NodeId) -> float:
         """Seconds since it was last heard of, or since the coordinator started."""

@@ -87,7 +87,7 @@ class AdminHandlers:
             slots=sum(node in group.members for group in live.groups.values()),
             quarantined=beat.report.quarantined if beat else 0,
             scrubbed_ms=beat.report.scrubbed_ms if beat else 0,
-            trouble=beat.report.trouble if beat else "",
+            trouble=live.trouble(node),
             file_bytes=beat.report.file_bytes if beat else 0,
             compacting=beat.report.compacting if beat else -1,
             compared_ms=known.wall_ms if (known := self._desk.reconciling.compared.get(node)) else 0,

@@ -119,10 +119,15 @@ class NodeHandlers:
         report = decode(body, Heartbeat)
         _check_told(report)
         row = desk.live.nodes[NodeId(node)]
-        self._refuse_clone(node, report)
-        # A store that has failed proves nothing, neither that it is new nor that it is old.
-        if not report.trouble and not self._is_proven(row, report):
-            await self._prove_anew(row, report)
+        try:
+            self._refuse_clone(node, report)
+            # A store that has failed proves nothing, neither that it is new nor that it is old.
+            if not report.trouble and not self._is_proven(row, report):
+                await self._prove_anew(row, report)
+        except Conflict as error:
+            told = f"its reports are refused: {error.what}. {error.do or ''}".strip()
+            desk.live.refusals[node] = (desk.source.monotonic(), told)
+            raise
         await self._hear(node, report)
         desk.live.beats[node] = Beat(report, desk.source.monotonic(), desk.source.now_ms())
         url = parse_url(report.url)

@@ -59,7 +59,7 @@ class NodeStatus(Message):
         standing: "joined", "draining", "lost" or "distrusted", as the cluster treats it.
         slots: of how many groups it holds a slot.
         quarantined: damaged shards it keeps aside.
-        trouble: why its store has failed, in its own words; empty when it has not.
+        trouble: why its store has failed, in its own words, or why its reports are refused; or empty.
         file_bytes: length of its data file: what is erased stays in it until it is compacted.
         compacting: how far that is, in per cent; -1: not under way.
         compared_ms: when what it has was compared with the catalogue, whole; 0: not since the start.
