@@ -130,6 +130,7 @@ class _Producer:
         self._manifest = ManifestWriter(keys, self._page)
         self._queue = EntryQueue(self._manifest.add, self._adopt)
         self._small = SmallFileStream(self._seed, self._store)
+        self._large = StreamCutter(self._seed)
         self._digests = DigestMemory()
         self._use = ChunkUse()
         self._parent = Parent(())
@@ -327,16 +328,20 @@ class _Producer:
 
     def _read_large(self, reader: FileReader, path: bytes, entry: Entry) -> Waiting:
         """Cut from its first byte, holes left out."""
-        cutter = StreamCutter(self._seed)
+        cutter = self._large
+        cutter.clear()  # the file before may have ended with an error
         runs, read, size = reader.runs(), [], 0
         waiting_extents: list[Extent] = []
         for start, length in runs:
             got = 0
-            for portion in reader.portions(start, length):
-                got += len(portion)
-                self._under_way += len(portion)
-                self.result.read_bytes += len(portion)
-                waiting_extents.extend(self._stored(cutter.feed(portion)))
+            while got < length:
+                count = reader.read_into(cutter.room()[: length - got], start + got)
+                if not count:
+                    break
+                got += count
+                self._under_way += count
+                self.result.read_bytes += count
+                waiting_extents.extend(self._stored(cutter.take(count)))
                 self._tell(path)
             if got:
                 read.append((start, got))

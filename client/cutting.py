@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from pyfastcdc import FastCDC
 
-from holdfast.client.limits import CUT_BYTES_AVERAGE, CUT_BYTES_MAX, CUT_BYTES_MIN
+from holdfast.client.limits import CUT_BYTES_AVERAGE, CUT_BYTES_MAX, CUT_BYTES_MIN, READ_BYTES
 
 __all__ = ["StreamCutter", "cut_seed"]
 
@@ -30,36 +30,66 @@ def _cutter(seed: int) -> FastCDC:
 
 
 class StreamCutter:
-    """Cuts one stream fed in portions. Holds less than CUT_BYTES_MAX between calls."""
+    """Cuts one stream after the other. What is read goes straight into its buffer: see :meth:`room`.
+
+    Holds less than CUT_BYTES_MAX between calls. Chunks are views into the buffer: use each before asking
+    for the next, and before the next call.
+    """
 
     def __init__(self, seed: int) -> None:
         self._cutter = _cutter(seed)
-        self._rest = b""
+        self._buffer = memoryview(b"")
+        self._start = self._end = 0
 
-    def feed(self, portion: bytes | bytearray | memoryview) -> Iterator[memoryview]:
-        """Take bytes; give the chunks whose ends are certain by now.
+    def room(self) -> memoryview:
+        """Where to put up to READ_BYTES of what comes next; then call :meth:`take`."""
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(CUT_BYTES_MAX + READ_BYTES))
+        if len(self._buffer) - self._end < READ_BYTES:
+            held = self.held_bytes
+            self._buffer[:held] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, held
+        return self._buffer[self._end : self._end + READ_BYTES]
+
+    def take(self, count: int) -> Iterator[memoryview]:
+        """So many bytes were put into the room; gives the chunks whose ends are certain by now.
 
         A cut is certain once CUT_BYTES_MAX bytes from its start are there: nothing
-        that comes later can move it. Chunks are views; use them before the next call.
+        that comes later can move it.
         """
-        view = memoryview(b"".join((self._rest, portion)) if self._rest else bytes(portion))
-        start = 0
-        if len(view) >= CUT_BYTES_MAX:
-            for chunk in self._cutter.cut_buf(view):
-                if len(view) - chunk.offset < CUT_BYTES_MAX:
-                    break
-                start = chunk.offset + chunk.length
-                yield view[chunk.offset : start]
-        self._rest = bytes(view[start:])
+        self._end += count
+        first, view = self._start, self._buffer[self._start : self._end]
+        if len(view) < CUT_BYTES_MAX:
+            return
+        chunks = self._cutter.cut_buf(view)
+        while self.held_bytes >= CUT_BYTES_MAX:
+            chunk = next(chunks)
+            self._start = first + chunk.offset + chunk.length
+            yield view[chunk.offset : chunk.offset + chunk.length]
+
+    def feed(self, portion: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+        """Take bytes that lie elsewhere; gives the chunks whose ends are certain by now."""
+        view = memoryview(portion)
+        while len(view):
+            room = self.room()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            yield from self.take(count)
+            view = view[count:]
 
     def finish(self) -> Iterator[memoryview]:
         """The remaining chunks; the cutter is then ready for a new stream."""
-        view, self._rest = memoryview(self._rest), b""
+        view = self._buffer[self._start : self._end]
+        self.clear()
         if len(view):
             for chunk in self._cutter.cut_buf(view):
                 yield view[chunk.offset : chunk.offset + chunk.length]
 
+    def clear(self) -> None:
+        """Forget what was put in: a new stream begins."""
+        self._start = self._end = 0
+
     @property
     def held_bytes(self) -> int:
         """Bytes fed and not yet cut."""
-        return len(self._rest)
+        return self._end - self._start

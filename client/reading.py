@@ -6,14 +6,13 @@ import errno
 import os
 import pwd
 import stat
-from collections.abc import Iterator
 from functools import lru_cache
 from heapq import nlargest
 
 import msgspec
 
 from holdfast.client.entries import Entry, Kind
-from holdfast.client.limits import FILE_HOLES_MAX, READ_BYTES, XATTR_BYTES_MAX
+from holdfast.client.limits import FILE_HOLES_MAX, XATTR_BYTES_MAX
 from holdfast.client.walk import Found
 
 __all__ = [
@@ -192,29 +191,30 @@ class FileReader:
         return _joined([run for run in found if run[1] > 0])
 
     def whole(self) -> bytes:
-        """All of a small file, in one read where possible.
+        """All of a small file; less where it has been cut off.
 
         Raises:
             SkippedFile: it cannot be read.
         """
-        return b"".join(self.portions(0, self.stat.st_size))
+        size = self.stat.st_size
+        try:
+            content = os.pread(self._fd, size, 0)
+            while len(content) < size and (more := os.pread(self._fd, size - len(content), len(content))):
+                content += more
+        except OSError as error:
+            raise SkippedFile(error.strerror or str(error)) from error
+        return content
 
-    def portions(self, offset: int, length: int) -> Iterator[bytes]:
-        """The bytes of a run, READ_BYTES at a time; ends early where the file has been cut off.
+    def read_into(self, room: memoryview, offset: int) -> int:
+        """Read at an offset into some room; gives how many bytes, 0 where the file ends by now.
 
         Raises:
             SkippedFile: it cannot be read.
         """
-        while length > 0:
-            try:
-                portion = os.pread(self._fd, min(length, READ_BYTES), offset)
-            except OSError as error:
-                raise SkippedFile(error.strerror or str(error)) from error
-            if not portion:
-                return
-            yield portion
-            offset += len(portion)
-            length -= len(portion)
+        try:
+            return os.preadv(self._fd, [room], offset)
+        except OSError as error:
+            raise SkippedFile(error.strerror or str(error)) from error
 
     def changed_since(self, entry: Entry) -> bool:
         """Was it changed between being looked at and now?"""

@@ -42,6 +42,7 @@ _NONCE: Final = bytes(12)
 _STORED: Final = 0
 _ZSTD: Final = 1
 _OVERHEAD: Final = 1 + 32
+_TAG: Final = 16
 _LEVEL: Final = 3
 _SAMPLE_BYTES: Final = 4096
 _SAMPLES: Final = 4
@@ -69,7 +70,7 @@ class SealedChunk:
 
     pid: PlainId
     chunk_id: ChunkId
-    sealed: bytes
+    sealed: bytes | bytearray
     plain_bytes: int
     epoch: int
 
@@ -122,7 +123,9 @@ def seal(keys: SealingKeys, plain: bytes | bytearray | memoryview, *, compress: 
     pid = PlainId(blake3(p, key=keys.id_key).digest())
     key, commitment = _derive(keys, pid)
     lead = _VERSION + commitment
-    sealed = lead + AESGCM(key).encrypt(_NONCE, p, lead)
+    sealed = bytearray(_OVERHEAD + len(p) + _TAG)
+    sealed[:_OVERHEAD] = lead
+    AESGCM(key).encrypt_into(_NONCE, p, lead, memoryview(sealed)[_OVERHEAD:])
     return SealedChunk(pid, ChunkId(blake3(sealed).digest()), sealed, len(plain), keys.epoch)
 
 
@@ -155,12 +158,12 @@ def open_chunk(
     view = memoryview(sealed)
     if len(view) > SEALED_BYTES_MAX or not (proven or blake3(view).digest() == chunk_id):
         raise _refuse(chunk_id, "its bytes are not those of its chunk id")
-    if len(view) < _OVERHEAD + 16 + 5 or bytes(view[:1]) != _VERSION:
+    if len(view) < _OVERHEAD + _TAG + 5 or bytes(view[:1]) != _VERSION:
         raise _refuse(chunk_id, "its sealing version is not known here")
     key, commitment = _derive(keys, pid)
     if not hmac.compare_digest(commitment, view[1:_OVERHEAD]):
         raise _refuse(chunk_id, "it was sealed under another key")
-    p = bytearray(len(view) - _OVERHEAD - 16)
+    p = bytearray(len(view) - _OVERHEAD - _TAG)
     try:
         AESGCM(key).decrypt_into(_NONCE, view[_OVERHEAD:], view[:_OVERHEAD], p)
     except InvalidTag:

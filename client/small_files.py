@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from holdfast.client.cutting import StreamCutter
 from holdfast.client.entries import Entry, Extent
-from holdfast.client.limits import CUT_BYTES_MAX, DIGESTS_REMEMBERED_MAX, PENDING_ENTRIES_MAX
+from holdfast.client.limits import DIGESTS_REMEMBERED_MAX, PENDING_ENTRIES_MAX
 from holdfast.client.parent import ParentPage
 from holdfast.client.snapshot_record import ChunkRef
 
@@ -100,8 +100,6 @@ class SmallFileStream:
     def __init__(self, seed: int, store: Callable[[memoryview], ChunkRef]) -> None:
         self._cutter = StreamCutter(seed)
         self._store = store
-        self._portions: list[bytes] = []
-        self._portion_bytes = 0
         self._cut_to = 0
         self._end = 0
         self._files: deque[tuple[Waiting, int, int]] = deque()
@@ -110,19 +108,10 @@ class SmallFileStream:
         """The next file; ``waiting`` becomes ready when its last chunk is cut."""
         self._files.append((waiting, self._end, self._end + len(content)))
         self._end += len(content)
-        self._portions.append(content)
-        self._portion_bytes += len(content)
-        if self._portion_bytes >= CUT_BYTES_MAX:
-            self._cut(self._cutter.feed(self._take()))
-
-    def _take(self) -> bytes:
-        joined = b"".join(self._portions)
-        self._portions, self._portion_bytes = [], 0
-        return joined
+        self._cut(self._cutter.feed(content))
 
     def flush(self) -> None:
         """Cut everything that is there: all files are ready afterwards."""
-        self._cut(self._cutter.feed(self._take()))
         self._cut(self._cutter.finish())
 
     def _cut(self, chunks: Iterable[memoryview]) -> None:

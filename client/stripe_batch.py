@@ -31,7 +31,9 @@ class StripeBatch:
     stripes: list[StripeHeader]
 
 
-def _stripe(profile: Profile, sealed: bytes, shards: Sequence[bytes | memoryview]) -> StripeHeader:
+def _stripe(
+    profile: Profile, sealed: bytes | bytearray, shards: Sequence[bytes | memoryview]
+) -> StripeHeader:
     return StripeHeader(profile, len(sealed), b"".join(digest_of(shard) for shard in shards))
 
 
