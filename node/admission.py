@@ -7,6 +7,7 @@ never from the body; the body may only say which chunks, and prove their bytes.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.node.limits import TICKETS_REMEMBERED_MAX
@@ -21,7 +22,7 @@ from holdfast.protocol.signing import device_id
 from holdfast.protocol.stripes import ShardRecord, StripeHeader, digest_of
 from holdfast.protocol.tickets import Ticket, Verb, admit, open_ticket, ticket_digest
 
-__all__ = ["Admission", "Admitted", "pull_keys", "puts_of", "read_keys"]
+__all__ = ["Admission", "Admitted", "check_shards", "pull_keys", "read_keys", "records_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,12 @@ class Admission:
         self._known[admitted.digest] = (ticket, used + count)
 
 
-def puts_of(admitted: Admitted, header: PutHeader, shards: memoryview) -> list[Put]:
-    """The verified shards of a put: sizes fit, every digest holds. Hashes all bytes.
+def records_of(admitted: Admitted, header: PutHeader) -> list[ShardRecord]:
+    """What a put says that it brings, before any shard has come.
 
     Raises:
         Refused: the slot is not this node's.
-        BadRequest: entries or sizes do not fit.
-        IntegrityFailure: a shard is not what its digest says.
+        BadRequest: entries do not fit.
     """
     ticket = admitted.ticket
     if admitted.slot is None or header.slot != admitted.slot:
@@ -103,23 +103,30 @@ def puts_of(admitted: Admitted, header: PutHeader, shards: memoryview) -> list[P
         raise BadRequest(f"a batch has 1 to {SHARD_BATCH_ENTRIES_MAX} shards")
     if len({entry.chunk for entry in header.entries}) != len(header.entries):
         raise BadRequest("a batch names each chunk once")
-    profile = ticket.profile
-    puts, at = [], 0
-    for entry in header.entries:
-        stripe = StripeHeader(profile, entry.sealed_bytes, entry.digests)
-        record = ShardRecord(ticket.account, entry.chunk, ticket.upload, ticket.group, header.slot, stripe)
-        shard = shards[at : at + stripe.shard_bytes]
-        at += stripe.shard_bytes
-        if len(shard) != stripe.shard_bytes:
-            break
-        if digest_of(shard) != record.digest:
+    return [
+        ShardRecord(
+            ticket.account,
+            entry.chunk,
+            ticket.upload,
+            ticket.group,
+            header.slot,
+            StripeHeader(ticket.profile, entry.sealed_bytes, entry.digests),
+        )
+        for entry in header.entries
+    ]
+
+
+def check_shards(puts: Sequence[Put]) -> None:
+    """Every digest holds. Hashes all bytes.
+
+    Raises:
+        IntegrityFailure: a shard is not what its digest says.
+    """
+    for put in puts:
+        if digest_of(put.shard) != put.record.digest:
             raise IntegrityFailure(
-                f"the shard of chunk {entry.chunk.short} was damaged on its way", do="Send it again."
+                f"the shard of chunk {put.record.chunk.short} was damaged on its way", do="Send it again."
             )
-        puts.append(Put(record, shard))
-    if at != len(shards) or len(puts) != len(header.entries):
-        raise BadRequest("the shards' bytes are not as long as their entries say")
-    return puts
 
 
 def read_keys(admitted: Admitted, header: ReadHeader) -> list[ShardKey]:

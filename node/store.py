@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol
 
 from holdfast.protocol.errors import HoldfastError, StoreFailed
@@ -70,10 +70,27 @@ class ShardKey:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """One verified shard to store: the caller has checked its digest."""
+    """One verified shard to store: the caller has checked its digest.
+
+    Attributes:
+        stored: the packed record and the shard in one piece of memory, where they lie so already.
+    """
 
     record: ShardRecord
     shard: bytes | memoryview
+    stored: bytearray | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def in_place(cls, record: ShardRecord) -> Put:
+        """Room for a shard, behind its packed record: whoever receives it puts it into ``shard``."""
+        packed = record.pack()
+        stored = bytearray(len(packed) + record.stripe.shard_bytes)
+        stored[: len(packed)] = packed
+        return cls(record, memoryview(stored)[len(packed) :], stored)
+
+    def whole(self) -> bytes | bytearray:
+        """The packed record and the shard: what a store keeps."""
+        return self.stored if self.stored is not None else b"".join((self.record.pack(), self.shard))
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,24 +234,24 @@ class LmdbStore:
     def _put_batch(
         self, txn: Any, totals: Totals, batch: Sequence[Put], disk_full: bool
     ) -> HoldfastError | None:
-        fresh: list[tuple[bytes, bytes, memoryview | bytes]] = []
+        fresh: list[tuple[bytes, bytes | bytearray]] = []
         damaged: dict[bytes, bytes] = {}
         same: list[bytes] = []
         for put in batch:
             key = ShardKey.of(put.record).pack()
             stored = txn.get(key, db=self._place(key))
             if stored is None:
-                fresh.append((key, put.record.pack(), put.shard))
+                fresh.append((key, put.whole()))
                 continue
             refused = compare(stored, put)
             if isinstance(refused, IntegrityFailure):
                 damaged[key] = stored
-                fresh.append((key, put.record.pack(), put.shard))
+                fresh.append((key, put.whole()))
             elif refused is not None:
                 return refused
             else:
                 same.append(key)
-        size = sum(len(header) + len(shard) for _, header, shard in fresh)
+        size = sum(len(whole) for _, whole in fresh)
         size -= sum(len(stored) for stored in damaged.values())
         if fresh and (disk_full or totals.used_bytes + size > self.capacity_bytes):
             return self._full()
@@ -260,8 +260,8 @@ class LmdbStore:
                 totals.marked -= 1
         for key, stored in damaged.items():
             self._quarantine.keep(txn, totals, key, stored, self._source.now_ms())
-        for key, header, shard in fresh:
-            txn.put(key, b"".join((header, shard)), db=self._place(key), overwrite=key in damaged)
+        for key, whole in fresh:
+            txn.put(key, whole, db=self._place(key), overwrite=key in damaged)
         totals.shards += len(fresh) - len(damaged)
         totals.used_bytes += size
         totals.changed += len(fresh)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from holdfast.node.admission import Admitted, pull_keys, puts_of, read_keys
+from holdfast.node.admission import Admitted, check_shards, pull_keys, read_keys, records_of
 from holdfast.node.limits import (
     BODY_BYTES_MAX,
     IN_FLIGHT_BYTES_MAX,
@@ -42,9 +42,9 @@ from holdfast.protocol.messages.nodes import (
 )
 from holdfast.protocol.messages.repair import PullHeader
 from holdfast.protocol.receipts import Receipt, ReceiptEntry, encode_receipt
-from holdfast.protocol.serving import msgpack_answer, read_body, send_buffers
+from holdfast.protocol.serving import BodyReader, msgpack_answer, read_body, send_buffers
 from holdfast.protocol.signing import Signed, sign, verify
-from holdfast.protocol.transport import frame, split_frame
+from holdfast.protocol.transport import frame
 
 __all__ = ["ShardHandlers"]
 
@@ -104,16 +104,28 @@ class ShardHandlers:
         if length > BODY_BYTES_MAX:
             raise BadRequest(f"a batch of {length} bytes is too long", why=f"the bound is {BODY_BYTES_MAX}")
         async with self._bytes.hold(length):
-            body = await read_body(request, BODY_BYTES_MAX)
-            raw_header, shards = split_frame(body)
-            admitted = self._door.device(request, raw_header, "write")
-            self._door.admission.spend(admitted, len(shards))
-            puts = await self._off_loop(lambda: puts_of(admitted, decode(raw_header, PutHeader), shards))
+            admitted, puts = await self._receive(request, length)
+            await self._off_loop(lambda: check_shards(puts))
             reached("node.put.admitted")
             counter = await self._writer.put(puts)
             answer = PutAnswer(receipt=self._receipt(admitted, puts, counter))
             reached("node.put.acknowledging")
             return msgpack_answer(answer)
+
+    async def _receive(self, request: web.Request, length: int) -> tuple[Admitted, list[Put]]:
+        """Who asks is settled before any shard is received; each then goes straight behind its record."""
+        body = BodyReader(request, length)
+        header = await body.header()
+        admitted = self._door.device(request, memoryview(header), "write")
+        self._door.admission.spend(admitted, body.left)
+        records = records_of(admitted, decode(bytes(header), PutHeader))
+        if sum(record.stripe.shard_bytes for record in records) != body.left:
+            raise BadRequest("the shards' bytes are not as long as their entries say")
+        puts = [Put.in_place(record) for record in records]
+        for put in puts:
+            assert isinstance(put.shard, memoryview)
+            await body.into(put.shard)
+        return admitted, puts
 
     def _receipt(self, admitted: Admitted, puts: list[Put], counter: int) -> Signed:
         ticket = admitted.ticket

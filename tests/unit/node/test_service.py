@@ -310,7 +310,7 @@ class TestBodies:
     ) -> None:
         monkeypatch.setattr(serving, "BODY_GRACE_S", 0.1)
         told = await self.send(
-            node, b"PUT /v1/shards HTTP/1.1\r\nHost: x\r\nContent-Length: 1000", b"only this"
+            node, b"PUT /v1/shards HTTP/1.1\r\nHost: x\r\nContent-Length: 1000", b"\0\0\0\x64only this"
         )
         assert b"400" in told.split(b"\r\n")[0] and b"in time" in told
 
