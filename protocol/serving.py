@@ -123,7 +123,7 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes:
 class BodyReader:
     """Reads a request's body part by part, each straight to where it is wanted.
 
-    What aiohttp gives as a whole body was joined twice. Raises BadRequest when the body ends early, or does not
+    What aiohttp gives as a whole was joined twice. Raises BadRequest when the body ends early, or does not
     arrive in the time that :func:`read_body` gives, counted from the first part.
     """
 
