@@ -7,19 +7,28 @@ neither is ever accepted (docs/FORMAT.md, "Head").
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.client.home import KnownAccount
-from holdfast.client.limits import HEAD_POST_TRIES_MAX
+from holdfast.client.limits import HEAD_POST_TRIES_MAX, WITNESS_PATIENCE_S
 from holdfast.client.link import Link
+from holdfast.client.witnesses import (
+    Confirmation,
+    ask_witnesses,
+    checked_witnesses,
+    refuse_hidden_heads,
+    require_kept,
+)
 from holdfast.protocol.accounts import (
     NO_DIGEST,
     DeviceList,
     Head,
     SnapshotList,
+    Witness,
     list_digest,
     open_device_list,
     open_head,
@@ -34,6 +43,7 @@ from holdfast.protocol.errors import (
     OutcomeUnknown,
     Rollback,
     Unreachable,
+    Unwitnessed,
 )
 from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import ClusterId, DeviceId, Digest, SnapshotId, UploadId
@@ -48,7 +58,12 @@ _HINT = "Do not trust this coordinator with new backups; ask its operator what w
 
 @dataclass(frozen=True, slots=True)
 class HeadView:
-    """The newest head, verified. ``seq`` 0: the account has no snapshot yet."""
+    """The newest head, verified. ``seq`` 0: the account has no snapshot yet.
+
+    Attributes:
+        proposed: who shall witness the next head, as the coordinator sees it.
+        confirmed: how many of how many witnesses confirmed it, where they were asked.
+    """
 
     devices: DeviceList
     devices_signed: Signed
@@ -56,6 +71,8 @@ class HeadView:
     digest: Digest
     head: Head | None
     snapshots: tuple[SnapshotId, ...]
+    proposed: tuple[Witness, ...] = ()
+    confirmed: tuple[int, int] | None = None
 
 
 def accept_devices(known: KnownAccount, state: AccountState, cluster: ClusterId) -> DeviceList:
@@ -94,7 +111,7 @@ def accept_heads(
             raise Rollback(
                 f"the coordinator shows no head, and this device has seen {known.head_seq}", do=_HINT
             )
-        return HeadView(devices, devices_signed, 0, NO_DIGEST, None, ())
+        return HeadView(devices, devices_signed, 0, NO_DIGEST, None, (), tuple(state.proposed))
     newest = open_head(state.head, cluster, devices, devices_digest)
     newest_digest = signed_digest(state.head)
     if newest.seq < known.head_seq:
@@ -116,14 +133,70 @@ def accept_heads(
             f"no unbroken chain of heads leads from {known.head_seq} to {newest.seq}", do=_HINT
         )
     listed = open_snapshot_list(state.snapshot_list, newest)
-    return HeadView(devices, devices_signed, newest.seq, newest_digest, newest, tuple(listed.snapshots))
+    snapshots, proposed = tuple(listed.snapshots), tuple(state.proposed)
+    return HeadView(devices, devices_signed, newest.seq, newest_digest, newest, snapshots, proposed)
 
 
 async def read_head(link: Link, known: KnownAccount, remember: Callable[[KnownAccount], None]) -> HeadView:
     """Fetch and verify the newest head; what was seen is remembered before it is used.
 
-    A new device has seen nothing: it starts the chain at its first link.
+    A new device has seen nothing: it starts the chain at its first link, and asks the witnesses.
+
+    Raises:
+        Rollback, ForkDetected: it is older than, or other than, what this device has seen, or witnesses keep.
+        Unwitnessed: too few witnesses could be asked to tell.
     """
+    view = await _shown_head(link, known)
+    if known.head_seq == 0:
+        view = await _confirmed(link, known, view)
+    seen = replace(
+        known,
+        device_list_seq=view.devices.seq,
+        device_list_digest=signed_digest(view.devices_signed),
+        head_seq=view.seq,
+        head_digest=view.digest,
+    )
+    if seen != known:
+        remember(seen)
+    return view
+
+
+async def _confirmed(link: Link, known: KnownAccount, view: HeadView) -> HeadView:
+    """What a new device is shown, once the head's witnesses have confirmed it."""
+    if view.head is None:
+        if view.devices.seq > 1:  # who makes an account has no head to be hidden
+            await refuse_hidden_heads(link, view.devices, view.devices_signed)
+        return view
+    until = link.source.monotonic() + WITNESS_PATIENCE_S
+    while True:
+        if view.head is None:
+            raise Rollback("the coordinator shows a head, and then none any more", do=_HINT)
+        if not view.head.witnesses:
+            return view
+        told = await ask_witnesses(link, view.devices, view.devices_signed, view.head, view.digest)
+        if told.verdict == "agreed":
+            return replace(view, confirmed=(told.having, told.asked))
+        if link.source.monotonic() > until:
+            raise _unconfirmed(view, told)
+        # A head may just be on its way to its witnesses: what counts is shown in a moment.
+        await asyncio.sleep(0.3)
+        view = await _shown_head(link, known)
+
+
+def _unconfirmed(view: HeadView, told: Confirmation) -> Rollback | Unwitnessed:
+    if told.verdict == "outdated":
+        return Rollback(
+            f"the coordinator shows head {view.seq}, and its witnesses keep a newer one", do=_HINT
+        )
+    return Unwitnessed(
+        f"head {view.seq} that the coordinator shows is not confirmed by a majority of its witnesses",
+        why=f"{told.having} of {told.asked} confirm it, and the others do not answer or keep another one",
+        do="Start the nodes that are down and run it again. If it stays, ask the operator what happened.",
+    )
+
+
+async def _shown_head(link: Link, known: KnownAccount) -> HeadView:
+    """What the coordinator shows, held against everything this device has seen."""
     account = await link.account_state()
     devices = accept_devices(known, account, link.cluster)
     state = await link.heads(known.head_seq)
@@ -135,18 +208,10 @@ async def read_head(link: Link, known: KnownAccount, remember: Callable[[KnownAc
             break
         links.extend(more.links)
         state = more
-    state = HeadState(head=state.head, snapshot_list=state.snapshot_list, links=links)
-    view = accept_heads(known, devices, account.device_list, state, link.cluster)
-    seen = replace(
-        known,
-        device_list_seq=devices.seq,
-        device_list_digest=signed_digest(account.device_list),
-        head_seq=view.seq,
-        head_digest=view.digest,
+    state = HeadState(
+        head=state.head, snapshot_list=state.snapshot_list, links=links, proposed=state.proposed
     )
-    if seen != known:
-        remember(seen)
-    return view
+    return accept_heads(known, devices, account.device_list, state, link.cluster)
 
 
 def next_head(
@@ -167,7 +232,7 @@ def next_head(
         view.digest,
         view.devices.seq,
         signed_digest(view.devices_signed),
-        [],
+        list(view.proposed),
         time_ns,
         list_digest(exact),
     )
@@ -204,22 +269,28 @@ async def change_list(
         wanted = await change(view)
         if tuple(wanted) == view.snapshots:
             return view
+        await checked_witnesses(link, view.proposed)
         signed, exact = next_head(view, device, key, link.cluster, wanted, time_ns)
         message = PostHead(head=signed, snapshot_list=exact, records=list(records), upload=upload)
         reached("client.head.posting")
         try:
-            await link.post_head(message)
+            answer = await link.post_head(message)
         except HeadMoved:
             view = await reread()
             continue
         reached("client.head.answered")
+        posted = decode(signed.payload, Head)
+        require_kept(posted, signed_digest(signed), answer.statements, link.cluster)
         try:
             return await reread()
         except (Unreachable, OutcomeUnknown):
             # It is there, and acknowledged: that it cannot be read back now does not undo it.
-            head = decode(signed.payload, Head)
             return replace(
-                view, seq=head.seq, digest=signed_digest(signed), head=head, snapshots=tuple(wanted)
+                view,
+                seq=posted.seq,
+                digest=signed_digest(signed),
+                head=posted,
+                snapshots=tuple(wanted),
             )
     raise Conflict(
         "other devices of this account kept changing the list of snapshots at the same time",

@@ -1,6 +1,6 @@
 """This device's folder: who it is, what it has seen, and a cache of manifest pages.
 
-    account.json    address, account, device, newest head and device list seen
+    account.json    address, account, device, newest head and device list seen, highest term met
     device.key      the device's signing and box keys (0600)
     account.keys    the account's key of every epoch (0600)
     joining.bin     a registration that has not been confirmed yet (0600)
@@ -70,7 +70,12 @@ class Joining(Record):
 
 @dataclass(frozen=True, slots=True)
 class KnownAccount:
-    """What account.json says. ``head_digest`` and ``head_seq`` are of the newest head this device saw."""
+    """What account.json says.
+
+    Attributes:
+        head_seq, head_digest: of the newest head this device saw.
+        term: the highest of a coordinator it has met.
+    """
 
     address: Address
     account: AccountId
@@ -80,6 +85,7 @@ class KnownAccount:
     device_list_digest: Digest = NO_DIGEST
     head_seq: int = 0
     head_digest: Digest = NO_DIGEST
+    term: int = 0
 
 
 class Home:
@@ -128,6 +134,7 @@ class Home:
                 Digest.from_hex(values["device_list_digest"]),
                 int(values["head_seq"]),
                 Digest.from_hex(values["head_digest"]),
+                int(values.get("term", 0)),
             )
         except (KeyError, TypeError, ValueError, BadRequest) as error:
             raise WrongDirectory(f"{self.folder / 'account.json'} is damaged", why=str(error)) from error
@@ -146,6 +153,7 @@ class Home:
                 "device_list_digest": known.device_list_digest.hex(),
                 "head_seq": known.head_seq,
                 "head_digest": known.head_digest.hex(),
+                "term": known.term,
             },
         )
 

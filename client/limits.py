@@ -74,6 +74,11 @@ RESTORE_WINDOWS_AHEAD_MAX = 2
 # This device's folder
 CACHE_BYTES_MAX = 512 * MIB
 HEAD_POST_TRIES_MAX = 16
+WITNESS_TIMEOUT_S = 5.0
+WITNESS_PATIENCE_S = 10.0
+"""How long a new device goes on asking the witnesses of the head it was shown."""
+WITNESSES_ASKED_MAX = 32
+"""Nodes asked whether they keep a head, when a coordinator shows none."""
 SWEEPS_MET_MAX = 8
 """Sweeps by other devices that a posting outlasts, claiming anew each time."""
 PRUNE_TRIES_MAX = 8

@@ -22,6 +22,7 @@ from holdfast.protocol.messages import accounts as account_messages
 from holdfast.protocol.messages import heads as head_messages
 from holdfast.protocol.messages import sweep as sweep_messages
 from holdfast.protocol.messages import uploads as upload_messages
+from holdfast.protocol.messages import witness as witness_messages
 from holdfast.protocol.messages.cluster import ClusterInfo, MapNode, open_map
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.signing import Signed
@@ -287,3 +288,24 @@ class Link:
             self._nodes = {node.id: node for node in opened.nodes}
             self._epoch = opened.epoch
         return {node: self._nodes[node] for node in wanted if node in self._nodes}
+
+    async def all_nodes(self) -> dict[NodeId, MapNode]:
+        """Every node of the cluster map as it is now."""
+        await self.nodes([], self._epoch + 1)
+        return dict(self._nodes)
+
+    async def ask_witness(
+        self, node: MapNode, message: witness_messages.AskWitness, timeout_s: float
+    ) -> witness_messages.Witnessed:
+        """What a node says of the account's heads, not yet verified."""
+        return await self.transport.call(
+            "POST",
+            node.url,
+            "/v1/witness",
+            message,
+            answer=witness_messages.Witnessed,
+            signer=self.signer,
+            receiver=node.id,
+            reads=True,
+            timeout_s=timeout_s,
+        )

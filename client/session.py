@@ -16,7 +16,14 @@ from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord, open_recor
 from holdfast.protocol.accounts import DeviceList
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import Source
-from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NotFound, Refused, TooFewShards
+from holdfast.protocol.errors import (
+    HoldfastError,
+    IntegrityFailure,
+    NotFound,
+    Refused,
+    Rollback,
+    TooFewShards,
+)
 from holdfast.protocol.ids import ChunkId, SnapshotId
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.transport import Transport
@@ -51,6 +58,7 @@ class Session:
         Raises:
             NoAccount, WrongDirectory: the folder. Unreachable: the coordinator.
             Refused: another cluster is meant, or answers.
+            Rollback: a coordinator answers whose term is over.
         """
         known = home.account()
         address = known.address
@@ -63,9 +71,18 @@ class Session:
                 )
             address = Address(coordinator.url, address.cluster)
         link = await Link.connect(address, transport=transport, source=source)
+        if link.charter.term < known.term:
+            raise Rollback(
+                f"the coordinator at {address.url} is of term {link.charter.term}, which is over",
+                why=f"this device has met the one of term {known.term}, which was restored or rebuilt since",
+                do="Ask its operator for the address, and set HOLDFAST_COORDINATOR to it.",
+            )
         device = home.device()
         link.signed_by(Signer("device", known.account, device.id, device.sign_key, link.cluster))
-        return cls(home, known, link, source)
+        opened = cls(home, known, link, source)
+        if link.charter.term > known.term:
+            opened._remember(replace(known, term=link.charter.term))
+        return opened
 
     @property
     def current_keys(self) -> AccountKeys:
@@ -89,6 +106,7 @@ class Session:
                     device_list_seq=stored.device_list_seq,
                     device_list_digest=stored.device_list_digest,
                 )
+            known = replace(known, term=max(known.term, stored.term))
             self.home.save_account(known)
         self.known = known
 

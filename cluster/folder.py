@@ -82,7 +82,9 @@ class ClusterFolder:
                 do="'holdfast cluster status' shows them.",
             )
         name = f"node-{number}"
-        arguments = ["node", "run", "--dir", str(self.folder / name), "--coordinator", self.url]
+        # Where the coordinator's folder is gone, its nodes are there all the same.
+        url = self.url if (self.folder / "coordinator" / "coordinator.json").exists() else ""
+        arguments = ["node", "run", "--dir", str(self.folder / name), "--coordinator", url]
         arguments += ["--join-token-file", str(self.folder / f"{name}.token")]
         if made["zones"]:
             arguments += ["--zone", f"zone-{(number - 1) % made['zones'] + 1}"]

@@ -365,9 +365,8 @@ class LocalCluster(ClusterFolder):
             return True
         if self.exists:
             with self._locked():
-                coordinator = self.folder / "coordinator" / "coordinator.json"
                 # Nodes first: they tell the coordinator that they go.
-                self._stop(self.nodes() if coordinator.exists() else [])
+                self._stop(self.nodes())
                 self._stop([self.coordinator])
                 if delete:
                     self._delete()

@@ -15,6 +15,7 @@ from holdfast.coordinator.auditing import keep_auditing
 from holdfast.coordinator.catalogue.uploads import expire_uploads
 from holdfast.coordinator.erasing import send_orders
 from holdfast.coordinator.keeping_membership import keep_membership
+from holdfast.coordinator.keeping_witnesses import keep_witnesses
 from holdfast.coordinator.limits import (
     AUDIT_PAUSE_S,
     COMPARE_PAUSE_S,
@@ -25,6 +26,7 @@ from holdfast.coordinator.limits import (
     REPAIR_PAUSE_S,
     SWEEP_UPLOADS_EVERY_S,
     TRASH_EVERY_S,
+    WITNESSES_EVERY_S,
 )
 from holdfast.coordinator.reconciling import keep_pulse, keep_reconciled
 from holdfast.coordinator.reencoding import reencode
@@ -44,6 +46,8 @@ class BackgroundTask:
     name: str
     pause_s: float
     turn: Callable[[Desk], Awaitable[float | None]]
+    also_superseded: bool = False
+    """Does it go on when another coordinator reigns?"""
 
 
 async def _end_abandoned_uploads(desk: Desk) -> None:
@@ -63,4 +67,5 @@ TASKS: tuple[BackgroundTask, ...] = (
     BackgroundTask("auditing", AUDIT_PAUSE_S, keep_auditing),
     BackgroundTask("keeping stripes whole", REPAIR_PAUSE_S, keep_whole),
     BackgroundTask("encoding fallback stripes anew", REENCODE_PAUSE_S, reencode),
+    BackgroundTask("keeping witnesses", WITNESSES_EVERY_S, keep_witnesses, also_superseded=True),
 )

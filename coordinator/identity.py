@@ -36,9 +36,13 @@ from holdfast.protocol.signing import Signed, sign
 __all__ = [
     "IDENTITY_FILES",
     "CoordinatorIdentity",
+    "found_anew",
     "hand_over_operator_key",
     "load_or_make",
+    "read_identity",
+    "read_kit",
     "read_operator_key",
+    "settle_identity",
 ]
 
 IDENTITY_FILES: Final = (
@@ -132,24 +136,75 @@ def _make(folder: Path, source: Source) -> None:
     write_file(folder / "charter.bin", encode(_Charter(1, root_public, operator, signed)))
 
 
-def _kit_key(folder: Path, source: Source) -> Ed25519PrivateKey:
-    """The root key of the kit, which is made when there is none."""
+def read_kit(path: Path) -> Ed25519PrivateKey:
+    """The root key in a cluster kit.
+
+    Raises:
+        WrongDirectory: there is no such file, or it is not one, or damaged.
+    """
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    path = folder / "cluster-kit.pem"
     kept = read_private(path)
-    if kept is not None:
-        start = kept.find(b"-----BEGIN PRIVATE KEY-----")
-        end = kept.find(b"-----END PRIVATE KEY-----")
-        if start < 0 or end < 0:
-            raise WrongDirectory(f"{path} is not a cluster kit")
-        try:
-            loaded = load_pem_private_key(kept[start : end + len(b"-----END PRIVATE KEY-----\n")], None)
-        except ValueError as error:
-            raise WrongDirectory(f"{path} is damaged", why=str(error)) from error
-        if not isinstance(loaded, Ed25519PrivateKey):
-            raise WrongDirectory(f"{path} holds a key of another kind")
-        return loaded
+    if kept is None:
+        raise WrongDirectory(f"there is no cluster kit at {path}", do="Bring the kit from where it is kept.")
+    start = kept.find(b"-----BEGIN PRIVATE KEY-----")
+    end = kept.find(b"-----END PRIVATE KEY-----")
+    if start < 0 or end < 0:
+        raise WrongDirectory(f"{path} is not a cluster kit", do="Bring the kit from where it is kept.")
+    try:
+        loaded = load_pem_private_key(kept[start : end + len(b"-----END PRIVATE KEY-----\n")], None)
+    except ValueError as error:
+        raise WrongDirectory(f"{path} is damaged", why=str(error)) from error
+    if not isinstance(loaded, Ed25519PrivateKey):
+        raise WrongDirectory(f"{path} holds a key of another kind")
+    return loaded
+
+
+def found_anew(
+    folder: Path, root: Ed25519PrivateKey, term: int, source: Source, operator: PublicKey | None = None
+) -> CoordinatorIdentity:
+    """A new key and charter for a folder, under a term that no coordinator of the cluster had yet.
+
+    The charter is not written: :func:`settle_identity` does that, when all else is in the folder.
+
+    Args:
+        operator: whose key stays good; None: a new one is made, and handed over at the first start.
+    """
+    seed = source.random_bytes(32)
+    write_file(folder / "coordinator.key", seed)
+    if operator is None:
+        operator_seed = source.random_bytes(32)
+        write_file(folder / "operator.seed", operator_seed)
+        operator = signing.public_key(signing.load_signing_key(operator_seed))
+    key, root_public = signing.load_signing_key(seed), signing.public_key(root)
+    cluster = cluster_id(root_public)
+    payload = encode(Charter(1, term, signing.public_key(key)))
+    charter = Signed(payload, sign(root, "charter", cluster, payload))
+    return CoordinatorIdentity(cluster, root_public, charter, term, key, operator)
+
+
+def settle_identity(folder: Path, identity: CoordinatorIdentity) -> None:
+    """Write the charter: from now on the folder is a coordinator's."""
+    write_file(
+        folder / "charter.bin", encode(_Charter(1, identity.root, identity.operator, identity.charter))
+    )
+
+
+def read_identity(stored: bytes) -> tuple[PublicKey, PublicKey, Charter]:
+    """(root, operator, charter) of a charter.bin that lies elsewhere.
+
+    Raises:
+        BadRequest, Refused: it is none.
+    """
+    kept = decode(stored, _Charter)
+    return kept.root, kept.operator, open_charter(kept.root, kept.charter, cluster_id(kept.root))
+
+
+def _kit_key(folder: Path, source: Source) -> Ed25519PrivateKey:
+    """The root key of the kit, which is made when there is none."""
+    path = folder / "cluster-kit.pem"
+    if path.exists():
+        return read_kit(path)
     root = signing.generate_signing_key(source.random_bytes(32))
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Holdfast cluster root")])
     now = datetime.fromtimestamp(source.now_ms() / 1000, UTC)

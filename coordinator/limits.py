@@ -5,9 +5,12 @@ from __future__ import annotations
 from holdfast.protocol.limits import (
     AUDIT_CHUNKS_MAX,
     AUDIT_COLUMNS_MAX,
+    DEVICE_LIST_BYTES_MAX,
     DEVICES_MAX,
+    MESSAGE_BYTES_MAX,
     MIB,
     REBUILD_SEALED_BYTES_MAX,
+    SNAPSHOT_RECORD_BYTES_MAX,
     TICKET_LIFETIME_MS,
 )
 
@@ -111,6 +114,21 @@ ADOPTED_AT_ONCE = 200
 ERASE_NODES_AT_ONCE_MAX = 8
 SCRUB_LOOK_S = 0.3
 """How often an operator's command looks how far a node's scrub is."""
+WITNESS_CALL_TIMEOUT_S = 10.0
+RECORDS_WITH_A_HEAD_BYTES = 12 * MIB
+"""New records in one message to a witness, beside a head, its list and two device lists."""
+WITNESSES_EVERY_S = 0.5
+WITNESSES_LOOK_S = 300.0
+"""How often every account is looked at, whether its witnesses keep all they should."""
+WITNESSED_AT_ONCE_MAX = 4
+"""Accounts whose witnesses are caught up at one time."""
+WITNESSED_PER_TURN_MAX = 64
+HEADS_GIVEN_PER_TURN_MAX = 256
+"""Older heads given to one witness before others get their turn."""
+GATHER_CALL_TIMEOUT_S = 30.0
+"""One answer of a node to whoever rebuilds or restores a coordinator."""
+REIGN_RETRY_S = 5.0
+"""How long a node that did not hear who reigns is left alone."""
 SETTLE_LOOK_S = 0.05
 """How often an upload looks whether the nodes have reported, right after a start."""
 
@@ -120,3 +138,5 @@ assert READ_TICKET_REUSED_MS < TICKET_LIFETIME_MS
 assert UPLOADS_OPEN_MAX >= DEVICES_MAX
 assert REENCODE_BATCH_SEALED_BYTES <= REBUILD_SEALED_BYTES_MAX
 assert REPAIR_BATCH_SEALED_BYTES <= REBUILD_SEALED_BYTES_MAX
+assert SNAPSHOT_RECORD_BYTES_MAX <= RECORDS_WITH_A_HEAD_BYTES
+assert RECORDS_WITH_A_HEAD_BYTES + 2 * DEVICE_LIST_BYTES_MAX + 3 * MIB < MESSAGE_BYTES_MAX

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Reconciling",
+    "begin_round",
     "hear_pulse",
     "keep_pulse",
     "keep_reconciled",

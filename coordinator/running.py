@@ -123,6 +123,7 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
     server = Server(make_app(desk), listen)
     bound = await server.start()
     address = Address(f"http://{bound}", identity.cluster)
+    desk.reigning.url = address.url
     tending = [asyncio.create_task(_forever(task, desk)) for task in TASKS]
     try:
         write_json(
@@ -135,7 +136,7 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
             },
         )
         hand_over_operator_key(folder, address)
-        if first:
+        if first and (folder / "cluster-kit.pem").exists():
             _log.warning(
                 "a new cluster: move the cluster kit off this machine and keep it offline",
                 kit=str(folder / "cluster-kit.pem"),
@@ -174,8 +175,9 @@ async def _forever(task: BackgroundTask, desk: Desk) -> None:
     while True:
         pause_s = task.pause_s
         try:
-            told = await task.turn(desk)
-            pause_s = pause_s if told is None else told
+            if task.also_superseded or not desk.reigning.superseded:
+                told = await task.turn(desk)
+                pause_s = pause_s if told is None else told
         except HoldfastError as error:
             _log.warning(f"{task.name} failed", why=str(error))
         await asyncio.sleep(pause_s)

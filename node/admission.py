@@ -52,11 +52,12 @@ class Admission:
         self._known: OrderedDict[Digest, tuple[Ticket, int]] = OrderedDict()
 
     def reign(self, coordinator: PublicKey, term: int) -> None:
-        """Follow a coordinator of the same or a higher term; tickets of the old key are forgotten."""
-        if term >= self.term and coordinator != self.coordinator:
+        """Follow a coordinator of the same or a higher term; tickets of an old key or term are forgotten."""
+        if term < self.term:
+            return
+        if (coordinator, term) != (self.coordinator, self.term):
             self._known.clear()
-            self.coordinator = coordinator
-        self.term = max(self.term, term)
+        self.coordinator, self.term = coordinator, term
 
     def admit(self, signed_ticket: bytes, auth: Auth, verb: Verb, now_ms: int) -> Admitted:
         """The ticket, if this signer may use it for this now. The signature of the request is

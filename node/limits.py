@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from holdfast.protocol.limits import (
+    DEVICE_LIST_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
     MIB,
     SEALED_BYTES_MAX,
     SHARD_BATCH_BODY_BYTES_MAX,
     SHARD_BATCH_HEADER_BYTES_MAX,
+    SNAPSHOT_RECORD_BYTES_MAX,
 )
 
 BODY_BYTES_MAX = SHARD_BATCH_BODY_BYTES_MAX + SHARD_BATCH_HEADER_BYTES_MAX + 4
@@ -25,6 +28,13 @@ DISK_RESERVE_BYTES = 64 * MIB
 CAPACITY_BYTES_MIN = 1 * MIB
 SHORT_PAGES_TOLERATED = 16
 """Pages at the end of the file that LMDB may count without having written them (freed in one transaction)."""
+HEADS_MAP_BYTES = 64 * 1024 * MIB
+"""The most that kept heads, lists and records may take on disk; the file grows as they come."""
+HEADS_DISK_RESERVE_BYTES = 16 * MIB
+"""Free disk below which no more heads are kept; shards stop earlier, so that heads can go on."""
+KEPT_PAGE_BYTES = 8 * MIB
+"""Heads, records or accounts of one answer to whoever rebuilds a coordinator; a single one always fits."""
+KEPT_PAGE_ENTRIES_MAX = 1024
 TICKETS_REMEMBERED_MAX = 1024
 VERIFY_AFTER_FAILURE_MAX = 4096
 """Acknowledged shards looked at again after the store was reopened."""
@@ -81,3 +91,5 @@ assert 0 < SCRUB_SLACK <= 1
 assert IN_FLIGHT_BYTES_MAX >= 2 * BODY_BYTES_MAX, "one large request never starves another"
 assert SEALED_BYTES_MAX <= READ_ANSWER_BYTES_MAX <= IN_FLIGHT_BYTES_MAX // 2, "any one shard fits"
 assert COMMIT_GROUP_BYTES_MAX <= IN_FLIGHT_BYTES_MAX
+assert HEADS_DISK_RESERVE_BYTES < DISK_RESERVE_BYTES
+assert KEPT_PAGE_BYTES + SNAPSHOT_RECORD_BYTES_MAX + DEVICE_LIST_BYTES_MAX < MESSAGE_BYTES_MAX

@@ -18,6 +18,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.node.limits import HEARTBEAT_BACKOFF_S_MAX, JOIN_PATIENCE_S
+from holdfast.node.reigning import KnownReign
 from holdfast.protocol import signing
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.charter import Charter, open_charter
@@ -103,7 +104,9 @@ class Membership:
     """The node's side of the talk with the coordinator."""
 
     def __init__(self, address: Address, transport: Transport, source: Source) -> None:
+        self._given = address.url
         self._address = address
+        self._told = ""
         self._transport = transport
         self._source = source
         self.charter: Charter | None = None
@@ -111,27 +114,43 @@ class Membership:
         self.pulse = 0
         """The highest pulse of the catalogue that an answer told."""
 
-    async def learn_charter(self, at_least_term: int) -> Charter:
-        """Fetch and prove the coordinator's charter.
+    def follow(self, reign: KnownReign) -> None:
+        """Report to this coordinator from now on, where it says it serves."""
+        self._told = reign.url or self._told
+        if reign.url and self._address.url != reign.url:
+            self._address = Address(reign.url, self._address.cluster)
+            self.charter = reign.charter
+
+    async def learn_charter(self, at_least_term: int) -> KnownReign:
+        """Fetch and prove the coordinator's charter: where it last said it serves, or where we were sent.
 
         Raises:
             Refused: another cluster, or a term that is over.
             Unreachable: no answer.
         """
-        info = await self._transport.call(
-            "GET", self._address.url, "/v1/cluster", answer=ClusterInfo, reads=True
-        )
+        places = list(dict.fromkeys(url for url in (self._told, self._given) if url))
+        for at, url in enumerate(places, 1):
+            try:
+                return await self._learn_at(url, at_least_term)
+            except HoldfastError:
+                if at == len(places):
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    async def _learn_at(self, url: str, at_least_term: int) -> KnownReign:
+        info = await self._transport.call("GET", url, "/v1/cluster", answer=ClusterInfo, reads=True)
         cluster = self._address.cluster
         if cluster is None:
             raise BadRequest("the cluster's id is not known")
         charter = open_charter(info.root_key, info.charter, cluster)
         if charter.term < at_least_term:
             raise Refused(
-                f"the coordinator at {self._address.url} is of term {charter.term}, which is over",
+                f"the coordinator at {url} is of term {charter.term}, which is over",
                 why=f"this node has seen term {at_least_term}",
             )
+        self._address = Address(url, cluster)
         self.charter = charter
-        return charter
+        return KnownReign(charter, info.root_key, info.charter, url)
 
     async def patiently(self, work: Callable[[], Awaitable[object]], what: str) -> None:
         """Try until it works or JOIN_PATIENCE_S are over; refusals are final at once."""
@@ -224,7 +243,7 @@ class Membership:
         self,
         identity: Identity,
         report: Callable[[], Heartbeat],
-        reigned: Callable[[Charter], Awaitable[None]],
+        reigned: Callable[[KnownReign], Awaitable[object]],
         term: Callable[[], int],
     ) -> None:
         """Heartbeats until cancelled; follows a coordinator that comes back with a new charter."""
@@ -240,7 +259,7 @@ class Membership:
             except HoldfastError as error:
                 if backoff == 0.0:
                     _log.warning("the coordinator does not take this node's report", why=str(error))
-                if not isinstance(error, Unreachable):
-                    self.charter = None  # it may have another key now
+                if not isinstance(error, Unreachable) or self._told not in ("", self._given):
+                    self.charter = None  # it may have another key now, or serve elsewhere
                 backoff = min(max(2 * backoff, self.heartbeat_s), HEARTBEAT_BACKOFF_S_MAX)
             await asyncio.sleep(min(backoff, 2.0) if backoff else self.heartbeat_s)

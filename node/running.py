@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from holdfast.node.limits import (
 from holdfast.node.membership import Identity, Membership, load_identity, load_key
 from holdfast.node.opening import StoreOpener
 from holdfast.node.rebuilding import Rebuilder
+from holdfast.node.reigning import Reigning, known_reign
 from holdfast.node.scrubbing import Scrubber
 from holdfast.node.service.app import Handlers, make_app
 from holdfast.node.service.audits import AuditHandlers
@@ -33,22 +34,23 @@ from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
 from holdfast.node.service.scrubs import ScrubHandlers
 from holdfast.node.service.shards import ShardHandlers
+from holdfast.node.service.witness import WitnessHandlers
+from holdfast.node.store_lmdb_heads import HeadStore
+from holdfast.node.witnessing import Witnessing
 from holdfast.node.writer import Writer
 from holdfast.protocol import signing
 from holdfast.protocol.address import Address, Token, parse_url
-from holdfast.protocol.charter import Charter
 from holdfast.protocol.clock import Source
 from holdfast.protocol.directory import (
     Lock,
     make_private,
-    read_json,
     refuse_strangers,
     remove_file,
     write_json,
 )
 from holdfast.protocol.errors import BadRequest, HoldfastError, StoreFailed, WrongDirectory
 from holdfast.protocol.failpoints import reached
-from holdfast.protocol.ids import PublicKey, StoreId
+from holdfast.protocol.ids import StoreId
 from holdfast.protocol.limits import LABEL_BYTES_MAX, TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.nodes import Heartbeat
 from holdfast.protocol.messages.scrub import FindingsNoted
@@ -112,7 +114,7 @@ async def run_node(settings: NodeSettings, source: Source) -> None:
     make_private(settings.folder)
     with Lock(settings.folder, "a node"):
         if not (settings.folder / "node.json").exists():
-            own = {"node.key", "charter.json", "node.json", "store"}
+            own = {"node.key", "charter.json", "node.json", "store", "heads"}
             if settings.token_file is not None and settings.token_file.parent == settings.folder:
                 own.add(settings.token_file.name)
             refuse_strangers(settings.folder, own, "a node's")
@@ -165,16 +167,13 @@ async def _writing(
         opener.close()
 
 
-def _remember_coordinator(folder: Path, charter: Charter) -> None:
-    """So that a node can serve after a restart while the coordinator is away."""
-    if _known_coordinator(folder) != charter.coordinator:
-        values = {"version": 1, "term": charter.term, "coordinator": charter.coordinator.hex()}
-        write_json(folder / "charter.json", values)
-
-
-def _known_coordinator(folder: Path) -> PublicKey | None:
-    values = read_json(folder / "charter.json", 1)
-    return PublicKey.from_hex(values["coordinator"]) if values else None
+def _open_heads(folder: Path) -> HeadStore | None:
+    """The heads kept; None, and a word in the log, when they do not open: shards are served all the same."""
+    try:
+        return HeadStore(folder / "heads")
+    except HoldfastError as error:
+        _log.error("this node witnesses no heads", why=str(error))
+        return None
 
 
 class _Node:
@@ -212,8 +211,18 @@ class _Node:
         assert cluster is not None
         store: StoreId = self._writer.store.id
         node = signing.node_id(signing.public_key(key))
-        term = self._writer.store.term()
-        admission = Admission(node, cluster, _known_coordinator(settings.folder), term)
+        known_coordinator = known_reign(settings.folder, cluster)
+        charter = known_coordinator.charter if known_coordinator is not None else None
+        admission = Admission(
+            node,
+            cluster,
+            charter.coordinator if charter is not None else None,
+            max(self._writer.store.term(), charter.term if charter is not None else 0),
+        )
+        reigning = Reigning(settings.folder, known_coordinator, admission, self._raise_term)
+        reigning.moved = self._membership.follow
+        if known_coordinator is not None:
+            self._membership.follow(known_coordinator)
         # The store as it is: a new, empty one under a known identity is filled again by its peers.
         identity = Identity(node, cluster, store, str(listen), key)
         door = Door(identity, admission, source)
@@ -230,6 +239,8 @@ class _Node:
         )
         service.met_damaged = scrubber.met
         compactor = Compactor(self._writer, source)
+        heads = _open_heads(settings.folder)
+        witness = WitnessHandlers(door, Witnessing(identity, heads), reigning, source)
         handlers: list[Handlers] = [
             service,
             RebuildHandlers(door, self._writer, rebuilder),
@@ -237,23 +248,17 @@ class _Node:
             InventoryHandlers(door, self._writer, service.pool),
             AuditHandlers(door, self._writer, service.pool, scrubber.met),
             CompactHandlers(door, self._writer, compactor),
+            witness,
         ]
         server = Server(make_app(handlers), listen)
         bound = await server.start()
         self._url = parse_url(settings.advertise) if settings.advertise else f"http://{bound}"
 
-        async def reigned(charter: Charter) -> None:
-            admission.reign(charter.coordinator, charter.term)
-            _remember_coordinator(settings.folder, charter)
-            # A store that has failed takes no term either; it is asked for nothing that a term could forbid.
-            if self._writer.failed is None and charter.term > self._writer.store.term():
-                await self._writer.run(lambda opened: opened.raise_term(charter.term))
-
         tasks: list[asyncio.Task[None]] = []
         try:
             if known is None:
                 assert token is not None
-                await self._join(token, key, reigned)
+                await self._join(token, key, reigning)
                 reached("node.join.joined")
             identity = Identity(node, cluster, store, str(bound), key)
             identity.save(settings.folder)
@@ -262,8 +267,8 @@ class _Node:
                     self._membership.report_forever(
                         identity,
                         lambda: self._report(service, scrubber, compactor, service.state),
-                        reigned,
-                        lambda: admission.term,
+                        reigning.follow,
+                        lambda: reigning.term,
                     )
                 )
             )
@@ -290,17 +295,22 @@ class _Node:
                     )
             service.close()
             compactor.close()
+            witness.close()
+            if heads is not None:
+                heads.close()
             with suppress(HoldfastError):
                 await self._writer.run(lambda opened: opened.save_running(self.running_ms()))
                 await self._writer.run(lambda opened: opened.raise_pulse(self._membership.pulse))
             _log.info("stopped", node=node.short)
 
-    async def _join(
-        self, token: Token, key: Ed25519PrivateKey, reigned: Callable[[Charter], Awaitable[None]]
-    ) -> None:
+    async def _raise_term(self, term: int) -> None:
+        # A store that has failed takes no term either; charter.json has it.
+        if self._writer.failed is None and term > self._writer.store.term():
+            await self._writer.run(lambda opened: opened.raise_term(term))
+
+    async def _join(self, token: Token, key: Ed25519PrivateKey, reigning: Reigning) -> None:
         async def attempt() -> None:
-            charter = await self._membership.learn_charter(self._writer.store.term())
-            await reigned(charter)
+            await reigning.follow(await self._membership.learn_charter(reigning.term))
             await self._membership.join(
                 token,
                 key,

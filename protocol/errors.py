@@ -8,6 +8,7 @@ change. ``exit_code`` is the command line's (docs/operations.md lists them all):
     ├── BadRequest                     1   malformed, out of bounds, unknown version
     ├── Refused                        1   signature, ticket, token or role not good for this
     │   ├── StaleRequest               1   outside the time window, or from before a restart
+    │   ├── Superseded                 1   this coordinator's term is over: another one reigns
     │   └── TicketExpired              1   ask the coordinator for a fresh one
     ├── NotFound                       1
     ├── Conflict                       1   something else is there already, or moved on
@@ -62,6 +63,7 @@ __all__ = [
     "Rollback",
     "StaleRequest",
     "StoreFailed",
+    "Superseded",
     "SweepRefused",
     "SweptSince",
     "TicketExpired",
@@ -126,6 +128,16 @@ class StaleRequest(Refused):
 
     code = "stale_request"
     http_status = 401
+
+
+class Superseded(Refused):
+    """This coordinator's term is over: another one was restored or rebuilt since; details: term."""
+
+    code = "superseded"
+    http_status = 409
+    default_do = (
+        "Use the coordinator that reigns now; this one changes nothing any more and may be switched off."
+    )
 
 
 class TicketExpired(Refused):

@@ -38,6 +38,7 @@ STEPS: Final[dict[str, str]] = {
     "node.compact.copied": "a store's copy has everything; it is not durable",
     "node.compact.durable": "a store's copy is durable; the old file is in its place",
     "node.compact.replaced": "a store's copy is in its place; it is not open",
+    "node.head.kept": "a witness keeps a head; the coordinator has not been told",
     "node.rebuild.pulled": "shards of other slots are here; nothing is rebuilt",
     "node.rebuild.stored": "rebuilt shards are durable; the coordinator has not been told",
     # coordinator
@@ -45,6 +46,8 @@ STEPS: Final[dict[str, str]] = {
     "coordinator.claim.committed": "claimed chunks are pinned; the client has not been told",
     "coordinator.commit.written": "rows of chunks are in the transaction; it is not committed",
     "coordinator.commit.committed": "rows of chunks are durable; the client has not been told",
+    "coordinator.head.waiting": "a head is taken and durable; no witness has it",
+    "coordinator.head.agreed": "a majority of its witnesses keeps a head; the catalogue has not noted it",
     "coordinator.head.written": "a head is in the transaction; it is not committed",
     "coordinator.head.committed": "a head is durable; the client has not been told",
     "coordinator.move.assigned": "a slot has a new holder in the catalogue; nothing is filled",

@@ -37,6 +37,7 @@ __all__ = [
 
 KINDS: Final = frozenset(
     {
+        "account",
         "audited",
         "charter",
         "device-list",
@@ -50,6 +51,7 @@ KINDS: Final = frozenset(
         "request",
         "sweep",
         "ticket",
+        "witness",
     }
 )
 

@@ -17,6 +17,7 @@ from holdfast.protocol.signing import Signed
 __all__ = [
     "AccountRow",
     "account_row",
+    "all_accounts",
     "chunk_totals",
     "count_accounts",
     "find_account",
@@ -135,6 +136,11 @@ def chunk_totals(connection: Connection, number: int | None = None) -> tuple[int
         query = query.where(chunks.c.account == number)
     row = connection.execute(query).one()
     return int(row[0]), int(row[1])
+
+
+def all_accounts(connection: Connection) -> list[AccountId]:
+    """Every account."""
+    return [AccountId(found) for found in connection.execute(select(accounts.c.id)).scalars()]
 
 
 def count_accounts(connection: Connection) -> int:

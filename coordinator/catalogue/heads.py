@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from blake3 import blake3
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.engine import batched
-from holdfast.coordinator.catalogue.schema import accounts, heads, snapshot_records
+from holdfast.coordinator.catalogue.schema import accounts, heads, pending_heads, snapshot_records
 from holdfast.coordinator.catalogue.uploads import require_open, take_quota
 from holdfast.protocol.accounts import (
     NO_DIGEST,
+    Head,
     SnapshotList,
+    Witness,
     open_device_list,
     open_head,
     open_snapshot_list,
     signed_digest,
 )
 from holdfast.protocol.codec import decode, encode
-from holdfast.protocol.errors import BadRequest, HeadMoved, SweptSince
+from holdfast.protocol.errors import BadRequest, Conflict, HeadMoved, SweptSince
 from holdfast.protocol.failpoints import reached
-from holdfast.protocol.ids import ClusterId, SnapshotId
+from holdfast.protocol.ids import AccountId, ClusterId, Digest, NodeId, PublicKey, SnapshotId
 from holdfast.protocol.limits import (
     HEAD_LINKS_MAX,
     HEAD_NEW_RECORDS_MAX,
@@ -35,7 +38,21 @@ from holdfast.protocol.limits import (
 from holdfast.protocol.messages.heads import HeadState, PostHead
 from holdfast.protocol.signing import Signed
 
-__all__ = ["head_state", "post_head", "records"]
+__all__ = [
+    "Pending",
+    "accounts_with_pending",
+    "begin_head",
+    "drop_pending",
+    "head_state",
+    "insert_head",
+    "insert_records",
+    "kept_head",
+    "known_records",
+    "newest_witnesses",
+    "pending_head",
+    "records",
+    "settle_head",
+]
 
 
 def _newest(connection: Connection, account: AccountRow) -> tuple[int, Signed, bytes, int] | None:
@@ -46,27 +63,93 @@ def _newest(connection: Connection, account: AccountRow) -> tuple[int, Signed, b
     return (row.seq, decode(row.signed, Signed), row.snapshot_list, row.device_list_seq) if row else None
 
 
-def post_head(
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A head that was taken and is not agreed yet: nobody sees it, and no other is taken before it.
+
+    Attributes:
+        device_list: the one it was verified by.
+        records: ids of the records that came with it; they are stored already.
+        before: the witnesses of the head before it.
+    """
+
+    account: AccountId
+    seq: int
+    signed: Signed
+    digest: Digest
+    snapshot_list: bytes
+    device_list: Signed
+    records: tuple[SnapshotId, ...]
+    witnesses: tuple[Witness, ...]
+    before: tuple[Witness, ...]
+
+
+def pending_head(connection: Connection, account: AccountRow) -> Pending | None:
+    """The account's head that waits for its witnesses."""
+    row = connection.execute(
+        select(pending_heads).where(pending_heads.c.account == account.number)
+    ).one_or_none()
+    if row is None:
+        return None
+    signed, size = decode(row.signed, Signed), SnapshotId.SIZE
+    return Pending(
+        account.id,
+        row.seq,
+        signed,
+        Digest(row.digest),
+        row.snapshot_list,
+        decode(row.device_list, Signed),
+        tuple(SnapshotId(row.records[at : at + size]) for at in range(0, len(row.records), size)),
+        tuple(decode(signed.payload, Head).witnesses),
+        newest_witnesses(connection, account),
+    )
+
+
+def accounts_with_pending(connection: Connection) -> list[AccountId]:
+    """Whose heads wait for their witnesses."""
+    query = select(accounts.c.id).join(pending_heads, pending_heads.c.account == accounts.c.number)
+    return [AccountId(found) for found in connection.execute(query).scalars()]
+
+
+def newest_witnesses(connection: Connection, account: AccountRow) -> tuple[Witness, ...]:
+    """The witnesses of the newest head; none where there is no head."""
+    newest = _newest(connection, account)
+    return tuple(decode(newest[1].payload, Head).witnesses) if newest is not None else ()
+
+
+def begin_head(
     connection: Connection,
     cluster: ClusterId,
     account: AccountRow,
     posted: PostHead,
+    nodes: Mapping[NodeId, PublicKey],
     now_ms: int,
-) -> HeadState:
-    """Compare-and-swap on (seq, previous hash). Posting the current head again succeeds.
+) -> Pending | HeadState:
+    """Compare-and-swap on (seq, previous hash): take a head as pending, until :func:`settle_head`.
+
+    Args:
+        nodes: who may be a witness, with its key.
 
     Returns:
-        The state with the posted head in it.
+        What waits for its witnesses, also when this very head did already. The state with the head in
+        it, when it is the current one, or has no witnesses and its predecessor none either.
 
     Raises:
         HeadMoved: another head is there; details: seq.
+        Conflict: another head waits for its witnesses.
         UploadEnded: its upload has ended. SweptSince: it started before the last sweep.
         QuotaExceeded: the new records do not fit.
-        Refused, Rollback, ForkDetected, BadRequest: see protocol.accounts.open_head.
+        Refused, Rollback, ForkDetected, BadRequest: see protocol.accounts.open_head; or a witness is no
+            node of the cluster.
     """
     newest = _newest(connection, account)
     if newest is not None and newest[1] == posted.head:
         return HeadState(head=posted.head, snapshot_list=newest[2], links=[posted.head])
+    waiting = pending_head(connection, account)
+    if waiting is not None:
+        if waiting.signed == posted.head:
+            return waiting
+        raise Conflict(f"head {waiting.seq} of this account waits for its witnesses", seq=waiting.seq)
     # The list as it is now: the one that the request was admitted by may have been replaced since.
     head = open_head(
         posted.head,
@@ -75,8 +158,9 @@ def post_head(
         signed_digest(account.device_list),
         oldest_list_seq=newest[3] if newest else 0,
     )
-    if head.witnesses:
-        raise BadRequest("this coordinator does not keep witnesses yet")
+    named = [witness.node for witness in head.witnesses]
+    if len(set(named)) != len(named) or any(nodes.get(each.node) != each.key for each in head.witnesses):
+        raise BadRequest("a head names a witness twice, or one that is no node of this cluster")
     expected = (newest[0] + 1, signed_digest(newest[1])) if newest else (1, NO_DIGEST)
     if (head.seq, head.previous) != expected:
         raise HeadMoved(
@@ -90,27 +174,91 @@ def post_head(
             "unused chunks were swept since this upload opened",
             do="Claim everything the snapshot reaches in a new upload, then post again.",
         )
-    added = _keep_records(connection, account, posted, open_snapshot_list(posted.snapshot_list, head))
-    take_quota(connection, account, upload, added)
-    _note_left(connection, account, newest[2] if newest else None, posted.snapshot_list, head.seq)
+    fresh = _keep_records(connection, account, posted, open_snapshot_list(posted.snapshot_list, head))
+    take_quota(connection, account, upload, sum(map(len, fresh.values())))
     connection.execute(
-        insert(heads).values(
+        insert(pending_heads).values(
             account=account.number,
             seq=head.seq,
             signed=encode(posted.head),
             digest=bytes(signed_digest(posted.head)),
             snapshot_list=posted.snapshot_list,
-            device_list_seq=head.device_list_seq,
+            records=b"".join(fresh),
+            device_list=encode(account.device_list),
             posted_ms=now_ms,
+        )
+    )
+    made = pending_head(connection, account)
+    assert made is not None
+    if not made.witnesses and not made.before:
+        return settle_head(connection, account, made.digest)
+    return made
+
+
+def settle_head(connection: Connection, account: AccountRow, digest: Digest) -> HeadState:
+    """A pending head is agreed: it is the account's newest now. Again is fine.
+
+    Raises:
+        HeadMoved: it is neither pending nor the newest.
+    """
+    newest = _newest(connection, account)
+    row = connection.execute(
+        select(pending_heads).where(pending_heads.c.account == account.number)
+    ).one_or_none()
+    if row is None or row.digest != bytes(digest):
+        if newest is not None and signed_digest(newest[1]) == digest:
+            return HeadState(head=newest[1], snapshot_list=newest[2], links=[newest[1]])
+        raise HeadMoved("the account's head moved on", seq=newest[0] if newest is not None else 0)
+    signed = decode(row.signed, Signed)
+    insert_head(connection, account, signed, row.snapshot_list, row.posted_ms)
+    connection.execute(delete(pending_heads).where(pending_heads.c.account == account.number))
+    return HeadState(head=signed, snapshot_list=row.snapshot_list, links=[signed])
+
+
+def drop_pending(connection: Connection, account: AccountRow, digest: Digest) -> None:
+    """A pending head can never be agreed: a majority of its witnesses keeps another one."""
+    connection.execute(
+        delete(pending_heads).where(
+            pending_heads.c.account == account.number, pending_heads.c.digest == bytes(digest)
+        )
+    )
+
+
+def insert_head(
+    connection: Connection, account: AccountRow, signed: Signed, snapshot_list: bytes, posted_ms: int
+) -> None:
+    """Make a verified head the account's newest."""
+    head, newest = decode(signed.payload, Head), _newest(connection, account)
+    _note_left(connection, account, newest[2] if newest else None, snapshot_list, head.seq)
+    connection.execute(
+        insert(heads).values(
+            account=account.number,
+            seq=head.seq,
+            signed=encode(signed),
+            digest=bytes(signed_digest(signed)),
+            snapshot_list=snapshot_list,
+            device_list_seq=head.device_list_seq,
+            posted_ms=posted_ms,
         )
     )
     connection.execute(update(accounts).where(accounts.c.number == account.number).values(head_seq=head.seq))
     reached("coordinator.head.written")
-    return HeadState(head=posted.head, snapshot_list=posted.snapshot_list, links=[posted.head])
 
 
-def _keep_records(connection: Connection, account: AccountRow, posted: PostHead, listed: SnapshotList) -> int:
-    """Insert the new records, and give their bytes; every one that the list names must then be here."""
+def kept_head(connection: Connection, account: AccountRow, seq: int) -> tuple[Signed, bytes] | None:
+    """A head by its number, with its snapshot list."""
+    row = connection.execute(
+        select(heads.c.signed, heads.c.snapshot_list).where(
+            heads.c.account == account.number, heads.c.seq == seq
+        )
+    ).one_or_none()
+    return (decode(row.signed, Signed), row.snapshot_list) if row is not None else None
+
+
+def _keep_records(
+    connection: Connection, account: AccountRow, posted: PostHead, listed: SnapshotList
+) -> dict[SnapshotId, bytes]:
+    """Insert the new records, and give them; every one that the list names must then be here."""
     if len(posted.records) > HEAD_NEW_RECORDS_MAX:
         raise BadRequest(f"a head brings at most {HEAD_NEW_RECORDS_MAX} new records")
     new = {SnapshotId(blake3(sealed).digest()): sealed for sealed in posted.records}
@@ -118,12 +266,18 @@ def _keep_records(connection: Connection, account: AccountRow, posted: PostHead,
         raise BadRequest(f"a snapshot record has at most {SNAPSHOT_RECORD_BYTES_MAX} bytes")
     if not set(new) <= set(listed.snapshots):
         raise BadRequest("a head brings a record that its list does not name")
-    known = _known(connection, account, listed.snapshots)
+    known = known_records(connection, account, listed.snapshots)
     if unknown := [
         snapshot for snapshot in listed.snapshots if snapshot not in known and snapshot not in new
     ]:
         raise BadRequest(f"the snapshot list names {unknown[0].short}, whose record is not here")
     fresh = {snapshot: sealed for snapshot, sealed in new.items() if snapshot not in known}
+    insert_records(connection, account, fresh)
+    return fresh
+
+
+def insert_records(connection: Connection, account: AccountRow, fresh: Mapping[SnapshotId, bytes]) -> None:
+    """Insert records that are not here yet."""
     if fresh:
         connection.execute(
             insert(snapshot_records),
@@ -132,7 +286,6 @@ def _keep_records(connection: Connection, account: AccountRow, posted: PostHead,
                 for snapshot, sealed in fresh.items()
             ],
         )
-    return sum(map(len, fresh.values()))
 
 
 def _note_left(
@@ -150,7 +303,10 @@ def _note_left(
             )
 
 
-def _known(connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]) -> set[SnapshotId]:
+def known_records(
+    connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]
+) -> set[SnapshotId]:
+    """Those of the records that are here."""
     found: set[SnapshotId] = set()
     for portion in batched(list(wanted)):
         query = select(snapshot_records.c.id).where(

@@ -33,6 +33,7 @@ __all__ = [
     "missing",
     "moves",
     "nodes",
+    "pending_heads",
     "snapshot_records",
     "strays",
     "sweep_marks",
@@ -243,6 +244,19 @@ heads = Table(
     Column("device_list_seq", Integer, nullable=False),
     Column("posted_ms", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+
+pending_heads = Table(
+    "pending_heads",
+    metadata,
+    Column("account", Integer, ForeignKey("accounts.number"), primary_key=True),
+    Column("seq", Integer, nullable=False),
+    Column("signed", LargeBinary, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("snapshot_list", LargeBinary, nullable=False),
+    Column("records", LargeBinary, nullable=False),
+    Column("device_list", LargeBinary, nullable=False),
+    Column("posted_ms", BigInteger, nullable=False),
 )
 
 snapshot_records = Table(

@@ -16,7 +16,14 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, inser
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.erasures import is_unreconciled
-from holdfast.coordinator.catalogue.schema import accounts, chunks, heads, sweep_marks, sweeps
+from holdfast.coordinator.catalogue.schema import (
+    accounts,
+    chunks,
+    heads,
+    pending_heads,
+    sweep_marks,
+    sweeps,
+)
 from holdfast.coordinator.limits import MARKS_DROPPED_AT_ONCE, MARKS_UNKNOWN_MAX
 from holdfast.protocol.accounts import NO_DIGEST
 from holdfast.protocol.codec import encode
@@ -99,6 +106,16 @@ def _require_head(connection: Connection, account: AccountRow, seq: int, digest:
             f"the account's head is at number {newest[0]} now",
             why="a snapshot was made or forgotten meanwhile",
             do="Prune again: it begins with what is there now.",
+            seq=newest[0],
+        )
+    waiting = select(pending_heads.c.seq).where(pending_heads.c.account == account.number)
+    pending_seq = connection.execute(waiting).scalar()
+    if pending_seq is not None:
+        # What it reaches is not in any live set made by the head before it.
+        raise HeadMoved(
+            f"head {pending_seq} of the account waits for its witnesses",
+            why="a snapshot is being made",
+            do="Prune again when it is there.",
             seq=newest[0],
         )
 

@@ -65,6 +65,7 @@ class AccountHandlers:
         row = await self._desk.catalogue.write(lambda c: register(c, invite, signed, listed, now_ms))
         if row.device_list == signed:
             self._desk.live.remember_devices(listed)
+        self._desk.witnessing.dirty.add(row.id)
         return msgpack_answer(Registered(account=row.id, quota_bytes=row.quota_bytes))
 
     async def begin(self, request: web.Request) -> web.Response:
@@ -97,6 +98,7 @@ class AccountHandlers:
         cluster = desk.identity.cluster
         row = await desk.catalogue.write(lambda c: replace_device_list(c, cluster, signed, listed))
         desk.live.remember_devices(listed)
+        desk.witnessing.dirty.add(row.id)
         return msgpack_answer(
             AccountState(account=row.id, device_list=row.device_list, quota_bytes=row.quota_bytes)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
@@ -24,9 +25,11 @@ from holdfast.coordinator.live import Live
 from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.placement import Group, plan_lease
 from holdfast.coordinator.reconciling import Reconciling
+from holdfast.coordinator.reigning import Reigning, require_reign
 from holdfast.coordinator.repair_pacing import RepairSettings, Throttle
 from holdfast.coordinator.repair_progress import Repairs
 from holdfast.coordinator.sweeping import Sweeping
+from holdfast.coordinator.witnessing import Witnessing
 from holdfast.protocol.accounts import Device, DeviceList, open_device_list
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import encode
@@ -46,6 +49,9 @@ from holdfast.protocol.tickets import NO_UPLOAD, Ticket, Verb, encode_ticket
 from holdfast.protocol.transport import Transport, body_digest
 
 __all__ = ["Asked", "Desk"]
+
+_READING: Final = frozenset({"/v1/locate", "/v1/records", "/v1/nodes/heartbeat"})
+"""What is answered by POST and changes nothing: open when another coordinator reigns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,8 @@ class Desk:
         self.erasing = Erasing()
         self.sweeping = Sweeping(trash_hold_s)
         self.reconciling = Reconciling()
+        self.witnessing = Witnessing()
+        self.reigning = Reigning()
         self._started_ms = source.now_ms()
         self._gate = Gate(identity.public, identity.cluster, self._started_ms)
 
@@ -98,6 +106,8 @@ class Desk:
         auth = parse_auth(request.headers.get(AUTH_HEADER))
         if auth.role != role:
             raise Refused(f"this is for a {role}, and the request is signed by a {auth.role}")
+        if request.method != "GET" and request.path not in _READING:
+            require_reign(self)
         return auth, await read_body(request, MESSAGE_BYTES_MAX)
 
     def _pass(self, request: web.Request, auth: Auth, key: PublicKey, body: bytes) -> None:

@@ -8,12 +8,13 @@ from typing import Final
 from aiohttp import web
 
 from holdfast.coordinator.catalogue.accounts import account_row
-from holdfast.coordinator.catalogue.heads import head_state, post_head, records
+from holdfast.coordinator.catalogue.heads import head_state, newest_witnesses, records
 from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.witnessing import post_head, proposed
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.failpoints import reached
-from holdfast.protocol.messages.heads import FetchRecords, PostHead, Records
+from holdfast.protocol.messages.heads import FetchRecords, HeadState, PostHead, Records
 from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["HeadHandlers"]
@@ -34,14 +35,11 @@ class HeadHandlers:
         router.add_post("/v1/records", self.records)
 
     async def post(self, request: web.Request) -> web.Response:
-        """The next head: compare-and-swap."""
+        """The next head: compare-and-swap, acknowledged when it is witnessed."""
         desk = self._desk
         asked = await desk.device(request)
         posted = decode(asked.body, PostHead)
-        cluster, now_ms = desk.identity.cluster, desk.source.now_ms()
-        state = await desk.catalogue.write(
-            lambda c: post_head(c, cluster, account_row(c, asked.account), posted, now_ms)
-        )
+        state = await post_head(desk, asked.account, posted)
         reached("coordinator.head.committed")
         return msgpack_answer(state)
 
@@ -51,10 +49,20 @@ class HeadHandlers:
         since = request.query.get("since", "0")
         if not _NUMBER.fullmatch(since):
             raise BadRequest("'since' is the number of a head")
-        state = await self._desk.catalogue.read(
-            lambda c: head_state(c, account_row(c, asked.account), int(since))
+        state, witnesses = await self._desk.catalogue.read(
+            lambda c: (
+                head_state(c, (row := account_row(c, asked.account)), int(since)),
+                newest_witnesses(c, row),
+            )
         )
-        return msgpack_answer(state)
+        return msgpack_answer(
+            HeadState(
+                head=state.head,
+                snapshot_list=state.snapshot_list,
+                links=state.links,
+                proposed=proposed(self._desk, asked.account, witnesses),
+            )
+        )
 
     async def records(self, request: web.Request) -> web.Response:
         """Sealed snapshot records."""

@@ -13,16 +13,17 @@ from holdfast.coordinator.erasing import notice_orders
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX, STARTS_REMEMBERED_MAX
 from holdfast.coordinator.live import Beat
 from holdfast.coordinator.reconciling import hear_pulse, pulse_told
+from holdfast.coordinator.reigning import cluster_map
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.address import parse_url
-from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Conflict
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import LABEL_BYTES_MAX, NODES_MAX, TROUBLE_BYTES_MAX
-from holdfast.protocol.messages.cluster import ClusterInfo, ClusterMap, MapGroup, MapNode
+from holdfast.protocol.messages.cluster import ClusterInfo
 from holdfast.protocol.messages.nodes import Heartbeat, HeartbeatAnswer, Join, Joined
 from holdfast.protocol.serving import msgpack_answer
-from holdfast.protocol.signing import Signed, check_public_key, node_id, sign
+from holdfast.protocol.signing import check_public_key, node_id
 from holdfast.protocol.stripes import digest_of
 
 __all__ = ["NodeHandlers"]
@@ -51,7 +52,6 @@ class NodeHandlers:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._map: tuple[int, Signed] | None = None
 
     def routes(self, router: web.UrlDispatcher) -> None:
         """Add the paths."""
@@ -75,23 +75,7 @@ class NodeHandlers:
 
     async def map(self, request: web.Request) -> web.Response:
         """The signed cluster map; signed once per epoch."""
-        desk = self._desk
-        if self._map is None or self._map[0] != desk.live.epoch:
-            payload = encode(
-                ClusterMap(
-                    1,
-                    desk.identity.term,
-                    desk.live.epoch,
-                    [MapNode(row.id, row.key, row.url, row.zone) for row in desk.live.nodes.values()],
-                    [
-                        MapGroup(g.id, g.version, g.profile.k, g.profile.m, list(g.members))
-                        for g in desk.live.groups.values()
-                    ],
-                )
-            )
-            signature = sign(desk.identity.key, "map", desk.identity.cluster, payload)
-            self._map = (desk.live.epoch, Signed(payload, signature))
-        return msgpack_answer(self._map[1])
+        return msgpack_answer(cluster_map(self._desk))
 
     async def join(self, request: web.Request) -> web.Response:
         """A new node with a token."""
@@ -178,7 +162,8 @@ class NodeHandlers:
     async def _prove_anew(self, row: NodeRow, report: Heartbeat) -> None:
         """A new, empty store under a known identity, or an older copy: everything in it is to be proven."""
         desk = self._desk
-        if report.store != row.store and report.shards:
+        # A rebuilt catalogue knows no store of nodes that were silent then: what they hold is proven anew.
+        if report.store != row.store and report.shards and any(row.store):
             raise Conflict(
                 f"node {row.id.short} reports another store than it joined with, and there are shards in it",
                 why="disks may have been swapped between nodes",

@@ -14,6 +14,7 @@ from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
 from holdfast.node.service.scrubs import ScrubHandlers
 from holdfast.node.service.shards import ShardHandlers
+from holdfast.node.service.witness import WitnessHandlers
 from holdfast.protocol.serving import errors_middleware
 
 __all__ = ["HANDLERS", "Handlers", "make_app"]
@@ -25,11 +26,18 @@ HANDLERS: Final = (
     InventoryHandlers,
     AuditHandlers,
     CompactHandlers,
+    WitnessHandlers,
 )
 """Every kind of handlers; a node has one of each."""
 
 Handlers = (
-    ShardHandlers | RebuildHandlers | ScrubHandlers | InventoryHandlers | AuditHandlers | CompactHandlers
+    ShardHandlers
+    | RebuildHandlers
+    | ScrubHandlers
+    | InventoryHandlers
+    | AuditHandlers
+    | CompactHandlers
+    | WitnessHandlers
 )
 
 

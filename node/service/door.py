@@ -1,23 +1,33 @@
 """Who may come in: proves who asks before any handler looks at what is asked.
 
-Three kinds come to a node: devices with a ticket (shards of their account), the
-coordinator (orders), and other nodes with a pull order (shards to repair with).
+To a node come devices with a ticket (shards of their account) or with their device list
+(heads of their account), the coordinator (orders), a coordinator that has yet to prove that
+it reigns, and other nodes with a pull order (shards to repair with).
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 
 from aiohttp import web
 
 from holdfast.node.admission import Admission, Admitted
 from holdfast.node.membership import Identity
+from holdfast.protocol.accounts import open_device_list
+from holdfast.protocol.charter import Charter, open_charter
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Refused, TicketExpired
-from holdfast.protocol.ids import PublicKey
-from holdfast.protocol.limits import MESSAGE_BYTES_MAX, TICKET_LIFETIME_MS
+from holdfast.protocol.ids import AccountId, DeviceId, PublicKey
+from holdfast.protocol.limits import (
+    DEVICE_LIST_BYTES_MAX,
+    HEAD_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    TICKET_LIFETIME_MS,
+)
 from holdfast.protocol.messages.repair import PullOrder
+from holdfast.protocol.messages.witness import Reign
 from holdfast.protocol.requests import AUTH_HEADER, TICKET_HEADER, Auth, Gate, parse_auth
 from holdfast.protocol.serving import read_body
 from holdfast.protocol.signing import Signed, key_id, node_id, verify
@@ -85,7 +95,10 @@ class Door:
         auth = parse_auth(request.headers.get(AUTH_HEADER))
         key = self.coordinator_key()
         if auth.role != "coordinator" or auth.signer != key_id(key):
-            raise Refused("only this cluster's coordinator, as this node knows it, may ask this")
+            raise Refused(
+                "only this cluster's coordinator, as this node knows it, may ask this",
+                term=self.admission.term,
+            )
         body = await read_body(request, MESSAGE_BYTES_MAX)
         self._pass(request, auth, key, body, None)
         return body
@@ -104,6 +117,40 @@ class Door:
         body = await read_body(request, MESSAGE_BYTES_MAX)
         self._pass(request, auth, order.key, body, sent)
         return order, body
+
+    async def reign(self, request: web.Request) -> tuple[Reign, Charter]:
+        """A coordinator that proves itself by the charter it brings, whatever its term.
+
+        Raises:
+            Refused, StaleRequest, BadRequest: it is not this cluster's.
+        """
+        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        if auth.role != "coordinator":
+            raise Refused("only a coordinator says that it reigns")
+        body = await read_body(request, MESSAGE_BYTES_MAX)
+        told = decode(body, Reign)
+        charter = open_charter(told.root, told.charter, self.identity.cluster)
+        if auth.signer != key_id(charter.coordinator):
+            raise Refused("this request is not signed by the coordinator that its charter names")
+        self._pass(request, auth, charter.coordinator, body, None)
+        return told, charter
+
+    async def listed_device(
+        self, request: web.Request, list_in: Callable[[bytes], Signed]
+    ) -> tuple[bytes, AccountId, DeviceId]:
+        """A device that the device list in its request lists; gives the body, its account and its id.
+
+        Raises:
+            Refused, StaleRequest, BadRequest: it is not listed, or the root did not sign that list.
+        """
+        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        body = await read_body(request, DEVICE_LIST_BYTES_MAX + HEAD_BYTES_MAX)
+        listed = open_device_list(list_in(body), self.identity.cluster)
+        device = next((each for each in listed.devices if each.id == auth.signer), None)
+        if auth.role != "device" or auth.account != listed.account or device is None:
+            raise Refused("the device list in this request does not list the device that signed it")
+        self._pass(request, auth, device.sign_key, body, None)
+        return body, listed.account, device.id
 
     def open_pull_order(self, signed: Signed) -> PullOrder:
         """A pull order that holds now.

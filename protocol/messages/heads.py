@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from holdfast.protocol.accounts import Witness
 from holdfast.protocol.codec import Message
 from holdfast.protocol.ids import SnapshotId, UploadId
 from holdfast.protocol.signing import Signed
@@ -27,11 +28,18 @@ class PostHead(Message):
 
 
 class HeadState(Message):
-    """The account's newest head with its list (None: no snapshot yet), and links since one known."""
+    """The account's newest head with its list (None: no snapshot yet), and links since one known.
+
+    Attributes:
+        proposed: who shall witness the next head, as the coordinator sees it.
+        statements: of witnesses that keep the head just posted (kind "witness").
+    """
 
     head: Signed | None
     snapshot_list: bytes
     links: list[Signed]
+    proposed: list[Witness] = []  # noqa: RUF012 - msgspec copies it
+    statements: list[Signed] = []  # noqa: RUF012
 
 
 class FetchRecords(Message):

@@ -80,6 +80,18 @@ def visitor(cluster: LocalCluster, tmp_path: Path) -> Callable[..., Person]:
 
 
 @pytest.fixture
+def person_at(tmp_path: Path) -> Callable[[LocalCluster, str], Person]:
+    """Gives somebody with an account on a cluster of the test's own."""
+
+    def made(cluster: LocalCluster, name: str = "home") -> Person:
+        new = Person(tmp_path / name, cluster.env(), tmp_path / f"{name}.recovery.txt")
+        new.run("init", "--recovery-file", new.code_file, "--device-name", name)
+        return new
+
+    return made
+
+
+@pytest.fixture
 def person(visitor: Callable[..., Person], tmp_path: Path) -> Person:
     """Somebody with an account."""
     made = visitor()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from support.independent import account, cluster, content
+from support.independent import account, cluster, content, witness
 from support.independent.primitives import RefusedAs, Values
 
 __all__ = ["TOPICS", "RefusedAs"]
 
 TOPICS: dict[str, Callable[[Values], Values]] = {
+    "account-facts": witness.account_facts,
     "address": cluster.address,
     "charter": cluster.charter,
     "codec": cluster.codec,
@@ -39,4 +40,6 @@ TOPICS: dict[str, Callable[[Values], Values]] = {
     "signature": cluster.signature,
     "snapshot-record": account.snapshot_record,
     "ticket": cluster.ticket,
+    "witness-statement": witness.statement,
+    "witness-verdict": witness.verdict,
 }

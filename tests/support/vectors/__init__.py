@@ -18,13 +18,14 @@ from support.vectors.chain_cases import CHAIN_CASES
 from support.vectors.cluster_cases import CLUSTER_CASES
 from support.vectors.content_cases import CONTENT_CASES
 from support.vectors.readers import READERS, run
+from support.vectors.witness_cases import WITNESS_CASES
 
 __all__ = ["FOLDER", "READERS", "Case", "cases", "load", "run", "write"]
 
 
 def cases() -> Iterator[Case]:
     """Every case, with what is expected filled in by the code."""
-    for made in (*ACCOUNT_CASES, *CHAIN_CASES, *CLUSTER_CASES, *CONTENT_CASES):
+    for made in (*ACCOUNT_CASES, *CHAIN_CASES, *CLUSTER_CASES, *CONTENT_CASES, *WITNESS_CASES):
         for case in made():
             outcome, case.expected = run(case)
             assert outcome == case.outcome, f"{case.topic}/{case.name}: {outcome}, not {case.outcome}"

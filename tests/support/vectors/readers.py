@@ -47,6 +47,7 @@ from holdfast.protocol.tickets import admit, open_ticket
 from holdfast.protocol.transport import split_frame
 from support.vectors.case import Case, Values
 from support.vectors.chains import device_list_chain, head_chain
+from support.vectors.witnesses import account_facts, witness_statement, witness_verdict
 
 
 def run(case: Case) -> tuple[str, Values]:
@@ -294,6 +295,7 @@ def _cutting(given: Values) -> Values:
 
 
 READERS: dict[str, Callable[[Values], Values]] = {
+    "account-facts": account_facts,
     "address": _address,
     "charter": _charter,
     "codec": _codec,
@@ -318,4 +320,6 @@ READERS: dict[str, Callable[[Values], Values]] = {
     "signature": _signature,
     "snapshot-record": _snapshot_record,
     "ticket": _ticket,
+    "witness-statement": witness_statement,
+    "witness-verdict": witness_verdict,
 }

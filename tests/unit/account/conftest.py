@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.devices import OpenDevice
 
+from holdfast.client.home import Home
+from holdfast.client.joining import init_account, recover_account
+from holdfast.client.link import Link
+from holdfast.client.recovery_code import decode_recovery_code
+from holdfast.client.session import Session
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.engine import Catalogue
 from holdfast.coordinator.catalogue.nodes import add_token
@@ -104,3 +110,30 @@ async def transport() -> AsyncIterator[FaultyTransport]:
     async with FaultyTransport() as made:
         assert isinstance(made, FaultyTransport)
         yield made
+
+
+@pytest.fixture
+async def device(coordinator: Any, transport: Any, tmp_path: Path) -> OpenDevice:
+    """Gives a session on another device of one account; the first one makes the account."""
+    codes: list[str] = []
+
+    async def opened(name: str) -> Session:
+        home = Home(tmp_path / name)
+        if home.has_account:
+            pass
+        elif not codes:
+            await init_account(
+                home,
+                coordinator.invite(),
+                device_name=name,
+                show_code=lambda code, *_: codes.append(code),
+                transport=transport,
+                source=SYSTEM,
+            )
+        else:
+            link = await Link.connect(coordinator.address, transport=transport, source=SYSTEM)
+            code = decode_recovery_code(codes[0])
+            await recover_account(home, link, code, device_name=name, source=SYSTEM)
+        return await Session.open(home, transport=transport, source=SYSTEM)
+
+    return opened

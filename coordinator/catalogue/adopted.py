@@ -1,0 +1,89 @@
+"""What nodes kept, taken over into a catalogue that does not have it: accounts, heads, records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, insert, update
+
+from holdfast.coordinator.catalogue.accounts import AccountRow, find_account
+from holdfast.coordinator.catalogue.erasures import set_unreconciled
+from holdfast.coordinator.catalogue.heads import (
+    drop_pending,
+    insert_head,
+    insert_records,
+    known_records,
+    pending_head,
+)
+from holdfast.coordinator.catalogue.schema import accounts
+from holdfast.protocol.accounts import DeviceList, Head
+from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.ids import SnapshotId
+from holdfast.protocol.messages.witness import AccountFacts, KeptHead
+
+__all__ = ["adopt_account", "adopt_heads"]
+
+
+def adopt_account(connection: Connection, facts: AccountFacts) -> AccountRow:
+    """Make an account as nodes knew it, or bring a known one up to date: the newer device list counts."""
+    listed = decode(facts.device_list.payload, DeviceList)
+    known = find_account(connection, facts.account)
+    if known is None:
+        connection.execute(
+            insert(accounts).values(
+                id=bytes(facts.account),
+                device_list=encode(facts.device_list),
+                device_list_seq=listed.seq,
+                quota_bytes=facts.quota_bytes,
+                used_bytes=0,
+                sweep_generation=facts.sweep_generation,
+                head_seq=0,
+            )
+        )
+    else:
+        newer = listed.seq > known.device_list_seq
+        connection.execute(
+            update(accounts)
+            .where(accounts.c.number == known.number)
+            .values(
+                device_list=encode(facts.device_list if newer else known.device_list),
+                device_list_seq=max(listed.seq, known.device_list_seq),
+                sweep_generation=max(facts.sweep_generation, known.sweep_generation),
+            )
+        )
+    found = find_account(connection, facts.account)
+    assert found is not None
+    return found
+
+
+def adopt_heads(
+    connection: Connection,
+    account: AccountRow,
+    chain: Sequence[KeptHead],
+    records: Mapping[SnapshotId, bytes],
+) -> int:
+    """Add verified heads that follow the account's newest one; gives the newest number then.
+
+    The catalogue then knows less than the nodes hold, and nothing is swept until it has been compared.
+    A head that waited for its witnesses under one of these numbers is dropped, or is one of them.
+    """
+    newest = account.head_seq
+    known = known_records(connection, account, list(records))
+    fresh = {snapshot: sealed for snapshot, sealed in records.items() if snapshot not in known}
+    insert_records(connection, account, fresh)
+    for kept in chain:
+        head = decode(kept.head.payload, Head)
+        if head.seq != newest + 1:
+            continue  # somebody else took it over meanwhile
+        insert_head(connection, account, kept.head, kept.snapshot_list, head.time_ns // 1_000_000)
+        newest = head.seq
+    waiting = pending_head(connection, account)
+    if waiting is not None and waiting.seq <= newest:
+        drop_pending(connection, account, waiting.digest)
+    connection.execute(
+        update(accounts)
+        .where(accounts.c.number == account.number)
+        .values(used_bytes=accounts.c.used_bytes + sum(map(len, fresh.values())))
+    )
+    set_unreconciled(connection, True)
+    return newest

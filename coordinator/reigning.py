@@ -1,0 +1,132 @@
+"""Telling every node who coordinates, where, and by which map; and noticing that one's own term is over.
+
+A node that has met a higher term answers with that term's charter. It is signed by the cluster's root,
+so a node cannot make it up: from then on this coordinator serves reads only, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from holdfast.coordinator.limits import NODE_CALL_TIMEOUT_S, REIGN_RETRY_S, WITNESSED_AT_ONCE_MAX
+from holdfast.protocol.charter import open_charter
+from holdfast.protocol.codec import encode
+from holdfast.protocol.errors import HoldfastError, Superseded
+from holdfast.protocol.ids import NodeId
+from holdfast.protocol.messages.cluster import ClusterMap, MapGroup, MapNode
+from holdfast.protocol.messages.witness import Reign, Reigned
+from holdfast.protocol.signing import Signed, sign
+
+if TYPE_CHECKING:
+    from holdfast.coordinator.service.desk import Desk
+
+__all__ = ["Reigning", "cluster_map", "require_reign", "tell_nodes"]
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Reigning:
+    """What is known of the own reign.
+
+    Attributes:
+        url: where this coordinator serves; empty until it does.
+        superseded: the higher term that a node has shown; 0: none.
+        told: what each node heard last: epoch, URL, and the start of its process.
+        retry_s: when a node that did not answer is told again.
+        map: the signed map by its epoch.
+    """
+
+    url: str = ""
+    superseded: int = 0
+    told: dict[NodeId, tuple[int, str, bytes]] = field(default_factory=dict)
+    retry_s: dict[NodeId, float] = field(default_factory=dict)
+    map: tuple[int, Signed] | None = None
+
+
+def require_reign(desk: Desk) -> None:
+    """Raises Superseded when another coordinator reigns."""
+    if desk.reigning.superseded:
+        raise Superseded(
+            f"this coordinator's term {desk.identity.term} is over: it changes nothing any more",
+            why=f"the nodes follow the coordinator of term {desk.reigning.superseded}",
+            term=desk.reigning.superseded,
+        )
+
+
+def cluster_map(desk: Desk) -> Signed:
+    """The signed map of nodes and groups; signed once per epoch."""
+    live, identity = desk.live, desk.identity
+    if desk.reigning.map is None or desk.reigning.map[0] != live.epoch:
+        payload = encode(
+            ClusterMap(
+                1,
+                identity.term,
+                live.epoch,
+                [MapNode(row.id, row.key, row.url, row.zone) for row in live.nodes.values()],
+                [
+                    MapGroup(g.id, g.version, g.profile.k, g.profile.m, list(g.members))
+                    for g in live.groups.values()
+                ],
+            )
+        )
+        signature = sign(identity.key, "map", identity.cluster, payload)
+        desk.reigning.map = (live.epoch, Signed(payload, signature))
+    return desk.reigning.map[1]
+
+
+async def tell_nodes(desk: Desk) -> None:
+    """Tell every node that has not heard it; also those that do not report here: they may follow another."""
+    live, now_s = desk.live, desk.source.monotonic()
+    wanted: dict[NodeId, tuple[int, str, bytes]] = {}
+    for node in live.nodes:
+        beat = live.beats.get(node)
+        wanted[node] = (live.epoch, desk.reigning.url, beat.report.start if beat is not None else b"")
+    late = [
+        node
+        for node, state in wanted.items()
+        if desk.reigning.told.get(node) != state and desk.reigning.retry_s.get(node, now_s) <= now_s
+    ]
+    turns = asyncio.Semaphore(WITNESSED_AT_ONCE_MAX)
+
+    async def one(node: NodeId) -> None:
+        async with turns:
+            if await _tell(desk, node):
+                desk.reigning.told[node] = wanted[node]
+                desk.reigning.retry_s.pop(node, None)
+            else:
+                desk.reigning.retry_s[node] = desk.source.monotonic() + REIGN_RETRY_S
+
+    await asyncio.gather(*map(one, late))
+
+
+async def _tell(desk: Desk, node: NodeId) -> bool:
+    identity = desk.identity
+    message = Reign(
+        root=identity.root, charter=identity.charter, url=desk.reigning.url, map=cluster_map(desk)
+    )
+    try:
+        answer = await desk.calls.ask(
+            desk.live.nodes[node], "POST", "/v1/reign", message, Reigned, timeout_s=NODE_CALL_TIMEOUT_S
+        )
+        if answer.charter is None:
+            return False
+        charter = open_charter(identity.root, answer.charter, identity.cluster)
+    except HoldfastError as error:
+        _log.debug("a node did not hear who reigns", node=node.short, why=str(error))
+        return False
+    if charter.term > identity.term or charter.coordinator != identity.public:
+        if charter.term >= max(identity.term, desk.reigning.superseded + 1):
+            desk.reigning.superseded = charter.term
+            _log.error(
+                "another coordinator reigns: this one serves reads only from now on",
+                term=identity.term,
+                reigns=charter.term,
+                node=node.short,
+            )
+        return True
+    return True

@@ -1,0 +1,342 @@
+"""Heads on their way to their witnesses: given out, counted, and only then acknowledged.
+
+A head is taken as pending in one transaction (catalogue.heads.begin_head), given to its own witnesses
+and to those of the head before it, and becomes the account's newest in a second transaction once a
+majority of both keeps it (protocol.witnessing). Whoever dies between leaves it pending: it is given
+out again after the start, and when somebody posts. What can no more be agreed, because a majority
+keeps another head, is dropped, and what the witnesses have is taken over (coordinator.catching_up).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+import structlog
+
+from holdfast.coordinator.catalogue import heads as head_rows
+from holdfast.coordinator.catalogue.accounts import AccountRow, account_row
+from holdfast.coordinator.catalogue.heads import Pending
+from holdfast.coordinator.catching_up import catch_up
+from holdfast.coordinator.limits import RECORDS_WITH_A_HEAD_BYTES, WITNESS_CALL_TIMEOUT_S
+from holdfast.protocol.accounts import Head, Witness, signed_digest
+from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.errors import (
+    BadRequest,
+    ForkDetected,
+    HeadMoved,
+    HoldfastError,
+    NoQuorum,
+    OutcomeUnknown,
+    Rollback,
+)
+from holdfast.protocol.failpoints import reached
+from holdfast.protocol.ids import AccountId, NodeId
+from holdfast.protocol.messages.heads import HeadState, PostHead
+from holdfast.protocol.messages.witness import AccountFacts, HeadKept, KeepHead
+from holdfast.protocol.signing import Signed, sign
+from holdfast.protocol.witnessing import (
+    Willing,
+    choose_witnesses,
+    is_agreed,
+    majority,
+    open_statement,
+    witness_count,
+)
+
+if TYPE_CHECKING:
+    from holdfast.coordinator.service.desk import Desk
+
+__all__ = ["Given", "Witnessing", "facts_of", "give", "given_up", "post_head", "proposed", "settle"]
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Witnessing:
+    """What is known of witnesses without asking anybody. All of it can be found out again.
+
+    Attributes:
+        turns: one head of an account at a time.
+        dirty: accounts whose witnesses may lack something.
+        forked: (account, node): a witness that keeps a head which was never agreed, and can follow no more.
+        tasks: given out, and not waited for any more.
+    """
+
+    turns: WeakValueDictionary[AccountId, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    dirty: set[AccountId] = field(default_factory=set)
+    forked: set[tuple[AccountId, NodeId]] = field(default_factory=set)
+    tasks: set[asyncio.Task[object]] = field(default_factory=set)
+    looked_s: float = float("-inf")
+
+    def turn(self, account: AccountId) -> asyncio.Lock:
+        """Held while a head of this account is taken, given out and settled."""
+        return self.turns.setdefault(account, asyncio.Lock())
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """How giving a head out went.
+
+    Attributes:
+        statements: of those that keep it, verified. refused: keep another one for good.
+    """
+
+    statements: dict[NodeId, Signed]
+    refused: frozenset[NodeId]
+
+
+def given_up(desk: Desk) -> frozenset[NodeId]:
+    """Nodes that do not count as witnesses any more: lost for good, or let go; see protocol.witnessing."""
+    return frozenset(node for node, row in desk.live.nodes.items() if row.state in ("lost", "removed"))
+
+
+def proposed(desk: Desk, account: AccountId, before: Collection[Witness]) -> list[Witness]:
+    """Who shall witness the account's next head."""
+    live, usual = desk.live, desk.live.usual_profile()
+    nodes = [
+        Willing(node, row.key, row.zone, live.state(node) == "up")
+        for node, row in live.nodes.items()
+        if row.state == "joined" and (account, node) not in desk.witnessing.forked
+    ]
+    count = witness_count(usual.m if usual is not None else 1)
+    return choose_witnesses(account, nodes, {each.node for each in before}, count)
+
+
+def facts_of(desk: Desk, account: AccountRow) -> Signed:
+    """What a rebuilt coordinator has to know of an account, signed."""
+    identity = desk.identity
+    payload = encode(
+        AccountFacts(
+            1,
+            identity.term,
+            account.id,
+            account.device_list,
+            account.quota_bytes,
+            account.sweep_generation,
+        )
+    )
+    return Signed(payload, sign(identity.key, "account", identity.cluster, payload))
+
+
+async def post_head(desk: Desk, account: AccountId, posted: PostHead) -> HeadState:
+    """Take a head, have it witnessed, acknowledge it.
+
+    Raises:
+        NoQuorum: too few of its witnesses are up; nothing was taken.
+        OutcomeUnknown: it was taken, and too few of its witnesses could be reached then: it is settled
+            when they are back. HeadMoved, and what else begin_head raises: it was not taken.
+    """
+    async with desk.witnessing.turn(account):
+        try:
+            await _settle_waiting(desk, account, posted)
+            row, waiting, before = await desk.catalogue.read(
+                lambda c: (
+                    (found := account_row(c, account)),
+                    head_rows.pending_head(c, found),
+                    head_rows.newest_witnesses(c, found),
+                )
+            )
+            if waiting is None:
+                _require_up(desk, decode(posted.head.payload, Head).witnesses, before)
+            nodes = {node: known.key for node, known in desk.live.nodes.items()}
+            now_ms, cluster = desk.source.now_ms(), desk.identity.cluster
+            begun = await desk.catalogue.write(
+                lambda c: head_rows.begin_head(c, cluster, account_row(c, account), posted, nodes, now_ms)
+            )
+            if isinstance(begun, Pending):
+                reached("coordinator.head.waiting")
+                return await settle(desk, row, begun)
+            return await _vouched(desk, row, begun, posted)
+        finally:
+            desk.witnessing.dirty.add(account)
+
+
+async def _settle_waiting(desk: Desk, account: AccountId, posted: PostHead) -> None:
+    """An earlier head first; it may be this very one, and then it is left to be."""
+    row, waiting = await desk.catalogue.read(
+        lambda c: ((found := account_row(c, account)), head_rows.pending_head(c, found))
+    )
+    if waiting is None or waiting.signed == posted.head:
+        return
+    try:
+        await settle(desk, row, waiting)
+    except OutcomeUnknown as error:
+        raise NoQuorum(
+            f"head {waiting.seq} of this account still waits for its witnesses",
+            why=error.why,
+            do="Start the nodes named ('holdfast status' shows them) and run it again.",
+        ) from error
+    except HeadMoved:
+        return  # it was dropped: what is there now decides
+
+
+def _require_up(desk: Desk, own: Collection[Witness], before: Collection[Witness]) -> None:
+    up = {node for node in desk.live.nodes if desk.live.state(node) in ("up", "suspect")}
+    ids, earlier = [each.node for each in own], [each.node for each in before]
+    if not is_agreed(ids, earlier, up, given_up(desk)):
+        away = sorted(node.short for node in {*ids, *earlier} - up)
+        raise NoQuorum(
+            "the snapshot cannot be made visible now: too few of the account's witnesses are up",
+            why=f"nodes {', '.join(away)} are down, and a majority must keep every head",
+            do="Start them and run it again: what is stored is not sent twice.",
+            nodes=away,
+        )
+
+
+async def settle(desk: Desk, account: AccountRow, waiting: Pending) -> HeadState:
+    """Give a pending head out, and make it the newest once it is agreed. The account's turn is held.
+
+    Raises:
+        OutcomeUnknown: it is not agreed yet. HeadMoved: it never will be, and was dropped; what its
+            witnesses keep instead is taken over by now.
+    """
+    given = await _give_out(desk, account, waiting)
+    own = [each.node for each in waiting.witnesses]
+    before = [each.node for each in waiting.before]
+    gone = given_up(desk)
+    if is_agreed(own, before, given.statements, gone):
+        reached("coordinator.head.agreed")
+        state = await desk.catalogue.write(
+            lambda c: head_rows.settle_head(c, account_row(c, account.id), waiting.digest)
+        )
+        return HeadState(
+            head=state.head,
+            snapshot_list=state.snapshot_list,
+            links=state.links,
+            statements=list(given.statements.values()),
+        )
+    for group in (own, [node for node in before if node not in gone]):
+        if sum(node in given.refused for node in group) > len(group) - majority(len(group)):
+            await desk.catalogue.write(
+                lambda c: head_rows.drop_pending(c, account_row(c, account.id), waiting.digest)
+            )
+            _log.warning("a head was dropped: its witnesses keep another one", seq=waiting.seq)
+            seq = await catch_up(desk, account.id, {*own, *before})
+            raise HeadMoved(
+                f"head {waiting.seq} cannot be posted: its witnesses keep another one",
+                why="the coordinator's catalogue was older than what they have seen",
+                seq=seq,
+            )
+    silent = sorted(node.short for node in {*own, *before} - set(given.statements) - gone)
+    raise OutcomeUnknown(
+        f"head {waiting.seq} of the account is not agreed yet",
+        why=f"witnesses {', '.join(silent)} have not confirmed it",
+        do="Start those nodes and run it again: repeating is safe.",
+        nodes=silent,
+    )
+
+
+async def _vouched(desk: Desk, account: AccountRow, state: HeadState, posted: PostHead) -> HeadState:
+    """The current head was posted again: its witnesses' word belongs to the answer."""
+    found = await desk.catalogue.read(
+        lambda c: head_rows.kept_head(c, account, decode(posted.head.payload, Head).seq)
+    )
+    assert found is not None
+    signed, listed = found
+    head = decode(signed.payload, Head)
+    if not head.witnesses:
+        return state
+    again = Pending(
+        account.id,
+        head.seq,
+        signed,
+        signed_digest(signed),
+        listed,
+        account.device_list,
+        (),
+        tuple(head.witnesses),
+        (),
+    )
+    given = await _give_out(desk, account, again)
+    return HeadState(
+        head=state.head,
+        snapshot_list=state.snapshot_list,
+        links=state.links,
+        statements=list(given.statements.values()),
+    )
+
+
+async def _give_out(desk: Desk, account: AccountRow, waiting: Pending) -> Given:
+    """Ask all witnesses at once, until enough have answered; the others go on without being waited for."""
+    messages = await _messages(desk, account, waiting)
+    own, before = [each.node for each in waiting.witnesses], [each.node for each in waiting.before]
+    asked = {each.node: each for each in (*waiting.before, *waiting.witnesses)}
+    gone = given_up(desk)
+    statements: dict[NodeId, Signed] = {}
+    refused: set[NodeId] = set()
+
+    async def one(witness: Witness) -> None:
+        try:
+            for message in messages:
+                kept = await give(desk, witness.node, message)
+            told = open_statement(kept.statement, desk.identity.cluster, witness)
+            if (told.account, told.asked_seq, told.asked_head) != (account.id, waiting.seq, waiting.digest):
+                raise BadRequest("a witness's statement is about another head")
+            statements[witness.node] = kept.statement
+        except (ForkDetected, Rollback):
+            refused.add(witness.node)
+            desk.witnessing.dirty.add(account.id)
+        except HoldfastError as error:
+            _log.info("a witness did not keep a head", node=witness.node.short, why=str(error))
+
+    running = {asyncio.create_task(one(witness)) for witness in asked.values()}
+    while running and not is_agreed(own, before, statements, gone):
+        done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    for task in running:
+        desk.witnessing.tasks.add(task)
+        task.add_done_callback(desk.witnessing.tasks.discard)
+    return Given(dict(statements), frozenset(refused))
+
+
+async def _messages(desk: Desk, account: AccountRow, waiting: Pending) -> list[KeepHead]:
+    """The new records, as many in each as fit; the last brings the head."""
+    stored: list[bytes] = []
+    while len(stored) < len(waiting.records):
+        rest = waiting.records[len(stored) :]
+        found = await desk.catalogue.read(lambda c: head_rows.records(c, account, rest))  # noqa: B023
+        stored.extend(sealed or b"" for sealed in found)
+    facts = facts_of(desk, account)
+    made: list[KeepHead] = []
+    portion: list[bytes] = []
+    for sealed in stored:
+        if portion and sum(map(len, portion)) + len(sealed) > RECORDS_WITH_A_HEAD_BYTES:
+            made.append(without_head(facts, account, portion))
+            portion = []
+        portion.append(sealed)
+    return [
+        *made,
+        KeepHead(
+            facts=facts,
+            head=waiting.signed,
+            device_list=waiting.device_list,
+            snapshot_list=waiting.snapshot_list,
+            records=portion,
+        ),
+    ]
+
+
+def without_head(facts: Signed, account: AccountRow, records: list[bytes]) -> KeepHead:
+    """Facts and records alone."""
+    return KeepHead(
+        facts=facts, head=None, device_list=account.device_list, snapshot_list=b"", records=records
+    )
+
+
+async def give(desk: Desk, node: NodeId, message: KeepHead) -> HeadKept:
+    """Have one node keep something.
+
+    Raises:
+        HoldfastError: it does not, or does not answer.
+    """
+    row = desk.live.nodes.get(node)
+    if row is None:
+        raise BadRequest(f"node {node.short} is in the cluster no more")
+    return await desk.calls.ask(
+        row, "POST", "/v1/witness/keep", message, HeadKept, timeout_s=WITNESS_CALL_TIMEOUT_S
+    )

@@ -1,0 +1,233 @@
+"""What a node keeps so that nobody can take history back, and so that a coordinator can be rebuilt.
+
+    meta       "format"; "map": the newest cluster map (KeptMap)
+    accounts   account id -> KeptAccount
+    heads      account id || u64 number -> KeptHead
+    runs       account id -> u64: the oldest head of the unbroken run that ends with the newest
+    records    account id || snapshot id -> sealed snapshot record
+
+It is an LMDB environment of its own beside the shard store: a shard store that is damaged, replaced or
+full takes no history with it, and a head never waits for a batch of shards. LMDB has no checksums, so
+every value ends with eight bytes that prove it. After a failed commit nothing more is taken until
+the node starts anew: the disk decides what it holds, not what the kernel remembers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+from blake3 import blake3
+
+from holdfast.node.limits import (
+    HEADS_DISK_RESERVE_BYTES,
+    HEADS_MAP_BYTES,
+    KEPT_PAGE_BYTES,
+    KEPT_PAGE_ENTRIES_MAX,
+)
+from holdfast.protocol.accounts import signed_digest
+from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.errors import IntegrityFailure, NoRoom, StoreFailed, WrongDirectory
+from holdfast.protocol.ids import AccountId, Digest, SnapshotId
+from holdfast.protocol.limits import RECORDS_FETCH_MAX
+from holdfast.protocol.messages.witness import KeptAccount, KeptHead, KeptMap
+
+__all__ = ["HeadStore"]
+
+_FORMAT: Final = b"holdfast head store 1"
+_CHECK_BYTES: Final = 8
+
+
+def _check(key: bytes, value: bytes) -> bytes:
+    return blake3(len(key).to_bytes(4, "big") + key + value).digest(length=_CHECK_BYTES)
+
+
+def _opened(key: bytes, stored: bytes) -> bytes:
+    value, check = stored[:-_CHECK_BYTES], stored[-_CHECK_BYTES:]
+    if check != _check(key, value):
+        raise IntegrityFailure("a kept head or record is not what was stored")
+    return value
+
+
+class HeadStore:
+    """One per node. Methods block; one thread at a time writes.
+
+    Args:
+        path: its directory, made when it is not there.
+
+    Raises:
+        WrongDirectory: something else is there, or another format version.
+        StoreFailed: it does not open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._failed = ""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._env = lmdb.open(str(path), map_size=HEADS_MAP_BYTES, max_dbs=8, readahead=False, mode=0o600)
+            names = ("meta", "accounts", "heads", "runs", "records")
+            self._meta, self._accounts, self._heads, self._runs, self._records = (
+                self._env.open_db(name.encode()) for name in names
+            )
+            with self._env.begin(write=True) as txn:
+                found = txn.get(b"format", db=self._meta)
+                if found is None:
+                    txn.put(b"format", _FORMAT, db=self._meta)
+        except lmdb.Error as error:
+            raise StoreFailed(
+                f"the heads kept in {path} do not open",
+                why=str(error),
+                do="Move that folder away and start the node again: the coordinator fills it.",
+            ) from error
+        if found not in (None, _FORMAT):
+            self._env.close()
+            raise WrongDirectory(f"{path} is of another version, or not what it should be")
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """One durable transaction; any error of it stops all writing."""
+        if self._failed:
+            raise StoreFailed(f"the heads in {self._path} stopped after a failed commit", why=self._failed)
+        free = os.statvfs(self._path)
+        if free.f_bavail * free.f_frsize < HEADS_DISK_RESERVE_BYTES:
+            raise NoRoom("this node's disk is full, and keeps no more heads", do="Free some room on it.")
+        try:
+            with self._env.begin(write=True) as txn:
+                yield txn
+        except lmdb.MapFullError:
+            raise NoRoom("this node keeps as many heads as it may") from None
+        except (lmdb.Error, OSError) as error:
+            self._failed = str(error)
+            raise StoreFailed(f"heads in {self._path} could not be made durable", why=str(error)) from error
+
+    def keep(
+        self,
+        account: AccountId,
+        *,
+        facts: KeptAccount | None = None,
+        head: tuple[int, KeptHead] | None = None,
+        run_from: int | None = None,
+        records: Sequence[tuple[SnapshotId, bytes]] = (),
+    ) -> None:
+        """Make all of it durable in one transaction. What is there under a record's id stays.
+
+        Args:
+            run_from: number of the oldest head of the unbroken run, where it changes.
+        """
+        with self._writing() as txn:
+
+            def put(key: bytes, value: bytes, place: Any) -> None:
+                txn.put(key, value + _check(key, value), db=place)
+
+            if facts is not None:
+                put(bytes(account), encode(facts), self._accounts)
+            if head is not None:
+                put(_head_key(account, head[0]), encode(head[1]), self._heads)
+            if run_from is not None:
+                put(bytes(account), run_from.to_bytes(8, "big"), self._runs)
+            for snapshot, sealed in records:
+                put(bytes(account) + snapshot, sealed, self._records)
+
+    def keep_map(self, kept: KeptMap) -> None:
+        """Keep the newest cluster map."""
+        with self._writing() as txn:
+            value = encode(kept)
+            txn.put(b"map", value + _check(b"map", value), db=self._meta)
+
+    # Reading
+
+    def _get(self, key: bytes, place: Any) -> bytes | None:
+        with self._env.begin() as txn:
+            stored = txn.get(key, db=place)
+        return _opened(key, stored) if stored is not None else None
+
+    def map(self) -> KeptMap | None:
+        """The newest cluster map kept."""
+        stored = self._get(b"map", self._meta)
+        return decode(stored, KeptMap) if stored is not None else None
+
+    def facts(self, account: AccountId) -> KeptAccount | None:
+        """What is kept of an account."""
+        stored = self._get(bytes(account), self._accounts)
+        return decode(stored, KeptAccount) if stored is not None else None
+
+    def head(self, account: AccountId, seq: int) -> KeptHead | None:
+        """The head kept under a number."""
+        stored = self._get(_head_key(account, seq), self._heads)
+        return decode(stored, KeptHead) if stored is not None else None
+
+    def newest(self, account: AccountId) -> tuple[int, KeptHead] | None:
+        """The head with the highest number, and that number."""
+        with self._env.begin() as txn, txn.cursor(db=self._heads) as cursor:
+            # The last key of the account: one before the first that lies behind all of it.
+            behind = cursor.set_range(bytes(account) + b"\xff" * 9)
+            there = cursor.prev() if behind else cursor.last()
+            if not there or not bytes(cursor.key()).startswith(account):
+                return None
+            key, stored = bytes(cursor.key()), bytes(cursor.value())
+        return int.from_bytes(key[len(account) :], "big"), decode(_opened(key, stored), KeptHead)
+
+    def digest_at(self, account: AccountId, seq: int) -> Digest | None:
+        """The signed digest of the head kept under a number."""
+        found = self.head(account, seq) if seq > 0 else None
+        return signed_digest(found.head) if found is not None else None
+
+    def run_from(self, account: AccountId) -> int:
+        """Number of the oldest head of the unbroken run that ends with the newest; 0: there is none."""
+        stored = self._get(bytes(account), self._runs)
+        return int.from_bytes(stored, "big") if stored is not None else 0
+
+    def lacking(self, account: AccountId, wanted: Sequence[SnapshotId]) -> list[SnapshotId]:
+        """Those of the records that are not here, at most RECORDS_FETCH_MAX."""
+        gone: list[SnapshotId] = []
+        with self._env.begin() as txn:
+            for snapshot in wanted:
+                if txn.get(bytes(account) + snapshot, db=self._records) is None:
+                    gone.append(snapshot)
+                    if len(gone) == RECORDS_FETCH_MAX:
+                        break
+        return gone
+
+    def accounts(self, after: bytes) -> list[KeptAccount]:
+        """Accounts in order behind an id."""
+        return [decode(value, KeptAccount) for _, value in self._page(self._accounts, after, b"")]
+
+    def heads(self, account: AccountId, after: int) -> list[KeptHead]:
+        """Heads of an account with numbers above ``after``."""
+        start = _head_key(account, after)
+        return [decode(value, KeptHead) for _, value in self._page(self._heads, start, account)]
+
+    def records(self, account: AccountId, after: bytes) -> list[bytes]:
+        """Sealed records of an account in order behind a snapshot id."""
+        return [value for _, value in self._page(self._records, bytes(account) + after, account)]
+
+    def _page(self, place: Any, after: bytes, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Values behind a key, as many as an answer holds. What does not prove itself is left out."""
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        with self._env.begin() as txn, txn.cursor(db=place) as cursor:
+            more = cursor.set_range(after) if after else cursor.first()
+            if more and bytes(cursor.key()) == after:
+                more = cursor.next()
+            while more and bytes(cursor.key()).startswith(prefix) and len(found) < KEPT_PAGE_ENTRIES_MAX:
+                key, stored = bytes(cursor.key()), bytes(cursor.value())
+                size += len(stored)
+                if found and size > KEPT_PAGE_BYTES:
+                    break
+                with suppress(IntegrityFailure):  # other nodes keep it too
+                    found.append((key, _opened(key, stored)))
+                more = cursor.next()
+        return found
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._env.close()
+
+
+def _head_key(account: AccountId, seq: int) -> bytes:
+    return bytes(account) + seq.to_bytes(8, "big")
