@@ -9,6 +9,7 @@ import click
 
 from holdfast.coordinator.command_audit import audit, trust
 from holdfast.coordinator.command_compact import compact
+from holdfast.coordinator.command_keeping import backup, rebuild, restore
 from holdfast.coordinator.command_operations import (
     drain,
     nodes,
@@ -44,7 +45,7 @@ __all__ = ["admin", "coordinator"]
 
 @click.group()
 def coordinator() -> None:
-    """Run a coordinator."""
+    """Run a coordinator, and keep it from being lost."""
 
 
 @coordinator.command("run")
@@ -166,6 +167,11 @@ def run_command(
         rebalances=rebalances,
     )
     run(lambda: run_coordinator(settings, SYSTEM))
+
+
+coordinator.add_command(backup)
+coordinator.add_command(restore)
+coordinator.add_command(rebuild)
 
 
 @click.group()

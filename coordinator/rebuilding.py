@@ -1,0 +1,285 @@
+"""A coordinator whose folder is gone, made again from the cluster kit and what lies on the nodes.
+
+In order: the kit signs a charter with a higher term and a new key; every node that answers is told, and
+follows nobody else from then on; then they tell what they keep, and the new catalogue is filled with it.
+The charter is written into the folder last: what died before is begun anew, under a higher term still.
+
+Of everything the highest valid number counts. What was trash is live again, of two stripes of one chunk
+the fuller counts, invites and tokens are void, and nothing is swept until all was compared with the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+
+from holdfast.coordinator.adopting import plan_groups
+from holdfast.coordinator.catalogue import rebuilt
+from holdfast.coordinator.catalogue.adopted import adopt_account, adopt_heads
+from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
+from holdfast.coordinator.catalogue.nodes import NodeRow
+from holdfast.coordinator.catching_up import Devices, choose_heads, read_heads, read_records
+from holdfast.coordinator.gathering import (
+    Kept,
+    find_node,
+    highest_reign,
+    read_kept,
+    read_stripes,
+    read_sums,
+    slot_counts,
+)
+from holdfast.coordinator.identity import CoordinatorIdentity, found_anew, read_kit, settle_identity
+from holdfast.coordinator.node_calls import NodeCalls
+from holdfast.coordinator.placement import Group
+from holdfast.protocol import signing
+from holdfast.protocol.accounts import SnapshotList
+from holdfast.protocol.charter import cluster_id, open_charter
+from holdfast.protocol.clock import Source
+from holdfast.protocol.codec import decode
+from holdfast.protocol.directory import Lock, make_private, refuse_strangers
+from holdfast.protocol.errors import HoldfastError, Refused, Unreachable, WrongDirectory
+from holdfast.protocol.ids import AccountId, ClusterId, NodeId, SnapshotId, StoreId
+from holdfast.protocol.messages.witness import AccountFacts, KeptHead, Reign, Reigned
+from holdfast.protocol.transport import Transport
+
+__all__ = ["Rebuilt", "rebuild"]
+
+_log = structlog.get_logger()
+_OWN = (
+    "coordinator.key",
+    "operator.seed",
+    "catalogue.sqlite",
+    "catalogue.sqlite-wal",
+    "catalogue.sqlite-shm",
+)
+NO_STORE = StoreId(bytes(16))
+"""The store of a node that did not answer: whatever it comes with is proven then."""
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What a rebuild found; ``silent``: nodes of the map that did not answer."""
+
+    term: int
+    nodes: int = 0
+    silent: list[NodeId] = field(default_factory=list)
+    groups: int = 0
+    accounts: int = 0
+    heads: int = 0
+    chunks: int = 0
+    nameless: int = 0
+
+
+async def rebuild(
+    kit: Path, folder: Path, urls: Sequence[str], source: Source, say: Callable[[str], None]
+) -> Rebuilt:
+    """Make a coordinator's folder again. See the module.
+
+    Args:
+        urls: of nodes; those that they know of are found by themselves.
+        say: told in words what is done.
+
+    Raises:
+        Unreachable: no node answers. Refused: a node of another cluster; or one that follows a higher term.
+        WrongDirectory: the folder holds something.
+    """
+    root_key = read_kit(kit)
+    root = signing.public_key(root_key)
+    cluster = cluster_id(root)
+    make_private(folder)
+    with Lock(folder, "a coordinator"):
+        if (folder / "charter.bin").exists():
+            raise WrongDirectory(
+                f"{folder} holds a coordinator already",
+                do="Start it ('holdfast coordinator run'), or name an empty folder.",
+            )
+        refuse_strangers(folder, (*_OWN, "cluster-kit.pem"), "a coordinator's")
+        for name in _OWN:
+            (folder / name).unlink(missing_ok=True)
+        async with Transport(source=source) as transport:
+            found = await _find(transport, urls, cluster)
+            before = await highest_reign(transport, [row.url for row in found.values()], root, cluster)
+            identity = found_anew(folder, root_key, before + 1, source)
+            calls = NodeCalls(transport, identity)
+            kept = Kept()
+            answering = await _take_over(transport, calls, identity, found, kept, say)
+            made = Rebuilt(identity.term, nodes=len(answering))
+            catalogue = Catalogue(sqlite_url(folder / "catalogue.sqlite"))
+            try:
+                await _fill(catalogue, calls, identity, answering, kept, made, source.now_ms(), say)
+            finally:
+                catalogue.close()
+        settle_identity(folder, identity)
+    return made
+
+
+async def _find(transport: Transport, urls: Sequence[str], cluster: ClusterId) -> dict[NodeId, NodeRow]:
+    """Nodes at these URLs; one that does not answer is left out, as long as one does."""
+    found: dict[NodeId, NodeRow] = {}
+    silent: HoldfastError | None = None
+    for url in dict.fromkeys(urls):
+        try:
+            row = await find_node(transport, url, cluster)
+        except Unreachable as error:
+            silent = error
+            _log.warning("a node does not answer", url=url, why=str(error))
+            continue
+        found[row.id] = row
+    if not found:
+        raise Unreachable(
+            "no node answers",
+            why=silent.what if silent is not None else "no URL was given",
+            do="Start the nodes, and give the URL of at least one with --node.",
+        )
+    return found
+
+
+async def _take_over(
+    transport: Transport,
+    calls: NodeCalls,
+    identity: CoordinatorIdentity,
+    found: Mapping[NodeId, NodeRow],
+    kept: Kept,
+    say: Callable[[str], None],
+) -> dict[NodeId, NodeRow]:
+    """Have every node follow the new charter, then read what it keeps; nodes in their maps are found so."""
+    answering: dict[NodeId, NodeRow] = {}
+    waiting, seen = list(found.values()), set(found)
+    while waiting:
+        node = waiting.pop()
+        try:
+            await _reign(calls, identity, node)
+            await read_kept(calls, node, identity.root, identity.cluster, kept)
+        except Refused:
+            raise
+        except HoldfastError as error:
+            _log.warning("a node does not tell what it keeps", node=node.id.short, why=str(error))
+            continue
+        answering[node.id] = node
+        say(f"Node {node.id.short} at {node.url} follows term {identity.term}.")
+        for known in kept.map.nodes if kept.map is not None else []:
+            if known.id in seen:
+                continue
+            seen.add(known.id)
+            try:
+                row = await find_node(transport, known.url, identity.cluster)
+            except HoldfastError as error:
+                _log.warning("a node of the map does not answer", node=known.id.short, why=str(error))
+                continue
+            if row.id == known.id:
+                waiting.append(row)
+    return answering
+
+
+async def _reign(calls: NodeCalls, identity: CoordinatorIdentity, node: NodeRow) -> None:
+    message = Reign(root=identity.root, charter=identity.charter, url="", map=None)
+    answer = await calls.ask(node, "POST", "/v1/reign", message, Reigned)
+    charter = (
+        open_charter(identity.root, answer.charter, identity.cluster) if answer.charter is not None else None
+    )
+    if charter is None or charter.coordinator != identity.public:
+        raise Refused(
+            f"node {node.id.short} follows term {answer.term}, and would not follow {identity.term}",
+            why="another coordinator was restored or rebuilt meanwhile",
+            do="Run the rebuild again if that one is gone too.",
+        )
+
+
+async def _fill(
+    catalogue: Catalogue,
+    calls: NodeCalls,
+    identity: CoordinatorIdentity,
+    answering: Mapping[NodeId, NodeRow],
+    kept: Kept,
+    made: Rebuilt,
+    now_ms: int,
+    say: Callable[[str], None],
+) -> None:
+    rows = dict(answering)
+    for known in kept.map.nodes if kept.map is not None else []:
+        if known.id in rows:
+            rows[known.id] = replace(rows[known.id], zone=known.zone)
+        else:
+            rows[known.id] = NodeRow(known.id, known.key, known.url, known.zone, 0, NO_STORE)
+            made.silent.append(known.id)
+    sums = {node: await read_sums(calls, row) for node, row in answering.items()}
+    groups = await _groups(calls, sums, answering, rows, kept)
+    epoch = (kept.map.epoch if kept.map is not None else 0) + 1
+    await catalogue.write(lambda c: rebuilt.put_cluster(c, rows.values(), groups.values(), epoch, now_ms))
+    made.groups = len(groups)
+    for account, facts in kept.facts.items():
+        made.accounts += 1
+        made.heads += await _fill_account(catalogue, calls, identity, kept.keepers[account], facts)
+    say(f"Found {made.accounts} accounts with {made.heads} heads. Reading what lies on the nodes ...")
+    members = {number: group.members for number, group in groups.items()}
+    for number in sorted(groups):
+        holders = [
+            (answering[node], slot)
+            for node, slots in sums.items()
+            for (group, slot) in slots
+            if group == number
+        ]
+        async for portion in read_stripes(calls, number, holders):
+            fitting = [stripe for stripe in portion if stripe.profile == groups[number].profile]
+            added, nameless = await catalogue.write(
+                lambda c, p=fitting: rebuilt.add_stripes(c, p, members)  # type: ignore[misc]
+            )
+            made.chunks += added
+            made.nameless += nameless
+    await catalogue.write(rebuilt.finish_rebuild)
+
+
+async def _groups(
+    calls: NodeCalls,
+    sums: Mapping[NodeId, Mapping[tuple[int, int], int]],
+    answering: Mapping[NodeId, NodeRow],
+    rows: Mapping[NodeId, NodeRow],
+    kept: Kept,
+) -> dict[int, Group]:
+    """Groups as the newest map has them; those that it does not know, by what lies where."""
+    found: dict[int, Group] = {}
+    for each in kept.map.groups if kept.map is not None else []:
+        found[each.id] = Group(each.id, each.version + 1, each.profile, "usual", tuple(each.members))
+    unknown = {
+        node: {place: count for place, count in slots.items() if place[0] not in found}
+        for node, slots in sums.items()
+    }
+    for planned in plan_groups(await slot_counts(calls, unknown, answering), set(rows)):
+        found[planned.id] = Group(planned.id, 1, planned.profile, "usual", planned.members)
+    # Groups for want of nodes are narrower than the usual ones; they are encoded anew in time.
+    widest = max((group.profile.n for group in found.values()), default=0)
+    return {
+        number: group if group.profile.n == widest else replace(group, kind="fallback")
+        for number, group in found.items()
+    }
+
+
+async def _fill_account(
+    catalogue: Catalogue,
+    calls: NodeCalls,
+    identity: CoordinatorIdentity,
+    keepers: Sequence[NodeRow],
+    facts: AccountFacts,
+) -> int:
+    """One account with its heads and records; gives how many heads."""
+    account: AccountId = facts.account
+    found: dict[NodeId, list[KeptHead]] = {}
+    for node in keepers:
+        found[node.id] = await read_heads(calls, node, account, 0)
+    chain = choose_heads(found, Devices.of(facts.device_list, identity.cluster), identity.cluster)
+    wanted = {snapshot for kept in chain for snapshot in decode(kept.snapshot_list, SnapshotList).snapshots}
+    records: dict[SnapshotId, bytes] = {}
+    for node in keepers:
+        lacking = wanted - records.keys()
+        if lacking:
+            records |= await read_records(calls, node, account, lacking)
+    row = await catalogue.write(lambda c: adopt_account(c, facts))
+    await catalogue.write(lambda c: adopt_heads(c, row, chain, records))
+    if wanted - records.keys():
+        _log.warning(
+            "records of snapshots were not found", account=account.short, count=len(wanted - records.keys())
+        )
+    return len(chain)
