@@ -1,7 +1,8 @@
 """The downloader: chunks come back from any k of their n shards, verified at every step.
 
 Chunks are located in batches, asked for in rounds: first k slots per stripe, data
-slots first; what fails or lags is asked of other slots. Each shard must be the
+slots first; what fails is asked of other slots at once, what lags while it may still
+answer (client/hedging.py). Each shard must be the
 one the catalogue's stripe digest names before it enters the decoder, and the
 decoded chunk must hash to its id. Never wrong bytes, never a silent hole.
 """
@@ -10,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
+from holdfast.client.hedging import Hedging
 from holdfast.client.limits import (
     FETCH_SEALED_BYTES,
     FETCHES_IN_FLIGHT_MAX,
@@ -36,7 +40,38 @@ __all__ = ["Downloader"]
 _log = logging.getLogger(__name__)
 _LOCATE_CHUNKS = 1024
 _LAG_S = 2.0
-"""A read that takes longer is asked of other slots while it may still answer."""
+"""A read that takes longer is asked of other slots, hedges left or not, while it may still answer."""
+_LOOK_S = 0.05
+"""How often to look whether a hedge may be made by now."""
+
+
+@dataclass(slots=True, eq=False)
+class _Ask:
+    """One request under way, for those readings whose answers are still to come.
+
+    ``lags``: others are asked meanwhile, it may still answer.
+    """
+
+    node: NodeId
+    readings: list[Reading]
+    task: asyncio.Task[None]
+    started: float
+    answer_bytes: int
+    lags: bool = False
+
+
+def _shard_bytes(readings: Sequence[Reading]) -> int:
+    return sum(reading.profile.shard_bytes(reading.sealed_bytes) for reading in readings)
+
+
+def _sources(reading: Reading, group: LocatedGroup, nodes: dict[NodeId, MapNode]) -> list[tuple[int, NodeId]]:
+    """(slot, node) of every source that was not asked yet for a shard that is not here yet."""
+    return [
+        (slot, node)
+        for slot, holders in enumerate(group.holders)
+        for node in holders
+        if node in nodes and not reading.tried_source(slot, node) and not reading.has_slot(slot)
+    ]
 
 
 class Downloader:
@@ -48,6 +83,7 @@ class Downloader:
         self._calls: NodeCalls = calls or HttpNodeCalls(link.transport, link.signer)
         self._resting: dict[NodeId, float] = {}
         self._reports: list[ReportEntry] = []
+        self.hedging = Hedging()
         # Shared by all fetches: what bounds memory is how many batches are in flight together.
         self._slots = asyncio.Semaphore(FETCHES_IN_FLIGHT_MAX)
 
@@ -125,48 +161,88 @@ class Downloader:
     async def _read_batch(
         self, batch: list[Reading], group: LocatedGroup, nodes: dict[NodeId, MapNode]
     ) -> list[tuple[ChunkId, Sealed | HoldfastError]]:
-        """Rounds of reads until every chunk has k good shards or no slot is left."""
+        """Ask until every chunk has k good shards or no source is left; at once when one fails or lags."""
         unreachable: dict[NodeId, HoldfastError] = {}
-        pending: set[asyncio.Task[None]] = set()
+        asks: set[_Ask] = set()
         try:
-            while True:
-                asked = self._plan_round(batch, group, nodes)
-                for (node, slot), readings in asked.items():
-                    pending.add(
-                        asyncio.create_task(self._ask(nodes[node], slot, readings, group, unreachable))
-                    )
-                if not pending:
+            while not all(reading.has_enough for reading in batch):
+                hedging = self._note_lagging(asks, group, nodes)
+                for (node, slot), readings in self._plan_round(batch, group, nodes, asks).items():
+                    self.hedging.asked()
+                    if hedging:
+                        self.hedging.hedged()
+                    work = self._ask(nodes[node], slot, readings, group, unreachable)
+                    started = self._source.monotonic()
+                    asks.add(_Ask(node, readings, asyncio.create_task(work), started, _shard_bytes(readings)))
+                if not asks:
                     break
-                _, pending = await asyncio.wait(pending, timeout=_LAG_S)
-                if all(reading.has_enough for reading in batch):
-                    break
+                await asyncio.wait(
+                    [ask.task for ask in asks],
+                    timeout=self._until_lag_s(asks),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                done = {ask for ask in asks if ask.task.done()}
+                asks -= done
+                for ask in done:
+                    ask.task.result()
         finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            for ask in asks:
+                ask.task.cancel()
+                if ask.lags:
+                    self._rest(ask.node)  # others were quicker: they are asked first for a while
+            await asyncio.gather(*(ask.task for ask in asks), return_exceptions=True)
         results = await asyncio.to_thread(finish, batch)
         return [
             (reading.chunk, self._too_few(reading, group, nodes, unreachable) if sealed is None else sealed)
             for reading, sealed in zip(batch, results, strict=True)
         ]
 
+    def _note_lagging(self, asks: set[_Ask], group: LocatedGroup, nodes: dict[NodeId, MapNode]) -> bool:
+        """Mark what lags, as far as hedges are left, and what takes very long anyway. Were there hedges?"""
+        now, hedging = self._source.monotonic(), False
+        for ask in asks:
+            if ask.lags:
+                continue
+            waited = now - ask.started
+            if waited >= _LAG_S:
+                ask.lags = True
+            elif (
+                waited >= self.hedging.lag_s(ask.answer_bytes, _LAG_S)
+                and self.hedging.may_hedge()
+                and any(_sources(reading, group, nodes) for reading in ask.readings)
+            ):
+                ask.lags = hedging = True
+        return hedging
+
+    def _until_lag_s(self, asks: set[_Ask]) -> float | None:
+        """How long to wait at most until something lags; None: until something happens."""
+        now = self._source.monotonic()
+        due = [
+            ask.started
+            + (self.hedging.lag_s(ask.answer_bytes, _LAG_S) if self.hedging.may_hedge() else _LAG_S)
+            for ask in asks
+            if not ask.lags
+        ]
+        # What lags already but could not be hedged is looked at again when it counts as failed.
+        due = [at if at > now else max(now, now + _LOOK_S) for at in due]
+        return max(0.0, min(due) - now) if due else None
+
     def _plan_round(
-        self, batch: list[Reading], group: LocatedGroup, nodes: dict[NodeId, MapNode]
+        self, batch: list[Reading], group: LocatedGroup, nodes: dict[NodeId, MapNode], asks: set[_Ask]
     ) -> dict[tuple[NodeId, int], list[Reading]]:
-        """Who to ask for what: for each chunk as many untried slots as it still lacks.
+        """Who to ask for what: for each chunk as many untried slots as it lacks beyond what is on its way.
 
         Slots noted as missing come last, but they do come: a note is a hint, and may be wrong.
         """
+        coming = Counter(reading for ask in asks if not ask.lags for reading in ask.readings)
         asked: dict[tuple[NodeId, int], list[Reading]] = {}
         for reading in batch:
-            lacking = reading.profile.k - reading.good_count
+            lacking = reading.profile.k - reading.good_count - coming[reading]
             if lacking <= 0:
                 continue
             sources = [
                 (slot in reading.missing, self._is_resting(node), slot, node)
-                for slot, holders in enumerate(group.holders)
-                for node in holders
-                if node in nodes and not reading.tried_source(slot, node) and not reading.has_slot(slot)
+                for slot, node in _sources(reading, group, nodes)
             ]
             for _, _, slot, node in sorted(sources)[:lacking]:
                 reading.tried.add((slot, node))
@@ -182,7 +258,7 @@ class Downloader:
         unreachable: dict[NodeId, HoldfastError],
     ) -> None:
         """One slot's shards of a batch from one node; answers may come in several parts."""
-        left = list(readings)
+        left = readings  # those that are still to come: whoever plans looks at them, too
         while left:
             header = ReadHeader(
                 entries=[
@@ -190,6 +266,7 @@ class Downloader:
                     for reading in left[:SHARD_BATCH_ENTRIES_MAX]
                 ]
             )
+            started = self._source.monotonic()
             try:
                 answer, shards = await self._calls.read(node, group.ticket, header, READ_TIMEOUT_S)
             except HoldfastError as error:
@@ -198,13 +275,15 @@ class Downloader:
                 unreachable[node.id] = error
                 self._rest(node.id)
                 return
+            now = self._source.monotonic()
+            self.hedging.answered(now - started, sum(len(shard) for shard in shards))
             covered = len(answer.results)
             wrong = await asyncio.to_thread(take_answer, left[:covered], slot, answer.results, shards)
+            del left[:covered]
             self._reports.extend(
                 ReportEntry(reading.chunk, reading.generation, slot, node.id, kind, record[:8192])
                 for reading, kind, record in wrong
             )
-            left = left[covered:]
 
     def _too_few(
         self,

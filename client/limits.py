@@ -64,6 +64,12 @@ FETCH_SEALED_BYTES = 16 * MIB
 """Sealed bytes asked for in one round of reads."""
 FETCHES_IN_FLIGHT_MAX = 3
 READ_TIMEOUT_S = 8.0
+HEDGE_LAG_S_MIN = 0.05
+HEDGE_PART = 0.1
+"""At most this part of the reads are made because others lag."""
+HEDGE_AHEAD_MAX = 2
+"""Hedges that may be made before there were requests enough: a small restore has a slow node, too."""
+LATENCIES_REMEMBERED = 64
 NODE_REST_S = 5.0
 """A node that failed a read is asked last for so long."""
 RESTORE_WINDOW_BYTES = 16 * MIB

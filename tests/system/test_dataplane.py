@@ -192,6 +192,23 @@ class TestDownload:
             wire.calls.faults[node] = "hang"
         assert await wire.all_right(chunks)
 
+    async def test_a_slow_node_is_hedged_and_then_asked_last(
+        self, wire: Wire, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing but a hedge helps here: no read ever fails, and none takes long enough to be given up."""
+        monkeypatch.setattr("holdfast.client.download._LAG_S", 1e9)
+        chunks = wire.chunks(24)
+        await wire.store(chunks, batch=1)
+        downloader = Downloader(wire.session.link, calls=wire.calls)
+        for chunk in chunks[:8]:
+            assert [found async for _, found in downloader.fetch([chunk.chunk_id])] == [chunk.sealed]
+        wire.calls.faults[wire.nodes[0]] = "hang"
+        wire.calls.reads.clear()
+        for chunk in chunks[8:]:
+            assert [found async for _, found in downloader.fetch([chunk.chunk_id])] == [chunk.sealed]
+        assert 1 <= downloader.hedging.hedges <= 3
+        assert wire.calls.reads[wire.nodes[0]] <= 3, "once it lagged, others were asked"
+
     @pytest.mark.parametrize("fault", ["refuse", "wrong", "absent"])
     async def test_with_too_few_good_shards_nothing_is_given_and_the_chunk_named(
         self, wire: Wire, fault: str
