@@ -187,9 +187,14 @@ class _Planner:
         return not self._rest and self.window.plain_bytes < RESTORE_WINDOW_BYTES
 
     def _end_file(self) -> None:
-        if self._job is not None:
+        if self._job is None:
+            return
+        before = self.window.actions[-1] if self.window.actions else None
+        if isinstance(before, Content) and before.job is self._job:
+            self.window.actions[-1] = Content(self._job, before.extents, True)
+        else:
             self.window.actions.append(Content(self._job, (), True))
-            self._job = None
+        self._job = None
 
     def finish(self) -> bool:
         """No more entries; False when the present window must be carried out first (then ask again)."""

@@ -251,7 +251,8 @@ class WindowWriter:
                 f"the manifest's extents give {written} bytes for a file of {job.entry.size}",
                 do="The file was not restored. Run 'holdfast check' on this snapshot.",
             )
-        os.ftruncate(job.fd, job.entry.size)
+        if job.position != job.entry.size:
+            os.ftruncate(job.fd, job.entry.size)  # it ends with a hole, or is one
         self._target.describe(job.fd, job.entry)
         if not self._verify:
             os.close(job.fd)
