@@ -6,6 +6,7 @@ from holdfast.protocol.limits import (
     DEVICE_LIST_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     MIB,
+    REQUEST_WINDOW_MS,
     SEALED_BYTES_MAX,
     SHARD_BATCH_BODY_BYTES_MAX,
     SHARD_BATCH_HEADER_BYTES_MAX,
@@ -81,10 +82,14 @@ COMPACT_LOOK_S = 60.0
 COMPACT_RETRY_S = 3600.0
 INVENTORY_PORTION_ENTRIES = 1024
 """Keys walked over in one transaction for an inventory; reads and hashing get their turn in between."""
+CLOCK_TOLERATED_MS = 60_000
+"""A wall clock that is further from the coordinator's than this is set right in memory."""
 CRASH_RESTARTS_MAX = 5
 """Restarts after a crash within CRASH_WINDOW_S; then the store counts as damaged."""
 CRASH_WINDOW_S = 3600.0
 CRASH_PAUSE_S = 0.2
+
+assert CLOCK_TOLERATED_MS < REQUEST_WINDOW_MS // 2, "what is tolerated leaves room for the client's own error"
 
 assert SCRUB_BYTES_PER_S_MIN <= SCRUB_BYTES_PER_S_MAX <= SCRUB_ASKED_BYTES_PER_S
 assert 0 < SCRUB_SLACK <= 1

@@ -111,6 +111,8 @@ class Membership:
         self._source = source
         self.charter: Charter | None = None
         self.heartbeat_s = 1.0
+        self.hear_time: Callable[[int], None] = lambda time_ms: None
+        """Told the coordinator's wall time with every answer."""
         self.pulse = 0
         """The highest pulse of the catalogue that an answer told."""
 
@@ -218,6 +220,7 @@ class Membership:
         )
         self.heartbeat_s = answer.heartbeat_ms / 1000
         self.pulse = max(self.pulse, answer.pulse)
+        self.hear_time(answer.time_ms)
         return answer
 
     async def tell(self, identity: Identity, target: str, message: Any, answer: type[T]) -> T:

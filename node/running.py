@@ -226,6 +226,7 @@ class _Node:
         # The store as it is: a new, empty one under a known identity is filled again by its peers.
         identity = Identity(node, cluster, store, str(listen), key)
         door = Door(identity, admission, source)
+        self._membership.hear_time = door.hear_time
         service = ShardHandlers(
             door, self._writer, running_ms=self.running_ms, source=source, program=settings.program
         )

@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
+import structlog
 from aiohttp import web
 
 from holdfast.node.admission import Admission, Admitted
+from holdfast.node.limits import CLOCK_TOLERATED_MS
 from holdfast.node.membership import Identity
 from holdfast.protocol.accounts import open_device_list
 from holdfast.protocol.charter import Charter, open_charter
@@ -36,6 +38,8 @@ from holdfast.protocol.transport import body_digest
 
 __all__ = ["Door"]
 
+_log = structlog.get_logger()
+
 
 class Door:
     """Checks requests to one node.
@@ -49,6 +53,25 @@ class Door:
         self.admission = admission
         self._source = source
         self._gate = Gate(identity.node, identity.cluster, source.now_ms())
+        self._ahead_ms = 0
+
+    def now_ms(self) -> int:
+        """Wall time by which requests, tickets and orders are judged: this machine's, set right."""
+        return self._source.now_ms() + self._ahead_ms
+
+    def hear_time(self, time_ms: int) -> None:
+        """The coordinator's clock says so now. Where this machine's is far off, the coordinator's counts.
+
+        Tickets and orders expire by the clock of the one who signed them; judged by another, a node whose
+        clock is an hour off would serve nobody.
+        """
+        ahead_ms = time_ms - self._source.now_ms()
+        if abs(ahead_ms - self._ahead_ms) <= CLOCK_TOLERATED_MS:
+            return
+        _log.warning("this machine's clock is not the coordinator's", ahead_ms=ahead_ms)
+        self._ahead_ms = ahead_ms
+        # As after a start: what was signed before is refused, because its nonces cannot be told any more.
+        self._gate = Gate(self.identity.node, self.identity.cluster, self.now_ms())
 
     def _pass(
         self,
@@ -64,7 +87,7 @@ class Door:
             request.method,
             request.raw_path,
             body_digest(header, ticket),
-            now_ms=self._source.now_ms(),
+            now_ms=self.now_ms(),
         )
 
     def coordinator_key(self) -> PublicKey:
@@ -82,7 +105,7 @@ class Door:
         """
         auth = parse_auth(request.headers.get(AUTH_HEADER))
         signed = _sent_ticket(request)
-        admitted = self.admission.admit(signed, auth, verb, self._source.now_ms())
+        admitted = self.admission.admit(signed, auth, verb, self.now_ms())
         self._pass(request, auth, admitted.ticket.device_key, header, signed)
         return admitted
 
@@ -160,7 +183,7 @@ class Door:
         """
         verify(self.coordinator_key(), signed.signature, "pull-order", self.identity.cluster, signed.payload)
         order = decode(signed.payload, PullOrder)
-        now_ms = self._source.now_ms()
+        now_ms = self.now_ms()
         if order.term < self.admission.term:
             raise Refused(f"this pull order is of term {order.term}, which is over")
         if now_ms >= order.expires_ms:
