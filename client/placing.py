@@ -77,6 +77,7 @@ class Target:
                 f"another restore is running in {self.path}", do="Wait for it, or choose another."
             ) from None
         self._folders: OrderedDict[tuple[bytes, ...], int] = OrderedDict()
+        self._filesystems = {os.fstat(self._root).st_dev: self._root}
         self._made: set[tuple[bytes, ...]] = set()
         self._number = 0
         # Not the process id: in a container an interrupted restore may well have had the same.
@@ -94,7 +95,9 @@ class Target:
             os.close(fd)
         self._folders.clear()
         if self._root >= 0:
-            os.close(self._root)
+            for fd in self._filesystems.values():
+                os.close(fd)
+            self._filesystems.clear()
             self._root = -1
 
     # Folders
@@ -131,6 +134,9 @@ class Target:
                 raise Conflict(f"something that is not a folder is in the way at {_shown(parts)}") from error
             raise
         self._folders[parts] = fd
+        device = os.fstat(fd).st_dev
+        if device not in self._filesystems:
+            self._filesystems[device] = os.dup(fd)
         while len(self._folders) > _FOLDERS_OPEN_MAX:
             _, oldest = self._folders.popitem(last=False)
             os.close(oldest)
@@ -205,10 +211,11 @@ class Target:
         os.rename(name, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
 
     def sync_all(self) -> None:
-        """Make everything written to the target's filesystem durable (syncfs(2))."""
-        if _libc.syncfs(self._root) != 0:
-            number = ctypes.get_errno()
-            raise no_room_or(OSError(number, os.strerror(number)), self.path)
+        """Make everything written durable (syncfs(2)), also on what is mounted below the target."""
+        for fd in self._filesystems.values():
+            if _libc.syncfs(fd) != 0:
+                number = ctypes.get_errno()
+                raise no_room_or(OSError(number, os.strerror(number)), self.path)
 
     def write_back(self, fd: int, offset: int, length: int) -> None:
         """Let the disk begin on what was just written, so that the sync at the end finds little to do.

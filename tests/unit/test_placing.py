@@ -140,3 +140,42 @@ def test_a_target_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(HoldfastError, match="cannot restore into"):
         Target(tmp_path / "file" / "below", "never")
+
+
+async def test_what_is_mounted_below_the_target_is_made_durable_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = tmp_path / "back"
+    (back / "mounted").mkdir(parents=True)
+    mounted = (back / "mounted").stat()
+    fstat = os.fstat
+
+    class SameButElsewhere:
+        """The folder's own stat, with the device number that a mount would have."""
+
+        st_dev = mounted.st_dev + 1
+
+    def seen(fd: int) -> object:
+        found = fstat(fd)
+        return SameButElsewhere if found.st_ino == mounted.st_ino else found
+
+    synced: list[int] = []
+
+    class Recording:
+        """syncfs(2), noting which folder it was called on."""
+
+        def syncfs(self, fd: int) -> int:
+            synced.append(fstat(fd).st_ino)
+            return 0
+
+    target = Target(back, "never")
+    try:
+        monkeypatch.setattr("holdfast.client.placing.os.fstat", seen)
+        target.folder((b"mounted",))
+        target.folder((b"beside",))
+        monkeypatch.undo()
+        monkeypatch.setattr("holdfast.client.placing._libc", Recording())
+        target.sync_all()
+    finally:
+        target.close()
+    assert sorted(synced) == sorted([back.stat().st_ino, mounted.st_ino])
