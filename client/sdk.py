@@ -17,40 +17,19 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from holdfast.client.backup import BackupPlan, run_backup, run_stream_backup
-from holdfast.client.check import CheckReport, run_check
 from holdfast.client.entries import Entry, check_path
 from holdfast.client.exclude import Excluder
-from holdfast.client.forgetting import (
-    ForgetReport,
-    Forgotten,
-    by_name,
-    by_policy,
-    forget,
-    forgotten_snapshots,
-    undelete,
-)
 from holdfast.client.home import Home
-from holdfast.client.joining import Joined, init_account, recover_account, refuse_second
 from holdfast.client.link import Link
 from holdfast.client.manifest import UnreadablePage, read_manifest
-from holdfast.client.placing import Overwrite
 from holdfast.client.posting import find_parent, post_snapshot, rehearse, snapshots_of
 from holdfast.client.progress import OnProgress
-from holdfast.client.recovery_code import (
-    RecoveredCode,
-    decode_recovery_code,
-    parse_recovery_file,
-    render_recovery_file,
-)
-from holdfast.client.restore import RestorePlan, RestoreReport, open_refs, run_restore
-from holdfast.client.retention import GroupBy, RetentionPolicy
 from holdfast.client.sealing import SealedChunk
 from holdfast.client.session import Session
 from holdfast.client.snapshots import Snapshot, choose
-from holdfast.client.sweeping import PruneReport, prune
 from holdfast.client.upload import Uploader
 from holdfast.client.walk import components, normal_roots
 from holdfast.protocol.address import Address, Token
@@ -60,6 +39,17 @@ from holdfast.protocol.ids import AccountId
 from holdfast.protocol.limits import LABEL_BYTES_MAX
 from holdfast.protocol.messages.accounts import AccountStatus
 from holdfast.protocol.transport import Transport
+
+# What only some verbs need is loaded by them: a command starts that much sooner.
+if TYPE_CHECKING:
+    from holdfast.client.check import CheckReport
+    from holdfast.client.forgetting import ForgetReport, Forgotten
+    from holdfast.client.joining import Joined
+    from holdfast.client.placing import Overwrite
+    from holdfast.client.recovery_code import RecoveredCode
+    from holdfast.client.restore import RestoreReport
+    from holdfast.client.retention import GroupBy, RetentionPolicy
+    from holdfast.client.sweeping import PruneReport
 
 __all__ = ["AsyncClient", "Initialised", "Recovered"]
 
@@ -162,6 +152,9 @@ class AsyncClient:
             BadRequest: no invite. Refused: it is not good (any more).
             Conflict: this device is set up already. Unreachable: no coordinator.
         """
+        from holdfast.client.joining import init_account, refuse_second
+        from holdfast.client.recovery_code import render_recovery_file
+
         refuse_second(self._home)
         text = invite or os.environ.get("HOLDFAST_INVITE")
         if not text:
@@ -205,6 +198,9 @@ class AsyncClient:
             WrongKey: the code does not fit. NoAccount: the cluster has no such account.
             Conflict: this device is set up already. Unreachable, Refused: the coordinator.
         """
+        from holdfast.client.joining import recover_account
+        from holdfast.client.recovery_code import decode_recovery_code, parse_recovery_file
+
         address = self._coordinator
         if recovery_file is not None:
             parsed = parse_recovery_file(recovery_file)
@@ -330,6 +326,8 @@ class AsyncClient:
             BadRequest: neither or both are given; the policy is empty, or would leave nothing of a group.
             NotFound: there is no such snapshot. NoQuorum: too few nodes are up to change anything.
         """
+        from holdfast.client.forgetting import by_name, by_policy, forget
+
         if bool(snapshots) == (policy is not None):
             raise BadRequest("forget needs either snapshots or a policy", do="Give one of the two.")
         chosen = (
@@ -359,10 +357,14 @@ class AsyncClient:
             SweepRefused: it would not be safe now, and why.
             TooFewShards, IntegrityFailure: a snapshot's list of files cannot be read; it is named.
         """
+        from holdfast.client.sweeping import prune
+
         return await prune(await self._opened(), dry_run=dry_run, on_progress=on_progress)
 
     async def forgotten(self) -> list[Forgotten]:
         """Snapshots that were forgotten, the latest first (at most 1,024), and whether they may come back."""
+        from holdfast.client.forgetting import forgotten_snapshots
+
         return await forgotten_snapshots(await self._opened())
 
     async def undelete(self, snapshot: Snapshot | str) -> Snapshot:
@@ -372,6 +374,8 @@ class AsyncClient:
             NotFound: it was never there, or its record is gone. BadRequest: several fit.
             Conflict: it is not forgotten; or something that it holds was erased meanwhile.
         """
+        from holdfast.client.forgetting import undelete
+
         wanted = snapshot if isinstance(snapshot, str) else snapshot.id.hex()
         return await undelete(await self._opened(), wanted)
 
@@ -435,6 +439,8 @@ class AsyncClient:
         Raises:
             NoRoom: the target's disk is full. NotFound: nothing matches. Locked: another restore runs there.
         """
+        from holdfast.client.restore import RestorePlan, run_restore
+
         session = await self._opened()
         chosen = await self._chosen(snapshot)
         plan = RestorePlan(os.fspath(target), os.fsencode(path), include, overwrite, verify)
@@ -454,6 +460,8 @@ class AsyncClient:
             NotFound: there is no such file. BadRequest: it is sparse: restore it.
             TooFewShards, IntegrityFailure: it cannot be had (any more).
         """
+        from holdfast.client.restore import open_refs
+
         session = await self._opened()
         chosen = await self._chosen(snapshot)
         wanted, found = os.fsencode(name).strip(b"/"), False
@@ -494,6 +502,8 @@ class AsyncClient:
         Args:
             read_data: fetch and open every chunk; ``sample``: this percentage of them.
         """
+        from holdfast.client.check import run_check
+
         if not 0 <= sample <= 100:
             raise BadRequest("a sample is 0 to 100 percent")
         session = await self._opened()

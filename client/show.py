@@ -6,12 +6,8 @@ import os
 import stat
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from holdfast.client.check import CheckReport
-from holdfast.client.entries import Entry
-from holdfast.client.restore import RestoreReport
-from holdfast.client.snapshots import Snapshot
 from holdfast.protocol.errors import (
     Degraded,
     HoldfastError,
@@ -20,8 +16,14 @@ from holdfast.protocol.errors import (
     Partial,
     TooFewShards,
 )
-from holdfast.protocol.messages.accounts import AccountStatus
 from holdfast.protocol.terminal import Output, human_bytes, human_count, printable
+
+if TYPE_CHECKING:
+    from holdfast.client.check import CheckReport
+    from holdfast.client.entries import Entry
+    from holdfast.client.restore import RestoreReport
+    from holdfast.client.snapshots import Snapshot
+    from holdfast.protocol.messages.accounts import AccountStatus
 
 __all__ = [
     "deciding",

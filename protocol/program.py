@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 __all__ = ["program_version"]
 
 
 def program_version() -> str:
     """The installed version, e.g. "0.1.0"; "unreleased" when run from sources without installing."""
+    from importlib.metadata import PackageNotFoundError, version  # parsers of mail and zip files: 20 ms
+
     try:
         return version("holdfast")
     except PackageNotFoundError:
