@@ -187,12 +187,17 @@ def recover(
             f"Newest snapshot: {found.snapshot.id.short} of {when} from {found.snapshot.device_name} "
             f"(head {found.head_seq})."
         )
+        if found.witnesses is not None:
+            output.say(
+                f"{found.witnesses[0]} of its {found.witnesses[1]} witnesses confirm that it is the newest."
+            )
         output.say("Next: holdfast restore latest --target DIR")
     output.summary(
         account=found.account.hex(),
         coordinator=str(found.address),
         corrected=found.corrected,
         head_seq=found.head_seq,
+        witnesses=list(found.witnesses) if found.witnesses is not None else None,
         snapshot=found.snapshot.id.hex() if found.snapshot else None,
     )
 

@@ -76,6 +76,7 @@ class Recovered:
     Attributes:
         corrected: how many characters of the code were put right.
         snapshot: the newest snapshot, if there is any; ``head_seq`` its head's number.
+        witnesses: how many of how many witnesses confirmed that head; None: it names none.
     """
 
     account: AccountId
@@ -83,6 +84,7 @@ class Recovered:
     corrected: int
     head_seq: int
     snapshot: Snapshot | None
+    witnesses: tuple[int, int] | None = None
 
 
 class AsyncClient:
@@ -225,7 +227,12 @@ class AsyncClient:
         head = await session.head()
         newest = await snapshots_of(session, head.snapshots[-1:])
         return Recovered(
-            joined.account, joined.address, decoded.corrected, head.seq, newest[0] if newest else None
+            joined.account,
+            joined.address,
+            decoded.corrected,
+            head.seq,
+            newest[0] if newest else None,
+            head.confirmed,
         )
 
     async def status(self) -> AccountStatus:

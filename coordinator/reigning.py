@@ -24,7 +24,7 @@ from holdfast.protocol.signing import Signed, sign
 if TYPE_CHECKING:
     from holdfast.coordinator.service.desk import Desk
 
-__all__ = ["Reigning", "cluster_map", "require_reign", "tell_nodes"]
+__all__ = ["Reigning", "cluster_map", "reign_said", "require_reign", "tell_nodes"]
 
 _log = structlog.get_logger()
 
@@ -56,6 +56,16 @@ def require_reign(desk: Desk) -> None:
             why=f"the nodes follow the coordinator of term {desk.reigning.superseded}",
             term=desk.reigning.superseded,
         )
+
+
+def reign_said(desk: Desk) -> str:
+    """What an operator has to know before anything else, where another coordinator reigns; else nothing."""
+    if not desk.reigning.superseded:
+        return ""
+    return (
+        f"This coordinator's term {desk.identity.term} is over, the nodes follow that of term "
+        f"{desk.reigning.superseded}: switch this one off. "
+    )
 
 
 def cluster_map(desk: Desk) -> Signed:

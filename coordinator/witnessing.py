@@ -89,9 +89,17 @@ class Given:
     refused: frozenset[NodeId]
 
 
-def given_up(desk: Desk) -> frozenset[NodeId]:
-    """Nodes that do not count as witnesses any more: lost for good, or let go; see protocol.witnessing."""
-    return frozenset(node for node, row in desk.live.nodes.items() if row.state in ("lost", "removed"))
+def given_up(desk: Desk, witnesses: Collection[Witness]) -> frozenset[NodeId]:
+    """Those that do not count as witnesses any more: lost for good, known to lie, or let go.
+
+    See protocol.witnessing. Nodes that were removed are not among the living any more.
+    """
+    standing = {each.node: desk.live.nodes.get(each.node) for each in witnesses}
+    return frozenset(
+        node
+        for node, row in standing.items()
+        if row is None or row.state in ("lost", "distrusted", "removed")
+    )
 
 
 def proposed(desk: Desk, account: AccountId, before: Collection[Witness]) -> list[Witness]:
@@ -177,7 +185,7 @@ async def _settle_waiting(desk: Desk, account: AccountId, posted: PostHead) -> N
 def _require_up(desk: Desk, own: Collection[Witness], before: Collection[Witness]) -> None:
     up = {node for node in desk.live.nodes if desk.live.state(node) in ("up", "suspect")}
     ids, earlier = [each.node for each in own], [each.node for each in before]
-    if not is_agreed(ids, earlier, up, given_up(desk)):
+    if not is_agreed(ids, earlier, up, given_up(desk, before)):
         away = sorted(node.short for node in {*ids, *earlier} - up)
         raise NoQuorum(
             "the snapshot cannot be made visible now: too few of the account's witnesses are up",
@@ -197,9 +205,11 @@ async def settle(desk: Desk, account: AccountRow, waiting: Pending) -> HeadState
     given = await _give_out(desk, account, waiting)
     own = [each.node for each in waiting.witnesses]
     before = [each.node for each in waiting.before]
-    gone = given_up(desk)
+    gone = given_up(desk, waiting.before)
     if is_agreed(own, before, given.statements, gone):
         reached("coordinator.head.agreed")
+        # They keep a head that was never agreed, and now never will be: the next head names others.
+        desk.witnessing.forked.update((account.id, node) for node in given.refused)
         state = await desk.catalogue.write(
             lambda c: head_rows.settle_head(c, account_row(c, account.id), waiting.digest)
         )
@@ -265,7 +275,7 @@ async def _give_out(desk: Desk, account: AccountRow, waiting: Pending) -> Given:
     messages = await _messages(desk, account, waiting)
     own, before = [each.node for each in waiting.witnesses], [each.node for each in waiting.before]
     asked = {each.node: each for each in (*waiting.before, *waiting.witnesses)}
-    gone = given_up(desk)
+    gone = given_up(desk, waiting.before)
     statements: dict[NodeId, Signed] = {}
     refused: set[NodeId] = set()
 

@@ -107,6 +107,7 @@ class Membership:
         self._given = address.url
         self._address = address
         self._told = ""
+        self._is_heard = False
         self._transport = transport
         self._source = source
         self.charter: Charter | None = None
@@ -117,9 +118,13 @@ class Membership:
         """The highest pulse of the catalogue that an answer told."""
 
     def follow(self, reign: KnownReign) -> None:
-        """Report to this coordinator from now on, where it says it serves."""
+        """Report to this coordinator from now on, where it says it serves.
+
+        One that is heard where this node was sent stays there: it may be reached through a tunnel.
+        """
         self._told = reign.url or self._told
-        if reign.url and self._address.url != reign.url:
+        is_same = self.charter == reign.charter
+        if reign.url and self._address.url != reign.url and not (is_same and self._is_heard):
             self._address = Address(reign.url, self._address.cluster)
             self.charter = reign.charter
 
@@ -219,6 +224,7 @@ class Membership:
             timeout_s=max(2.0, 4 * self.heartbeat_s),
         )
         self.heartbeat_s = answer.heartbeat_ms / 1000
+        self._is_heard = True
         self.pulse = max(self.pulse, answer.pulse)
         self.hear_time(answer.time_ms)
         return answer
@@ -260,6 +266,7 @@ class Membership:
                     await reigned(await self.learn_charter(answer.term))
                 backoff = 0.0
             except HoldfastError as error:
+                self._is_heard = False
                 if backoff == 0.0:
                     _log.warning("the coordinator does not take this node's report", why=str(error))
                 if not isinstance(error, Unreachable) or self._told not in ("", self._given):

@@ -114,11 +114,13 @@ class HeadStore:
         run_from: int | None = None,
         records: Sequence[tuple[SnapshotId, bytes]] = (),
     ) -> None:
-        """Make all of it durable in one transaction. What is there under a record's id stays.
+        """Make all of it durable in one transaction; again is fine.
 
         Args:
             run_from: number of the oldest head of the unbroken run, where it changes.
         """
+        if facts is None and head is None and run_from is None and not records:
+            return
         with self._writing() as txn:
 
             def put(key: bytes, value: bytes, place: Any) -> None:

@@ -12,6 +12,7 @@ from holdfast.coordinator.catalogue.safety import group_totals
 from holdfast.coordinator.catalogue.uploads import count_open
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX
 from holdfast.coordinator.reconciling import uncompared
+from holdfast.coordinator.reigning import reign_said
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.stripes import account_verdict
 from holdfast.protocol.codec import decode
@@ -147,7 +148,7 @@ class AdminHandlers:
         return msgpack_answer(
             ClusterStatus(
                 verdict=verdict.word,
-                sentence=verdict.sentence,
+                sentence=reign_said(desk) + verdict.sentence,
                 term=desk.identity.term,
                 epoch=live.epoch,
                 accounts=accounts,

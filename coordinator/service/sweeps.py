@@ -115,6 +115,7 @@ class SweepHandlers:
             lambda c: sweeps.seal(c, account_row(c, asked.account), asked.device.id, live, signed)
         )
         reached("coordinator.sweep.sealed")
+        desk.witnessing.dirty.add(asked.account)  # they keep the sweep generation, too
         if sweep.state == "sealed":
             await sweep_account(desk, sweep.account, SEAL_ANSWER_S)
         return msgpack_answer(await self._sealed(asked, number))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from holdfast.client.heads import next_head
 from holdfast.client.session import Session
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.heads import head_state, pending_head
+from holdfast.coordinator.catalogue.nodes import set_standing
 from holdfast.coordinator.keeping_witnesses import complete_account, keep_witnesses
+from holdfast.coordinator.witnessing import Witnessing, post_head
 from holdfast.protocol.accounts import Head, signed_digest
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.codec import decode
@@ -28,8 +31,9 @@ from holdfast.protocol.errors import (
     SweepRefused,
     Unwitnessed,
 )
-from holdfast.protocol.ids import NodeId
+from holdfast.protocol.ids import Digest, NodeId
 from holdfast.protocol.messages.heads import HeadState, PostHead
+from holdfast.protocol.messages.witness import KeptHead
 
 
 @pytest.fixture
@@ -321,6 +325,91 @@ async def test_a_catalogue_older_than_its_witnesses_takes_over_their_heads(
     assert desk.catalogue.read_now(is_unreconciled), "the rows of what they reach may be lacking"
     await post(one, coordinator, "fourth")
     assert await tags(one) == ["first", "second", "third", "fourth"]
+
+
+@pytest.mark.parametrize("standing", ["lost", "removed", "distrusted"])
+async def test_an_account_goes_on_when_most_of_its_witnesses_are_gone_for_good(
+    device: OpenDevice, coordinator: Any, nodes: list[WitnessNode], standing: Any
+) -> None:
+    one, desk = await device("one"), coordinator.desk
+    await post(one, coordinator, "first")
+    gone = witnesses_of(one, nodes, await head_of(one))[:3]
+    await stop(coordinator, nodes, gone)
+    with pytest.raises(NoQuorum):
+        await post(one, coordinator, "not yet")
+    for node in gone:
+        desk.catalogue.write_now(lambda c, n=node.id: set_standing(c, n, standing))  # type: ignore[misc]
+    await desk.live.refresh(desk.catalogue)
+    await post(one, coordinator, "second")
+    assert await tags(one) == ["first", "second"]
+    named = {each.node for each in (await head_of(one)).witnesses}
+    assert not named & {node.id for node in gone}
+
+
+async def test_a_witness_with_a_head_that_was_never_agreed_is_named_no_more(
+    device: OpenDevice, coordinator: Any, nodes: list[WitnessNode]
+) -> None:
+    """It was given the head of a coordinator that died, and was then restored from before it."""
+    one, desk = await device("one"), coordinator.desk
+    await post(one, coordinator, "first")
+    await asyncio.gather(*desk.witnessing.tasks)
+    lonely = witnesses_of(one, nodes, await head_of(one))[0]
+    stray = await posted(one, coordinator)
+    assert lonely.store is not None
+    lonely.store.keep(one.known.account, head=(2, KeptHead(1, stray.head, stray.snapshot_list)))
+    for text in ("second", "third", "fourth"):
+        await post(one, coordinator, text)
+        await asyncio.gather(*desk.witnessing.tasks)
+        await keep_witnesses(desk)
+    assert await tags(one) == ["first", "second", "third", "fourth"]
+    assert lonely.id not in {each.node for each in (await head_of(one)).witnesses}
+    two = await device("two")
+    assert (await two.head()).seq == 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_two_devices_posting_among_crashes_never_have_two_acknowledged_heads_under_one_number(
+    device: OpenDevice, coordinator: Any, nodes: list[WitnessNode], seed: int
+) -> None:
+    """Nodes come and go; the coordinator dies between any two steps, and with it all it had in memory."""
+    dice, desk = Random(seed), coordinator.desk
+    sessions = [await device("one"), await device("two")]
+    account = sessions[0].known.account
+    acknowledged: dict[int, Digest] = {}
+    await post(sessions[0], coordinator, "first")
+    await sessions[1].head()  # from now on both know what they have seen, and ask no witnesses
+    for _ in range(40):
+        up = [node for node in nodes if node.is_up]
+        match dice.randrange(6):
+            case 0 if len(up) > 3:
+                await stop(coordinator, nodes, [dice.choice(up)])
+            case 1:
+                await start(coordinator, nodes)
+            case 2:
+                await keep_witnesses(desk)
+            case _:
+                message = await posted(dice.choice(sessions), coordinator)
+                task = asyncio.create_task(post_head(desk, account, message))
+                done, _pending = await asyncio.wait([task], timeout=dice.choice([0.002, 0.01, 0.03, 5.0]))
+                if not done:
+                    task.cancel()
+                    desk.witnessing = Witnessing()
+                try:
+                    state = await task
+                except (asyncio.CancelledError, HeadMoved, NoQuorum, OutcomeUnknown):
+                    continue
+                assert state.head == message.head
+                head = decode(message.head.payload, Head)
+                assert acknowledged.setdefault(head.seq, signed_digest(message.head)) == signed_digest(
+                    message.head
+                ), f"two acknowledged heads under number {head.seq}"
+    await start(coordinator, nodes)
+    await keep_witnesses(desk)
+    links = (await sessions[0].link.heads(0)).links
+    chain = {seq: signed_digest(link) for seq, link in enumerate(links, 1)}
+    assert acknowledged and acknowledged.items() <= chain.items(), "what was acknowledged is there"
+    fresh = await device("three")
+    assert (await fresh.head()).seq == len(links)
 
 
 def _first_record(c: Any) -> bytes:
