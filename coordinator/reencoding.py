@@ -62,7 +62,21 @@ async def reencode(desk: Desk) -> float | None:
             after = rows[-1].cursor
             if desk.source.monotonic() >= until:
                 return 0.0
+        _have_looked_at(desk, group)
     return None
+
+
+def _have_looked_at(desk: Desk, group: Group) -> None:
+    """What a group's nodes still have of stripes that left it is to be erased: compare them soon.
+
+    A coordinator that dies before compares every node after its start anyway.
+    """
+    if group.id not in desk.repairs.left:
+        return
+    desk.repairs.left.discard(group.id)
+    for node in group.members:
+        if (known := desk.reconciling.compared.get(node)) is not None:
+            known.due_s = min(known.due_s, desk.source.monotonic())
 
 
 async def _target(desk: Desk) -> Group | None:
@@ -111,6 +125,7 @@ async def _encode_anew(desk: Desk, source: Group, target: Group, rows: Sequence[
         switched = await desk.catalogue.write(lambda c: switch_group(c, source, target, ready))
     except GroupMoved:
         return  # a slot of the new group changed hands meanwhile: the next turn begins anew
+    desk.repairs.left.add(source.id)
     _log.info("stripes were encoded anew", of=source.id, group=target.id, count=switched)
 
 

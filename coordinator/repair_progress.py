@@ -24,6 +24,7 @@ class Repairs:
         waiting: (group, slot, why) of slots that no node can take.
         spare: how safe the least safe stripe is that a slot's work is for; of the last turn.
         rest: slots to leave alone until then (steady seconds), because nothing could be done.
+        left: groups whose stripes were encoded anew for others, and whose nodes still have the old shards.
         noted_at_s: when the last batch was done, or the present work began.
     """
 
@@ -38,6 +39,7 @@ class Repairs:
     waiting: tuple[tuple[int, int, str], ...] = ()
     spare: dict[Slot, Standing] = field(default_factory=dict)
     rest: dict[Slot, float] = field(default_factory=dict)
+    left: set[int] = field(default_factory=set)
     noted_at_s: float = 0.0
 
     def begin(self, now_s: float) -> None:

@@ -196,3 +196,32 @@ async def test_a_drain_foretells_what_it_then_does_and_never_makes_anything_less
         assert all(leaving.id not in group.members for group in cluster.desk.live.groups.values())
         await ask("removed", False)
         assert leaving.id not in cluster.desk.live.nodes
+
+
+async def test_a_change_of_zones_is_carried_out(tmp_path: Path) -> None:
+    """Nine nodes in three zones; one is carried over to another rack, and says so."""
+    async with real_cluster(tmp_path, 9, zones=3) as cluster:
+        await cluster.store(contents(10))
+        live = cluster.desk.live
+
+        def crowded() -> list[int]:
+            return [
+                group.id
+                for group in live.groups.values()
+                if max(Counter(live.nodes[node].zone for node in group.members).values()) > PROFILE.m
+            ]
+
+        assert not crowded()
+        group = live.groups[cluster.rows()[0].group_id]
+        carried = cluster.node(group.members[0])
+        carried.zone = next(zone for zone in ("zone-0", "zone-1", "zone-2") if zone != carried.zone)
+        await cluster.beat()
+        assert group.id in crowded()
+        for _ in range(30):
+            await cluster.keep(3)
+            if not crowded() and not live.moves:
+                break
+        assert not crowded()
+        assert await cluster.spare() == {"2": 10}
+        told = await cluster.audit(30)
+        assert told.right == told.shards

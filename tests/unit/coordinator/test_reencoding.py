@@ -12,6 +12,7 @@ from support.real_cluster import RealCluster, contents, lie, real_cluster
 
 from holdfast.coordinator import reencoding
 from holdfast.coordinator.catalogue.schema import chunks
+from holdfast.coordinator.reconciling import Compared
 from holdfast.coordinator.reencoding import reencode
 from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.ids import ChunkId
@@ -165,3 +166,13 @@ async def test_ids_say_what_chunks_are(cluster: RealCluster) -> None:
     for node in cluster.nodes:
         fresh = {key.chunk for key in node.held() if key.group in groups(cluster)}
         assert fresh == wanted
+
+
+async def test_nodes_are_compared_soon_after_so_that_the_old_shards_go(cluster: RealCluster) -> None:
+    state, now = cluster.desk.reconciling, cluster.office.clock.monotonic()
+    for node in cluster.nodes:
+        state.compared[node.id] = Compared(b"", now, 0, now + 86_400)
+    (fallback,) = groups(cluster)
+    await reencode(cluster.desk)
+    due = {node for node, known in state.compared.items() if known.due_s <= now}
+    assert due == set(cluster.desk.live.groups[fallback].members)
