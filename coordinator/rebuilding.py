@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from holdfast.coordinator.adopting import plan_groups
+from holdfast.coordinator.adopting import plan_groups, plan_holders
 from holdfast.coordinator.catalogue import rebuilt
 from holdfast.coordinator.catalogue.adopted import adopt_account, adopt_heads
 from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
@@ -205,7 +205,13 @@ async def _fill(
         else:
             rows[known.id] = NodeRow(known.id, known.key, known.url, known.zone, 0, NO_STORE)
             made.silent.append(known.id)
-    sums = {node: await read_sums(calls, row) for node, row in answering.items()}
+    sums: dict[NodeId, dict[tuple[int, int], int]] = {}
+    for node, row in answering.items():
+        try:
+            sums[node] = await read_sums(calls, row)
+        except HoldfastError as error:  # its shards are out of reach for now
+            say(f"Node {node.short} does not tell what lies on it: {error.what}.")
+            made.silent.append(node)
     groups = await _groups(calls, sums, answering, rows, kept)
     epoch = (kept.map.epoch if kept.map is not None else 0) + 1
     await catalogue.write(lambda c: rebuilt.put_cluster(c, rows.values(), groups.values(), epoch, now_ms))
@@ -239,7 +245,7 @@ async def _groups(
     rows: Mapping[NodeId, NodeRow],
     kept: Kept,
 ) -> dict[int, Group]:
-    """Groups as the newest map has them; those that it does not know, by what lies where."""
+    """Groups as the newest map has them; what it does not know, or moved since, by what lies where."""
     found: dict[int, Group] = {}
     for each in kept.map.groups if kept.map is not None else []:
         found[each.id] = Group(each.id, each.version + 1, each.profile, "usual", tuple(each.members))
@@ -249,6 +255,11 @@ async def _groups(
     }
     for planned in plan_groups(await slot_counts(calls, unknown, answering), set(rows)):
         found[planned.id] = Group(planned.id, 1, planned.profile, "usual", planned.members)
+    for number, slot, node in plan_holders(found.values(), (), sums):
+        members = list(found[number].members)
+        if members[slot] in sums:  # a silent holder keeps its slot, whatever lies elsewhere
+            members[slot] = node
+            found[number] = replace(found[number], members=tuple(members))
     # Groups for want of nodes are narrower than the usual ones; they are encoded anew in time.
     widest = max((group.profile.n for group in found.values()), default=0)
     return {
@@ -268,13 +279,16 @@ async def _fill_account(
     account: AccountId = facts.account
     found: dict[NodeId, list[KeptHead]] = {}
     for node in keepers:
-        found[node.id] = await read_heads(calls, node, account, 0)
+        try:
+            found[node.id] = await read_heads(calls, node, account, 0)
+        except HoldfastError as error:  # the other witnesses keep them too
+            _log.warning("a node does not tell its heads", node=node.id.short, why=str(error))
     chain = choose_heads(found, Devices.of(facts.device_list, identity.cluster), identity.cluster)
     wanted = {snapshot for kept in chain for snapshot in decode(kept.snapshot_list, SnapshotList).snapshots}
     records: dict[SnapshotId, bytes] = {}
     for node in keepers:
         lacking = wanted - records.keys()
-        if lacking:
+        if lacking and node.id in found:
             records |= await read_records(calls, node, account, lacking)
     row = await catalogue.write(lambda c: adopt_account(c, facts))
     await catalogue.write(lambda c: adopt_heads(c, row, chain, records))
