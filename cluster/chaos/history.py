@@ -122,7 +122,7 @@ class FaultBegan(Event, tag="fault began"):
         fault: its number, unique in the run; ``declared``: which of the scenario's faults, counted from 0.
         kind: as in scenario files ("kill", "partition", "bit-rot").
         targets: members, or clients.
-        instant: it has no duration (a bit was flipped): no FaultEnded follows.
+        instant: it has no duration (a bit was flipped); its FaultEnded tells when that was mended.
     """
 
     fault: int

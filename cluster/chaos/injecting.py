@@ -47,13 +47,11 @@ class Active:
 
     Attributes:
         end: takes it back. fired: did it have an effect? Asked after its end.
-        instant: it is over as soon as it began.
     """
 
     end: Callable[[], None] = _nothing
     fired: Callable[[], bool] = lambda: True
     detail: str = ""
-    instant: bool = False
 
 
 def _all(ends: Iterable[Callable[[], None]]) -> Callable[[], None]:
@@ -187,7 +185,7 @@ def _bit_rot(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Rand
         else:
             arena.broken_stores.add(number)
             flipped += _down_while(arena, name, partial(flip_pages, store, fault.count, random))
-    return Active(fired=lambda: flipped > 0, detail=f"{flipped} bits", instant=True)
+    return Active(fired=lambda: flipped > 0, detail=f"{flipped} bits")
 
 
 def _swap(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
@@ -197,7 +195,7 @@ def _swap(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random)
         number = arena.number_of(name)
         arena.hurt.add(number)
         swapped += swap_values(_store(arena, name), arena.sampler.live_keys(number), fault.count, random)
-    return Active(fired=lambda: swapped > 0, detail=f"{swapped} pairs", instant=True)
+    return Active(fired=lambda: swapped > 0, detail=f"{swapped} pairs")
 
 
 def _truncate(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
@@ -207,14 +205,14 @@ def _truncate(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Ran
         arena.hurt.add(arena.number_of(name))
         arena.broken_stores.add(arena.number_of(name))
         gone += _down_while(arena, name, partial(cut_off, _store(arena, name), fault.keep_percent))
-    return Active(fired=lambda: gone > 0, detail=f"{gone} bytes", instant=True)
+    return Active(fired=lambda: gone > 0, detail=f"{gone} bytes")
 
 
 def _disk_swap(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
     for name in targets:
         arena.hurt.add(arena.number_of(name))
         _down_while(arena, name, partial(wipe, _store(arena, name)))
-    return Active(instant=True)
+    return Active()
 
 
 def copy_for(arena: Arena, name: str) -> None:
@@ -231,7 +229,7 @@ def _old_copy(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Ran
     for name in targets:
         arena.hurt.add(arena.number_of(name))
         _down_while(arena, name, partial(put_back, arena.scratch / f"{name}.copy", _store(arena, name)))
-    return Active(instant=True)
+    return Active()
 
 
 def _disk_errors(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:

@@ -98,10 +98,11 @@ class Striker:
         """Begin it, let it last, end it."""
         if not targets or not await self._permitted(fault, targets):
             return
-        number = self._began(declared, fault, targets, instant=works_on_disks(fault) and not fault.for_s)
+        is_instant = works_on_disks(fault) and not isinstance(fault, kinds.DiskErrors)
+        number = self._began(declared, fault, targets, instant=is_instant)
         try:
             actives = await self._begin(fault, targets, random)
-            await self._sleep(fault.for_s if fault.for_s else 1e9 if not actives[0].instant else 0.0)
+            await self._last(fault, is_instant)
             await self._end(fault, actives, targets, random)
             if works_on_disks(fault):
                 for node in sorted(self._arena.nodes_among(targets) & self._arena.hurt):
@@ -110,6 +111,13 @@ class Striker:
             self._arena.history.add(Note, text=f"fault {number} ({kind_of(fault)}): {error}")
             actives = []
         self._ended(number, fault, targets, actives, declared)
+
+    async def _last(self, fault: AnyFault, is_instant: bool = False) -> None:
+        """Let a fault last as long as it says; without a length until chaos is over."""
+        if fault.for_s or is_instant:
+            await self._sleep(fault.for_s)
+        else:
+            await self._over.wait()
 
     async def _begin(self, fault: AnyFault, targets: Sequence[str], random: Random) -> list[Active]:
         await self._to_clients(fault, targets, begins=True)
@@ -243,7 +251,7 @@ class Striker:
         arena.history.add(Note, text=f"fault {number}: {name} came to {hit}")
         # It has ended or frozen itself; what follows is as if it had been done from outside.
         actives = await self._begin(fault, whole, random)
-        await self._sleep(fault.for_s or 1e9)
+        await self._last(fault)
         await self._end(fault, actives, whole, random)
         self._ended(number, fault, whole, [*actives, Active()], declared)
 
