@@ -63,6 +63,7 @@ def coordinator() -> None:
     envvar="HOLDFAST_COORDINATOR_LISTEN",
     help="Where to serve; chosen once and kept. Default: a free port on 127.0.0.1.",
 )
+@option("--advertise", metavar="URL", help="How others reach this coordinator, where that differs.")
 @option("--profile", metavar="K+M", help="Redundancy. Default: by the number of nodes (4+2 from six on).")
 @option("--heartbeat-ms", type=int, default=2000, show_default=True, help="How often nodes report.")
 @option("--suspect-after-s", type=float, default=10.0, show_default=True, help="Silent so long: asked last.")
@@ -127,6 +128,7 @@ def coordinator() -> None:
 def run_command(
     folder: Path,
     listen: str | None,
+    advertise: str | None,
     profile: str | None,
     heartbeat_ms: int,
     suspect_after_s: float,
@@ -155,6 +157,7 @@ def run_command(
     settings = CoordinatorSettings(
         folder=folder,
         listen=ListenAddress.parse(listen) if listen else None,
+        advertise=advertise,
         profile=Profile.parse(profile) if profile else None,
         health=HealthSettings(
             heartbeat_ms, suspect_after_s, down_after_s, lost_after_s, max(lost_after_s, zone_lost_after_s)

@@ -20,7 +20,7 @@ from holdfast.coordinator.live import Live
 from holdfast.coordinator.repair_pacing import RepairSettings
 from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
-from holdfast.protocol.address import Address
+from holdfast.protocol.address import Address, parse_url
 from holdfast.protocol.clock import Source
 from holdfast.protocol.directory import (
     Lock,
@@ -52,6 +52,7 @@ class CoordinatorSettings:
     profile: Profile | None
     health: HealthSettings
     program: str
+    advertise: str | None = None
     trash_hold_s: float = DELETION_HOLD_S_DEFAULT
     compare_every_s: float = COMPARE_EVERY_S_DEFAULT
     audits_per_hour: int = AUDITS_PER_HOUR_DEFAULT
@@ -120,9 +121,10 @@ def _listen_at(settings: CoordinatorSettings, kept: dict[str, object] | None) ->
 
 async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddress, first: bool) -> None:
     folder, identity = settings.folder, desk.identity
+    advertised = parse_url(settings.advertise) if settings.advertise else None
     server = Server(make_app(desk), listen)
     bound = await server.start()
-    address = Address(f"http://{bound}", identity.cluster)
+    address = Address(advertised or f"http://{bound}", identity.cluster)
     desk.reigning.url = address.url
     tending = [asyncio.create_task(_forever(task, desk)) for task in TASKS]
     try:

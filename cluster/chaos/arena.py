@@ -31,6 +31,7 @@ class Arena:
         up: nodes that the coordinator sees up; verdicts: what its status has said so far.
         mending: of the hurt ones, those that are being mended: whole again means mended.
         disrupted: how many times a node lost its place or its disk; bounds what may be repaired.
+        rebuilding: the coordinator's folder is being made again; what it says meanwhile means nothing.
         explained: members that a fault ended: their end is no surprise.
         scratch: for copies of stores, logs of tracers.
     """
@@ -52,6 +53,7 @@ class Arena:
     broken_stores: set[int] = field(default_factory=set)
     mending: set[int] = field(default_factory=set)
     explained: set[str] = field(default_factory=set)
+    rebuilding: bool = False
     faults: int = 0
     disrupted: int = 0
 

@@ -186,6 +186,10 @@ class Lie(Fault, tag="lie"):
     share_percent: float = 100.0
 
 
+class Amnesia(Fault, tag="amnesia"):
+    """The coordinator's folder is deleted, and made again from the cluster kit and the nodes."""
+
+
 AnyFault = (
     Kill
     | Pause
@@ -208,6 +212,7 @@ AnyFault = (
     | DiskErrors
     | Clock
     | Lie
+    | Amnesia
 )
 
 KINDS: dict[str, type[Fault]] = {name_of(kind): kind for kind in get_args(AnyFault)}

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from holdfast.cluster.chaos import faults as kinds
+from holdfast.cluster.chaos.amnesia import KIT, forget_and_rebuild
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.disks import (
     copy_store,
@@ -282,6 +283,19 @@ def _lie(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) 
     return Active(honest_again, lambda: any(arena.cluster.lies_told(name) > before[name] for name in targets))
 
 
+def _amnesia(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
+    arena.explained.add(COORDINATOR)
+    coordinator = arena.cluster.coordinator
+    coordinator.kill()
+    arena.rebuilding = True
+    try:
+        told = forget_and_rebuild(arena.cluster, arena.scratch / KIT)
+    finally:
+        arena.rebuilding = False
+    _start(arena, COORDINATOR)
+    return Active(detail=told)
+
+
 _BEGIN: dict[type, Callable[[Arena, AnyFault, Sequence[str], Random], Active]] = {
     kinds.Kill: _kill,
     kinds.Pause: _pause,
@@ -318,4 +332,5 @@ _BEGIN: dict[type, Callable[[Arena, AnyFault, Sequence[str], Random], Active]] =
     kinds.DiskErrors: _disk_errors,
     kinds.Clock: _clock,
     kinds.Lie: _lie,
+    kinds.Amnesia: _amnesia,
 }

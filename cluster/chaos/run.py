@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from holdfast.cluster.chaos.amnesia import KIT, keep_kit
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.clients import Account, ChaosClient
 from holdfast.cluster.chaos.contents import canary_of
@@ -173,6 +174,7 @@ class _Run:
     async def _with_cluster(self, arena: Arena, load: Load, canary: str, folder: Path) -> None:
         scenario, judge = self._scenario, self._judge
         watch = Watch(arena, judge, load)
+        keep_kit(arena.cluster, arena.scratch / KIT)
         await self._make_clients(arena, load, canary, folder)
         arena.cluster.network.canaries = tuple(self._secrets)
         before = await asyncio.to_thread(baseline, arena)

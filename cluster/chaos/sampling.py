@@ -141,13 +141,19 @@ class _Watcher:
                 )
 
     def _judge_heads(self, found: Look, catalogue: CatalogueLook) -> None:
+        """The newest number never falls, and no number has two heads; a rebuilt catalogue may keep fewer."""
         now = {(bytes(head.account), head.seq): bytes(head.digest) for head in catalogue.heads}
         found.heads = len(now)
-        for name, digest in self._heads.items():
-            if name not in now:
-                found.head_trouble.append(f"head {name[1]} was there and is gone")
-            elif now[name] != digest:
-                found.head_trouble.append(f"head {name[1]} is another one now")
+        newest: dict[bytes, int] = {}
+        for account, seq in now:
+            newest[account] = max(seq, newest.get(account, 0))
+        for (account, seq), digest in self._heads.items():
+            if seq > newest.get(account, 0):
+                found.head_trouble.append(
+                    f"head {seq} was there, and {newest.get(account, 0)} is the newest now"
+                )
+            elif now.get((account, seq), digest) != digest:
+                found.head_trouble.append(f"head {seq} is another one now")
         self._heads.update(now)
 
 

@@ -213,6 +213,8 @@ def _problems_of(fault: Fault, scenario: Scenario) -> list[str]:
         found.append("only kill, pause and power-cut wait for a step")
     if not 1 <= fault.nth <= 1_000_000:
         found.append("nth: at least 1")
+    if kind_of(fault) == "amnesia" and fault.targets != ("coordinator",):
+        found.append('only the coordinator forgets: targets = ["coordinator"]')
     if not fault.targets:
         found.append("it has no target")
     for target in (*fault.targets, *getattr(fault, "peers", ())):

@@ -99,6 +99,7 @@ class Striker:
         if not targets or not await self._permitted(fault, targets):
             return
         is_instant = works_on_disks(fault) and not isinstance(fault, kinds.DiskErrors)
+        is_instant |= isinstance(fault, kinds.Amnesia)
         number = self._began(declared, fault, targets, instant=is_instant)
         try:
             actives = await self._begin(fault, targets, random)

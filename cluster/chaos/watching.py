@@ -143,13 +143,15 @@ class Watch:
             for name, state in self._before.items()
             if state in _AWAY_STATES and name != COORDINATOR
         }
+        if arena.rebuilding:
+            return Look(trouble="the coordinator is being rebuilt")
         look = await asyncio.to_thread(
             arena.sampler.take,
             arena.numbers,
             away=arena.away_numbers() | stopped,
             excused=frozenset(arena.hurt),
         )
-        if look.trouble:
+        if look.trouble or arena.rebuilding:
             return look
         self.look = look
         self.was_unreadable |= look.unreadable > 0

@@ -84,7 +84,9 @@ class ChaosCluster(LocalCluster):
 
     @property
     def coordinator(self) -> Member:
-        return self._wired(super().coordinator)
+        member = super().coordinator
+        arguments = [*member.arguments, "--advertise", self.proxied_url(COORDINATOR)]
+        return self._wired(replace(member, arguments=arguments))
 
     def node(self, number: int) -> Member:
         member = super().node(number)

@@ -23,7 +23,7 @@ FAMILIES: Final = {
         "partition",
     ),
     "disk": ("bit-rot", "truncate", "swap-values", "old-copy", "disk-swap", "disk-errors"),
-    "lie": ("clock", "lie"),
+    "lie": ("clock", "lie", "amnesia"),
 }
 """Kinds of faults by what they break: each family has a pattern, so that no colour is needed."""
 

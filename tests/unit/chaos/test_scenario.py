@@ -31,6 +31,7 @@ WANTED = [
     "one-way-partition",
     "reset-mid-body",
     "coordinator-crash",
+    "coordinator-amnesia",
     "clock-drift",
     "liar-node",
     "power-cut",
