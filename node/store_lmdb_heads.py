@@ -15,6 +15,7 @@ the node starts anew: the disk decides what it holds, not what the kernel rememb
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,14 +24,17 @@ from typing import Any, Final
 import lmdb
 from blake3 import blake3
 
+from holdfast.node.data_file import refuse_truncated
 from holdfast.node.limits import (
     HEADS_DISK_RESERVE_BYTES,
     HEADS_MAP_BYTES,
     KEPT_PAGE_BYTES,
     KEPT_PAGE_ENTRIES_MAX,
+    MAP_RESERVE_BYTES,
 )
 from holdfast.protocol.accounts import signed_digest
 from holdfast.protocol.codec import decode, encode
+from holdfast.protocol.directory import sync_folder
 from holdfast.protocol.errors import IntegrityFailure, NoRoom, StoreFailed, WrongDirectory
 from holdfast.protocol.ids import AccountId, Digest, SnapshotId
 from holdfast.protocol.limits import RECORDS_FETCH_MAX
@@ -66,25 +70,27 @@ class HeadStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file = path / "data.mdb"
         self._failed = ""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            self._env = lmdb.open(str(path), map_size=HEADS_MAP_BYTES, max_dbs=8, readahead=False, mode=0o600)
+            if not self._file.exists() or self._file.stat().st_size == 0:
+                _make(path)
+            refuse_truncated(self._file)
+            self._env = _open(path, HEADS_MAP_BYTES)
             names = ("meta", "accounts", "heads", "runs", "records")
             self._meta, self._accounts, self._heads, self._runs, self._records = (
                 self._env.open_db(name.encode()) for name in names
             )
-            with self._env.begin(write=True) as txn:
+            with self._env.begin() as txn:
                 found = txn.get(b"format", db=self._meta)
-                if found is None:
-                    txn.put(b"format", _FORMAT, db=self._meta)
-        except lmdb.Error as error:
+        except (lmdb.Error, IntegrityFailure) as error:
             raise StoreFailed(
                 f"the heads kept in {path} do not open",
                 why=str(error),
                 do="Move that folder away and start the node again: the coordinator fills it.",
             ) from error
-        if found not in (None, _FORMAT):
+        if found != _FORMAT:
             self._env.close()
             raise WrongDirectory(f"{path} is of another version, or not what it should be")
 
@@ -99,11 +105,18 @@ class HeadStore:
         try:
             with self._env.begin(write=True) as txn:
                 yield txn
+            self._cover_last_page()
         except lmdb.MapFullError:
             raise NoRoom("this node keeps as many heads as it may") from None
         except (lmdb.Error, OSError) as error:
             self._failed = str(error)
             raise StoreFailed(f"heads in {self._path} could not be made durable", why=str(error)) from error
+
+    def _cover_last_page(self) -> None:
+        """LMDB may count pages at the end that it never wrote; keep the file as long as it says."""
+        wanted = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if self._file.stat().st_size < wanted:
+            os.truncate(self._file, wanted)
 
     def keep(
         self,
@@ -233,3 +246,28 @@ class HeadStore:
 
 def _head_key(account: AccountId, seq: int) -> bytes:
     return bytes(account) + seq.to_bytes(8, "big")
+
+
+def _open(path: Path, map_bytes: int) -> Any:
+    return lmdb.open(str(path), map_size=map_bytes, max_dbs=8, readahead=False, mode=0o600)
+
+
+def _make(path: Path) -> None:
+    """A new, empty store, which is there whole or not at all; see node/store_lmdb_opening.py for why."""
+    beside = path / "new"
+    if beside.exists():  # a start that died
+        shutil.rmtree(beside)
+    beside.mkdir(mode=0o700)
+    env = _open(beside, MAP_RESERVE_BYTES)
+    try:
+        meta = env.open_db(b"meta")
+        for name in (b"accounts", b"heads", b"runs", b"records"):
+            env.open_db(name)
+        with env.begin(write=True) as txn:
+            txn.put(b"format", _FORMAT, db=meta)
+    finally:
+        env.close()
+    os.replace(beside / "data.mdb", path / "data.mdb")
+    sync_folder(path)
+    shutil.rmtree(beside)
+    sync_folder(path.parent)

@@ -317,3 +317,27 @@ def test_a_full_disk_and_a_foreign_folder_are_said(
     env.close()
     with pytest.raises(WrongDirectory):
         HeadStore(tmp_path / "other")
+
+
+def test_a_first_start_that_died_is_begun_anew_and_a_file_that_is_cut_off_is_refused(
+    tmp_path: Path, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "heads"
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("holdfast.node.store_lmdb_heads.os.replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        HeadStore(folder)
+    monkeypatch.undo()
+    assert not (folder / "data.mdb").exists(), "it is there whole or not at all"
+    store = HeadStore(folder)
+    for number in range(1, 40):
+        store.keep(ada.account, records=[snapshot(number, 4000)])
+    store.close()
+    file = folder / "data.mdb"
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size // 4)
+    with pytest.raises(StoreFailed):  # mapping it would kill the process
+        HeadStore(folder)
