@@ -98,6 +98,9 @@ MARKS_DROPPED_AT_ONCE = 5000
 ERASE_EVERY_S = 2.0
 PULSE_EVERY_S = 15.0
 """How often the catalogue's pulse rises: an older copy of it is known as such after so long."""
+PULSE_AHEAD_MAX = 1 << 32
+"""A node may have heard of a pulse so far above the catalogue's: two thousand years of it. A node that makes
+up a larger one must not use the numbers up for all."""
 COMPARE_PAUSE_S = 1.0
 COMPARE_EVERY_S_DEFAULT = 24 * 3600.0
 COMPARE_AGAIN_S = 15.0
@@ -132,6 +135,7 @@ REIGN_RETRY_S = 5.0
 SETTLE_LOOK_S = 0.05
 """How often an upload looks whether the nodes have reported, right after a start."""
 
+assert PULSE_AHEAD_MAX * (1 << 20) <= COUNTED_BYTES_MAX, "heartbeats must go on being able to tell it"
 assert 1 <= AUDIT_COLUMNS <= AUDIT_COLUMNS_MAX
 assert AUDIT_TURN_STRIPES <= AUDIT_CHUNKS_MAX
 assert READ_TICKET_REUSED_MS < TICKET_LIFETIME_MS

@@ -19,7 +19,7 @@ from holdfast.coordinator.limits import (
     SQL_VALUES_MAX,
     TRANSACTION_TRIES_MAX,
 )
-from holdfast.protocol.errors import HoldfastError, NoRoom, WrongDirectory
+from holdfast.protocol.errors import BadRequest, HoldfastError, NoRoom, WrongDirectory
 
 __all__ = ["Catalogue", "batched", "sqlite_url"]
 
@@ -116,6 +116,7 @@ class Catalogue:
 
         Raises:
             HoldfastError: what the command refuses (and then nothing of it counts).
+            BadRequest: a number is larger than the database keeps.
             NoRoom: the database's disk is full.
         """
         for attempt in range(1, TRANSACTION_TRIES_MAX + 1):
@@ -125,6 +126,8 @@ class Catalogue:
             except DBAPIError as error:
                 if attempt == TRANSACTION_TRIES_MAX or not _retried(error):
                     raise _failed(error) from error
+            except OverflowError as error:
+                raise _too_large(error) from error
         raise AssertionError("the loop returns or raises")
 
     def read_now(self, command: Command[T]) -> T:
@@ -138,6 +141,8 @@ class Catalogue:
                 return command(connection)
         except DBAPIError as error:
             raise _failed(error) from error
+        except OverflowError as error:
+            raise _too_large(error) from error
 
     async def write(self, command: Command[T]) -> T:
         """:meth:`write_now` in the writer thread."""
@@ -153,6 +158,13 @@ class Catalogue:
         self._readers.shutdown()
         self._writing.dispose()
         self._reading.dispose()
+
+
+def _too_large(error: OverflowError) -> BadRequest:
+    """Messages carry integers of up to 64 bits without a sign, and the database keeps 63: a peer that sends
+    a larger one is refused like any other that sends nonsense, and ends no background task.
+    """
+    return BadRequest("a number is larger than the catalogue can keep", why=str(error))
 
 
 def _retried(error: DBAPIError) -> bool:

@@ -10,7 +10,7 @@ from aiohttp import web
 from holdfast.coordinator.catalogue.moves import prove_anew
 from holdfast.coordinator.catalogue.nodes import NodeRow, join_node, update_node
 from holdfast.coordinator.erasing import notice_orders
-from holdfast.coordinator.limits import COUNTED_BYTES_MAX, STARTS_REMEMBERED_MAX
+from holdfast.coordinator.limits import COUNTED_BYTES_MAX, PULSE_AHEAD_MAX, STARTS_REMEMBERED_MAX
 from holdfast.coordinator.live import Beat
 from holdfast.coordinator.reconciling import hear_pulse, pulse_told
 from holdfast.coordinator.reigning import cluster_map
@@ -105,6 +105,7 @@ class NodeHandlers:
         row = desk.live.nodes[NodeId(node)]
         try:
             self._refuse_clone(node, report)
+            await self._refuse_leap(report)
             # A store that has failed proves nothing, neither that it is new nor that it is old.
             if not report.trouble and not self._is_proven(row, report):
                 await self._prove_anew(row, report)
@@ -129,9 +130,22 @@ class NodeHandlers:
             )
         )
 
+    async def _refuse_leap(self, report: Heartbeat) -> None:
+        """The catalogue takes over the highest pulse it hears of, and tells it to all: none is made up."""
+        if report.pulse > await pulse_told(self._desk) + PULSE_AHEAD_MAX:
+            raise Conflict(
+                f"it says that it has heard of pulse {report.pulse} of the catalogue, which cannot be",
+                do="Check its disk and memory; with an empty folder it joins as a new node.",
+            )
+
     async def _hear(self, node: NodeId, report: Heartbeat) -> None:
-        """What the node remembers of the catalogue tells whether this is an old copy of it."""
+        """What the node remembers of the catalogue tells whether this is an old copy of it.
+
+        The word of a node that lies does not stop all sweeping.
+        """
         desk = self._desk
+        if not desk.live.is_trusted(node):
+            return
         await hear_pulse(desk, node, report.pulse)
         if report.order > desk.erasing.taken.get(node, 0):
             await notice_orders(desk, node, report.order)
