@@ -45,8 +45,8 @@ async def keep_witnesses(desk: Desk) -> float | None:
     for account in await desk.catalogue.read(head_rows.accounts_with_pending):
         await _settle_again(desk, account)
     state, now_s = desk.witnessing, desk.source.monotonic()
-    if now_s - state.looked_s >= WITNESSES_LOOK_S:
-        state.looked_s = now_s
+    if now_s >= state.look_s:
+        state.look_s = now_s + WITNESSES_LOOK_S
         state.dirty.update(await desk.catalogue.read(all_accounts))
     turns = asyncio.Semaphore(WITNESSED_AT_ONCE_MAX)
 

@@ -121,8 +121,10 @@ WITNESS_CALL_TIMEOUT_S = 10.0
 RECORDS_WITH_A_HEAD_BYTES = 12 * MIB
 """New records in one message to a witness, beside a head, its list and two device lists."""
 WITNESSES_EVERY_S = 0.5
-WITNESSES_LOOK_S = 300.0
+WITNESSES_LOOK_S = 3600.0
 """How often every account is looked at, whether its witnesses keep all they should."""
+WITNESSES_LOOK_SOON_S = 5.0
+"""The same after a node started: it may have lost what it kept. Several starts are one."""
 WITNESSED_AT_ONCE_MAX = 4
 """Accounts whose witnesses are caught up at one time."""
 WITNESSED_PER_TURN_MAX = 64
@@ -142,5 +144,6 @@ assert READ_TICKET_REUSED_MS < TICKET_LIFETIME_MS
 assert UPLOADS_OPEN_MAX >= DEVICES_MAX
 assert REENCODE_BATCH_SEALED_BYTES <= REBUILD_SEALED_BYTES_MAX
 assert REPAIR_BATCH_SEALED_BYTES <= REBUILD_SEALED_BYTES_MAX
+assert WITNESSES_LOOK_SOON_S < WITNESSES_LOOK_S
 assert SNAPSHOT_RECORD_BYTES_MAX <= RECORDS_WITH_A_HEAD_BYTES
 assert RECORDS_WITH_A_HEAD_BYTES + 2 * DEVICE_LIST_BYTES_MAX + 3 * MIB < MESSAGE_BYTES_MAX

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from holdfast.coordinator.limits import NODE_CALL_TIMEOUT_S, REIGN_RETRY_S, WITNESSED_AT_ONCE_MAX
+from holdfast.coordinator.limits import (
+    NODE_CALL_TIMEOUT_S,
+    REIGN_RETRY_S,
+    WITNESSED_AT_ONCE_MAX,
+    WITNESSES_LOOK_SOON_S,
+)
 from holdfast.protocol.charter import open_charter
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import HoldfastError, Superseded
@@ -106,6 +111,10 @@ async def tell_nodes(desk: Desk) -> None:
     async def one(node: NodeId) -> None:
         async with turns:
             if await _tell(desk, node):
+                before = desk.reigning.told.get(node)
+                if before is None or before[2] != wanted[node][2]:
+                    look_s = desk.source.monotonic() + WITNESSES_LOOK_SOON_S
+                    desk.witnessing.look_s = min(desk.witnessing.look_s, look_s)
                 desk.reigning.told[node] = wanted[node]
                 desk.reigning.retry_s.pop(node, None)
             else:

@@ -64,13 +64,14 @@ class Witnessing:
         dirty: accounts whose witnesses may lack something.
         forked: (account, node): a witness that keeps a head which was never agreed, and can follow no more.
         tasks: given out, and not waited for any more.
+        look_s: when every account is looked at next.
     """
 
     turns: WeakValueDictionary[AccountId, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     dirty: set[AccountId] = field(default_factory=set)
     forked: set[tuple[AccountId, NodeId]] = field(default_factory=set)
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
-    looked_s: float = float("-inf")
+    look_s: float = float("-inf")
 
     def turn(self, account: AccountId) -> asyncio.Lock:
         """Held while a head of this account is taken, given out and settled."""

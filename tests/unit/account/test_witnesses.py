@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from support.devices import OpenDevice, post, tags
 from support.witness_nodes import WitnessNode, beat, join_all
@@ -31,7 +34,7 @@ from holdfast.protocol.errors import (
     SweepRefused,
     Unwitnessed,
 )
-from holdfast.protocol.ids import Digest, NodeId
+from holdfast.protocol.ids import NodeId
 from holdfast.protocol.messages.heads import HeadState, PostHead
 from holdfast.protocol.messages.witness import KeptHead
 
@@ -293,6 +296,26 @@ async def test_a_witness_that_was_away_is_given_all_it_missed(
     assert late.store.run_from(account) == 1
 
 
+async def test_a_witness_that_lost_what_it_kept_is_filled_again_after_its_start(
+    device: OpenDevice, coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, desk = await device("one"), coordinator.desk
+    for text in ("first", "second"):
+        await post(one, coordinator, text)
+    await keep_witnesses(desk)
+    bare = witnesses_of(one, nodes, await head_of(one))[0]
+    await stop(coordinator, nodes, [bare])
+    shutil.rmtree(bare.folder / "heads")
+    monkeypatch.setattr("holdfast.coordinator.reigning.WITNESSES_LOOK_SOON_S", 0.0)
+    await start(coordinator, nodes)
+    known = desk.live.beats[bare.id]
+    report = msgspec.structs.replace(known.report, start=b"another process.")
+    desk.live.beats[bare.id] = replace(known, report=report)
+    await keep_witnesses(desk)
+    assert bare.store is not None and bare.store.run_from(one.known.account) == 1
+    assert len(bare.store.records(one.known.account, b"")) == 2
+
+
 async def test_a_catalogue_older_than_its_witnesses_takes_over_their_heads(
     device: OpenDevice, coordinator: Any, nodes: list[WitnessNode]
 ) -> None:
@@ -375,8 +398,8 @@ async def test_two_devices_posting_among_crashes_never_have_two_acknowledged_hea
     dice, desk = Random(seed), coordinator.desk
     sessions = [await device("one"), await device("two")]
     account = sessions[0].known.account
-    acknowledged: dict[int, Digest] = {}
     await post(sessions[0], coordinator, "first")
+    acknowledged = {1: (await sessions[0].head()).digest}
     await sessions[1].head()  # from now on both know what they have seen, and ask no witnesses
     for _ in range(40):
         up = [node for node in nodes if node.is_up]
@@ -407,7 +430,7 @@ async def test_two_devices_posting_among_crashes_never_have_two_acknowledged_hea
     await keep_witnesses(desk)
     links = (await sessions[0].link.heads(0)).links
     chain = {seq: signed_digest(link) for seq, link in enumerate(links, 1)}
-    assert acknowledged and acknowledged.items() <= chain.items(), "what was acknowledged is there"
+    assert acknowledged.items() <= chain.items(), "what was acknowledged is there"
     fresh = await device("three")
     assert (await fresh.head()).seq == len(links)
 
