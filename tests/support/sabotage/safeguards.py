@@ -259,4 +259,34 @@ SAFEGUARDS: Final = (
         "        if head.seq != seq + 1:\n",
         "tests/unit/account/test_heads.py::test_a_head_in_between_that_others_did_not_see_is_a_fork",
     ),
+    Safeguard(
+        "half of a head's witnesses are enough",
+        "holdfast.protocol.witnessing",
+        "    return count // 2 + 1 if count else 0\n",
+        "    return count // 2\n",
+        "tests/unit/account/test_witnesses.py"
+        "::test_with_too_few_witnesses_up_nothing_is_taken_and_nothing_is_visible",
+    ),
+    Safeguard(
+        "a witness takes a second head under one number",
+        "holdfast.protocol.witnessing",
+        "        if kept != digest:\n",
+        "        if False:\n",
+        "tests/unit/node/test_witness_service.py"
+        "::test_heads_are_kept_in_any_order_as_long_as_links_prove_them",
+    ),
+    Safeguard(
+        "a new device asks no witnesses",
+        "holdfast.client.heads",
+        "    if known.head_seq == 0:\n",
+        "    if False:\n",
+        "tests/unit/account/test_witnesses.py::test_a_new_device_notices_that_an_older_head_is_shown",
+    ),
+    Safeguard(
+        "a node follows a coordinator whose term is over",
+        "holdfast.node.reigning",
+        "        if offered.charter.term < self.term:\n",
+        "        if False:\n",
+        "tests/unit/node/test_reigning.py::test_a_higher_term_is_followed_and_a_lower_one_never_again",
+    ),
 )
