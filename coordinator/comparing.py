@@ -69,9 +69,12 @@ def is_stray(shard: DeletionEntry, facts: Facts, *, is_unreconciled: bool) -> bo
 
     No upload is ever forgotten. So a shard of one that is not known here was stored under a catalogue
     that is newer than this one. And when this one is known to be old, whatever no row names may
-    have had a row. It takes the shards of all nodes together to tell what becomes of them.
+    have had a row, or the stripe has been encoded anew for another group since. It takes the shards of
+    all nodes together to tell what becomes of them.
     """
-    return facts.generation != shard.generation and (is_unreconciled or facts.upload == "unknown")
+    if is_unreconciled:
+        return (facts.generation, facts.group) != (shard.generation, shard.group)
+    return facts.generation != shard.generation and facts.upload == "unknown"
 
 
 def compare(must: Sequence[bytes], held: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:

@@ -22,10 +22,12 @@ from holdfast.coordinator.limits import (
     COMPARE_MUST_AT_ONCE,
     COMPARE_REST,
     COMPARE_ROWS_AT_ONCE,
+    COUNTED_BYTES_MAX,
+    GROUP_MAX,
 )
 from holdfast.protocol.errors import BadRequest, Conflict, IntegrityFailure
 from holdfast.protocol.inventories import POSITION_BYTES, Sum, position, position_parts
-from holdfast.protocol.limits import INVENTORY_KEYS_MAX
+from holdfast.protocol.limits import INVENTORY_KEYS_MAX, STRIPE_SHARDS_MAX
 from holdfast.protocol.messages.inventory import (
     HeadersRead,
     KeysRead,
@@ -107,8 +109,9 @@ class Walk:
             if told.store != self._node.store:
                 raise Conflict(f"node {self._node.id.short} answers from another store than it reports")
             for part in told.slots:
-                if part.shards < 0:
-                    raise BadRequest("a sum counts fewer than no shards")
+                in_bounds = 0 <= part.group <= GROUP_MAX and 0 <= part.slot < STRIPE_SHARDS_MAX
+                if not in_bounds or not 0 <= part.shards <= COUNTED_BYTES_MAX:
+                    raise BadRequest("a node tells of a slot that no group can have, or of too many shards")
                 total = found.setdefault((part.group, part.slot), Sum())
                 total.join(Sum(count=part.shards, digest=part.sum))
                 self._told.shards += part.shards

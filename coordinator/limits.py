@@ -36,6 +36,8 @@ UPLOADS_OPEN_MAX = 1024
 GROUPS_PER_NODE_MAX = 4
 GROUPS_SPARE_MAX = 1024
 """Groups are made because a client excludes nodes only while there are fewer than so many."""
+GROUP_MAX = (1 << 31) - 1
+"""The highest id of a group; databases keep it in 32 bits."""
 GROUP_IDS_SKIPPED = 1 << 20
 """Ids that a catalogue known to be old leaves out: more than can have been given since it was copied."""
 NODE_CALL_TIMEOUT_S = 15.0

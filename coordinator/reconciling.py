@@ -30,6 +30,7 @@ from holdfast.coordinator.limits import (
     ADOPTED_AT_ONCE,
     COMPARE_AGAIN_S,
     COMPARE_EVERY_S_DEFAULT,
+    COMPARE_PAUSE_S,
 )
 from holdfast.protocol.errors import GroupMoved, HoldfastError
 from holdfast.protocol.ids import NodeId
@@ -108,7 +109,14 @@ class Reconciling:
 
 
 async def keep_pulse(desk: Desk) -> float | None:
-    """One turn: the catalogue's pulse goes up."""
+    """One turn: the catalogue's pulse goes up, once a majority of the nodes was heard since the start.
+
+    Not before: an old copy of the catalogue that runs while the nodes are still away would come to be as
+    far as they are, and nobody would know it for what it is.
+    """
+    live = desk.live
+    if 2 * len(live.nodes.keys() & live.beats.keys()) <= len(live.nodes):
+        return COMPARE_PAUSE_S
     desk.reconciling.pulse = await desk.catalogue.write(inventories.raise_pulse)
     return None
 

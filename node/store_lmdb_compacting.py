@@ -38,6 +38,7 @@ from holdfast.protocol.failpoints import reached
 __all__ = ["Copy", "NotingTransaction", "Original", "room_of"]
 
 _PASSES: Final = ("shards", "marks", "quarantine", "findings", "meta")
+assert {*_PASSES, "replaced", "unreadable"} == set(Databases.NAMES), "a copy leaves nothing out"
 _FINISH_BYTES: Final = 64 << 20
 Change = tuple[str, bytes]
 """(database, key)"""

@@ -303,7 +303,7 @@ def _row_beside(
     row = connection.execute(select(chunks.c.generation, chunks.c.group_id).where(*here)).one_or_none()
     if row is None:
         return "worse"
-    if row.generation == bytes(stripe.generation):
+    if (row.generation, row.group_id) == (bytes(stripe.generation), stripe.group):
         return "same"
     gone = select(func.count()).where(missing.c.account == account, missing.c.chunk == bytes(stripe.chunk))
     there = known[row.group_id].profile.n - int(connection.execute(gone).scalar() or 0)

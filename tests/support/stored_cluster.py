@@ -304,6 +304,18 @@ class StoredCluster:
                 found += 1
         return found
 
+    def readable_anywhere(self, number: int) -> int:
+        """Slots of a chunk's row that some node has, whoever that is."""
+        row = self.rows()[chunk_of(number)]
+        account, chunk, generation = self.person.account, ChunkId(row.id), UploadId(row.generation)
+        keys = [ShardKey(row.group_id, slot, account, chunk, generation) for slot in range(6)]
+        return len(set().union(*(_slots_on(node, keys) for node in self.nodes)))
+
+
+def _slots_on(node: Stored, key_of_slot: Sequence[ShardKey]) -> set[int]:
+    found = node.store.read(list(key_of_slot))
+    return {key.slot for key, one in zip(key_of_slot, found, strict=True) if not isinstance(one, Absent)}
+
 
 def chunk_of(number: int) -> ChunkId:
     """The id of a numbered chunk."""

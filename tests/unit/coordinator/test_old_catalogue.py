@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from itertools import islice, permutations
 from pathlib import Path
 
+import msgspec
 import pytest
-from support.coordinator_service import HandClock, upload_id
+from support.coordinator_service import HandClock, office, upload_id
 from support.stored_cluster import StoredCluster, chunk_of, copy_catalogue, stored_cluster
 
 from holdfast.coordinator.catalogue.moves import assign_slot
@@ -15,7 +16,7 @@ from holdfast.coordinator.catalogue.nodes import add_groups, set_standing
 from holdfast.coordinator.limits import COMPARE_AGAIN_S, GROUP_IDS_SKIPPED
 from holdfast.coordinator.reconciling import keep_pulse, keep_reconciled, uncompared
 from holdfast.protocol.errors import SweepRefused
-from holdfast.protocol.ids import NodeId
+from holdfast.protocol.ids import NodeId, UploadId
 from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT
 from holdfast.protocol.messages.sweep import BeginSweep, SweepBegun
 from holdfast.protocol.stripes import digest_of
@@ -215,6 +216,32 @@ async def test_a_group_made_since_is_made_again_under_its_id(tmp_path: Path) -> 
         assert cluster.missing() == []
 
 
+async def test_a_stripe_that_was_encoded_anew_since_is_found_in_its_new_group(tmp_path: Path) -> None:
+    """Same chunk, same generation, another group; in the one that the old catalogue names nothing is left."""
+    group_of: list[int] = []
+
+    async def since(cluster: StoredCluster) -> None:
+        rows = cluster.rows()
+        (generation,) = {bytes(row.generation) for row in rows.values()}
+        (before,) = {row.group_id for row in rows.values()}
+        after = next(group for group in cluster.desk.live.groups.values() if group.id != before)
+        lease = (await cluster.office.open(cluster.person, upload_id())).leases[0]
+        anew = msgspec.structs.replace(lease, group=after.id, members=list(after.members))
+        await cluster.put(anew, UploadId(generation), OLD)
+        for node in cluster.nodes:
+            await node.erase([key for key in node.held() if key.group == before])
+        await cluster.desk.catalogue.write(
+            lambda c: c.exec_driver_sql("UPDATE chunks SET group_id = ?", (after.id,))
+        )
+        group_of.append(after.id)
+
+    clock = await put_back(tmp_path, old_backup, since)
+    async with stored_cluster(tmp_path, 7, clock) as cluster:
+        await cluster.reconcile()
+        assert {row.group_id for row in cluster.rows().values()} == set(group_of)
+        assert all(cluster.readable(number) == 6 for number in OLD) and cluster.missing() == []
+
+
 def other_members(cluster: StoredCluster, number: int) -> tuple[NodeId, ...]:
     """Members of a group that there is not."""
     known = {group.members for group in cluster.desk.live.groups.values()}
@@ -271,4 +298,16 @@ async def test_it_dies_halfway_through_and_goes_on(tmp_path: Path) -> None:
         assert cluster.is_unreconciled()
         await cluster.reconcile()
         assert not cluster.is_unreconciled()
+        assert all(cluster.readable(number) == 6 for number in (*OLD, *NEW))
+
+
+async def test_an_old_copy_does_not_catch_up_with_its_nodes_while_they_are_away(tmp_path: Path) -> None:
+    """The whole site starts again, the coordinator first: it must not count on until they come."""
+    clock = await put_back(tmp_path, old_backup, new_backup)
+    async with office(tmp_path / "coordinator", clock) as alone:
+        for _ in range(10):
+            await keep_pulse(alone.desk)
+    async with stored_cluster(tmp_path, 7, clock) as cluster:
+        assert cluster.is_unreconciled()
+        await cluster.reconcile()
         assert all(cluster.readable(number) == 6 for number in (*OLD, *NEW))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.coordinator_service import upload_id
@@ -13,7 +14,9 @@ from holdfast.coordinator.catalogue.moves import assign_slot
 from holdfast.coordinator.catalogue.uploads import expire_uploads
 from holdfast.coordinator.limits import COMPARE_AGAIN_S
 from holdfast.node.store import ShardKey
+from holdfast.protocol.ids import Digest
 from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT, TICKET_LIFETIME_MS, UPLOAD_SILENCE_MS
+from holdfast.protocol.messages.inventory import SlotSum, SumsRead
 
 MANY = range(40)
 
@@ -251,6 +254,35 @@ async def test_a_node_that_tells_nonsense_is_left_for_later_and_takes_nobody_wit
     await cluster.advance(COMPARE_AGAIN_S)
     await cluster.reconcile()
     assert not cluster.desk.reconciling.compared[liar.id].is_failed
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        SlotSum(1 << 63, 0, 1, Digest(bytes(32))),
+        SlotSum(1, -1, 1, Digest(bytes(32))),
+        SlotSum(1, 255, 1, Digest(bytes(32))),
+        SlotSum(1, 0, -1, Digest(bytes(32))),
+        SlotSum(1, 0, (1 << 64) - 1, Digest(bytes(32))),
+    ],
+)
+async def test_hostile_numbers_are_refused_and_nothing_else_happens(
+    cluster: StoredCluster, monkeypatch: pytest.MonkeyPatch, told: SlotSum
+) -> None:
+    await cluster.backup(MANY)
+    liar = cluster.nodes[0]
+    real = cluster.desk.calls.ask
+
+    async def ask(node: Any, method: str, target: str, *rest: Any, **more: Any) -> Any:
+        answer = await real(node, method, target, *rest, **more)
+        if node.id == liar.id and target == "/v1/inventory/sums":
+            return SumsRead(store=answer.store, slots=[told], next=b"")
+        return answer
+
+    monkeypatch.setattr(cluster.desk.calls, "ask", ask)
+    await cluster.reconcile()
+    assert cluster.desk.reconciling.compared[liar.id].is_failed
+    assert cluster.missing() == [] and cluster.to_erase() == 0
 
 
 async def test_an_abandoned_upload_leaves_nothing_behind(cluster: StoredCluster) -> None:
