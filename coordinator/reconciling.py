@@ -171,9 +171,16 @@ def uncompared(desk: Desk) -> list[NodeId]:
         return []
     return [
         node
-        for node, row in desk.live.nodes.items()
-        if row.state != "lost" and not (node in state.compared and state.compared[node].began_s >= since_s)
+        for node in desk.live.nodes
+        if not is_given_up(desk, node)
+        and not (node in state.compared and state.compared[node].began_s >= since_s)
     ]
+
+
+def is_given_up(desk: Desk, node: NodeId) -> bool:
+    """Is it lost, or away for as long? (What is to be emptied, or is distrusted, is never called lost.)"""
+    live = desk.live
+    return live.nodes[node].state == "lost" or live.absent_s(node) >= live.health.lost_after_s
 
 
 # The turns
@@ -347,7 +354,7 @@ def _may_free(desk: Desk, nodes: Collection[NodeId]) -> bool:
     """Is what was found all there is, and can nobody add to it?"""
     live = desk.live
     settled_s = live.started_s + TICKET_LIFETIME_MS / 1000
-    return desk.source.monotonic() >= settled_s and all(live.nodes[node].state != "lost" for node in nodes)
+    return desk.source.monotonic() >= settled_s and not any(is_given_up(desk, node) for node in nodes)
 
 
 async def _adopt(desk: Desk, may_free: bool) -> int:

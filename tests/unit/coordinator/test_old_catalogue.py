@@ -117,6 +117,28 @@ async def test_a_lost_node_does_not_hold_it_up_for_ever_and_what_it_has_is_taken
         assert all(cluster.readable(number) >= 5 for number in NEW)
 
 
+async def test_a_node_that_is_to_be_emptied_and_never_returns_does_not_hold_it_up_for_ever(
+    tmp_path: Path,
+) -> None:
+    clock = await put_back(tmp_path, old_backup, new_backup)
+    async with stored_cluster(tmp_path, 7, clock) as cluster:
+        gone, others = cluster.nodes[3], [node for number, node in enumerate(cluster.nodes) if number != 3]
+        await cluster.desk.catalogue.write(lambda c: set_standing(c, gone.id, "draining"))
+        await cluster.desk.live.refresh(cluster.desk.catalogue)
+        await gone.stop()
+        clock.advance(60)
+        for node in others:
+            await node.beat()
+        await cluster.reconcile()
+        assert uncompared(cluster.desk) == [gone.id] and cluster.is_unreconciled()
+        clock.advance(cluster.desk.live.health.lost_after_s)
+        for node in others:
+            await node.beat()
+        await cluster.reconcile()
+        assert not cluster.is_unreconciled()
+        await gone.start()
+
+
 async def test_claims_count_only_on_nodes_that_were_compared(tmp_path: Path) -> None:
     """Since the copy was made the chunk was swept, and its shards are erased: nobody may count on its row."""
 
