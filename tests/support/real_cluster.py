@@ -26,6 +26,7 @@ from holdfast.node.rebuilding import Rebuilder
 from holdfast.node.service.app import make_app
 from holdfast.node.service.audits import AuditHandlers
 from holdfast.node.service.door import Door
+from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
 from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.store import Found, Put, ReadOutcome, ShardKey
@@ -110,6 +111,7 @@ class RealNode(KeyNode):
             service,
             RebuildHandlers(door, self.writer, rebuilder),
             AuditHandlers(door, self.writer, service.pool, lambda keys: None),
+            InventoryHandlers(door, self.writer, service.pool),
         ]
         server = Server(
             make_app(handlers),

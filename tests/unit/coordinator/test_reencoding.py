@@ -11,11 +11,14 @@ from support.coordinator_service import upload_id
 from support.real_cluster import RealCluster, contents, lie, real_cluster
 
 from holdfast.coordinator import reencoding
+from holdfast.coordinator.catalogue.missing import Gone, note_gone
 from holdfast.coordinator.catalogue.schema import chunks
-from holdfast.coordinator.reconciling import Compared
+from holdfast.coordinator.erasing import send_orders
+from holdfast.coordinator.limits import COMPARE_AGAIN_S
+from holdfast.coordinator.reconciling import Compared, keep_reconciled
 from holdfast.coordinator.reencoding import reencode
 from holdfast.protocol.errors import HoldfastError
-from holdfast.protocol.ids import ChunkId
+from holdfast.protocol.ids import ChunkId, UploadId
 from holdfast.protocol.profiles import Profile
 
 
@@ -176,3 +179,30 @@ async def test_nodes_are_compared_soon_after_so_that_the_old_shards_go(cluster: 
     await reencode(cluster.desk)
     due = {node for node, known in state.compared.items() if known.due_s <= now}
     assert due == set(cluster.desk.live.groups[fallback].members)
+
+
+async def test_the_old_shards_are_erased_once_the_new_group_is_whole(cluster: RealCluster) -> None:
+    desk = cluster.desk
+    desk.sweeping.hold_s = 0.0
+
+    async def tidy_up() -> int:
+        """Compare, order, erase; gives how many shards there are."""
+        for _ in range(20):
+            await keep_reconciled(desk)
+        await send_orders(desk)
+        for node in cluster.nodes:
+            await node.writer.run(lambda store: store.erase_due(1, 1000))
+        return sum(len(node.held()) for node in cluster.nodes)
+
+    assert await tidy_up() == 12 * 4
+    await reencode(desk)
+    assert sum(len(node.held()) for node in cluster.nodes) == 12 * (4 + 6)
+    lacking = cluster.rows()[0]
+    target = desk.live.groups[lacking.group_id]
+    gone = [Gone(lacking.account, ChunkId(lacking.id), UploadId(lacking.generation), target.id, 0)]
+    desk.catalogue.write_now(lambda c: note_gone(c, gone, "test"))
+    assert await tidy_up() == 12 * (4 + 6), "one shard of the new group is missing: all is kept"
+    await cluster.keep()
+    await cluster.pass_time(COMPARE_AGAIN_S + 1)
+    assert await tidy_up() == 12 * 6
+    await readable(cluster)
