@@ -84,6 +84,7 @@ class Reconciling:
         is_old: the catalogue is known to be older than what nodes have.
         compared: by node.
         sources: former holders of slots that are being filled.
+        asked: nodes to be compared soon; one that is being compared now is compared once more.
         adopted: rows made since the start.
         strays: shards that wait to be adopted or given up.
         counts: shards by node and (group, slot), while the catalogue is old.
@@ -97,6 +98,7 @@ class Reconciling:
     is_old: bool = False
     compared: dict[NodeId, Compared] = field(default_factory=dict)
     sources: set[NodeId] = field(default_factory=set)
+    asked: set[NodeId] = field(default_factory=set)
     adopted: int = 0
     strays: int = 0
     counts: dict[NodeId, dict[tuple[int, int], int]] = field(default_factory=dict)
@@ -240,6 +242,8 @@ def _due(desk: Desk) -> NodeId | None:
             due[node] = 0.0
         elif before.due_s <= now_s:
             due[node] = before.due_s
+        elif node in state.asked:
+            due[node] = now_s
     # A failed try waits, whatever the reason for it was.
     ready = [
         node
@@ -254,6 +258,8 @@ async def compare(desk: Desk, node: NodeId) -> bool:
     state, live = desk.reconciling, desk.live
     began_s, start = desk.source.monotonic(), _start(desk, node)
     before = state.compared.get(node)
+    is_asked = node in state.asked
+    state.asked.discard(node)
     try:
         await desk.catalogue.write(lambda c: strays.forget_strays(c, node))
         told = await Walk(desk, live.nodes[node], is_hurried=state.since_s is not None).compare()
@@ -261,6 +267,7 @@ async def compare(desk: Desk, node: NodeId) -> bool:
             raise HoldfastError("the node was started anew meanwhile")
     except HoldfastError as error:
         state.compared[node] = _again(desk, before, start, is_failed=True)
+        state.asked |= {node} if is_asked else set()
         _log.info("a node could not be compared", node=node.short, why=str(error))
         return False
     # What is kept for now is looked at again soon, then less and less often.

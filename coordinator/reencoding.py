@@ -74,9 +74,7 @@ def _have_looked_at(desk: Desk, group: Group) -> None:
     if group.id not in desk.repairs.left:
         return
     desk.repairs.left.discard(group.id)
-    for node in group.members:
-        if (known := desk.reconciling.compared.get(node)) is not None:
-            known.due_s = min(known.due_s, desk.source.monotonic())
+    desk.reconciling.asked.update(group.members)
 
 
 async def _target(desk: Desk) -> Group | None:

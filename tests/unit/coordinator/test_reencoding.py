@@ -15,7 +15,7 @@ from holdfast.coordinator.catalogue.missing import Gone, note_gone
 from holdfast.coordinator.catalogue.schema import chunks
 from holdfast.coordinator.erasing import send_orders
 from holdfast.coordinator.limits import COMPARE_AGAIN_S
-from holdfast.coordinator.reconciling import Compared, keep_reconciled
+from holdfast.coordinator.reconciling import keep_reconciled
 from holdfast.coordinator.reencoding import reencode
 from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.ids import ChunkId, UploadId
@@ -171,14 +171,24 @@ async def test_ids_say_what_chunks_are(cluster: RealCluster) -> None:
         assert fresh == wanted
 
 
-async def test_nodes_are_compared_soon_after_so_that_the_old_shards_go(cluster: RealCluster) -> None:
-    state, now = cluster.desk.reconciling, cluster.office.clock.monotonic()
-    for node in cluster.nodes:
-        state.compared[node.id] = Compared(b"", now, 0, now + 86_400)
+async def test_nodes_are_compared_soon_after_even_if_they_are_being_compared_now(
+    cluster: RealCluster,
+) -> None:
+    """What a comparison that began before found says nothing about what was left since."""
+    state, desk = cluster.desk.reconciling, cluster.desk
+    for _ in range(20):
+        await keep_reconciled(desk)
+    began = {node: known.began_s for node, known in state.compared.items()}
+    assert len(began) == 6
     (fallback,) = groups(cluster)
-    await reencode(cluster.desk)
-    due = {node for node, known in state.compared.items() if known.due_s <= now}
-    assert due == set(cluster.desk.live.groups[fallback].members)
+    cluster.office.clock.advance(1)
+    await reencode(desk)
+    for known in state.compared.values():
+        known.due_s = desk.source.monotonic() + 86_400  # as one that ends just now writes
+    for _ in range(20):
+        await keep_reconciled(desk)
+    again = {node for node, known in state.compared.items() if known.began_s > began[node]}
+    assert again == set(desk.live.groups[fallback].members)
 
 
 async def test_the_old_shards_are_erased_once_the_new_group_is_whole(cluster: RealCluster) -> None:
