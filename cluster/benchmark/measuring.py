@@ -25,6 +25,7 @@ __all__ = ["Cost", "Servers", "disk_bytes", "measure"]
 
 T = TypeVar("T")
 _SAMPLE_S = 0.05
+_PEAK_SAMPLE_S = 0.01
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _TAIL_CHARS = 600
 
@@ -76,6 +77,7 @@ def measure(
             env=dict(environment),
             cwd=cwd,
         )
+        peak = _Peak(process.pid)
         _, status, used = os.wait4(process.pid, 0)
         seconds = SYSTEM.monotonic() - started
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -85,9 +87,33 @@ def measure(
     return Cost(
         seconds,
         {"client": used.ru_utime + used.ru_stime},
-        {"client": used.ru_maxrss * 1024},
+        {"client": peak.end()},
         output=out.read_text(errors="replace"),
     )
+
+
+class _Peak:
+    """A command's peak of resident memory, by VmHWM.
+
+    ru_maxrss of wait4 would not do: it begins with the size of whoever started the process, this benchmark.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._bytes = 0
+        self._done = threading.Event()
+        self._watching = threading.Thread(target=self._watch)
+        self._watching.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(_PEAK_SAMPLE_S):
+            self._bytes = max(self._bytes, _status(self._pid).get("VmHWM", 0))
+
+    def end(self) -> int:
+        """The highest seen, in bytes; it grows only, so no more than the last moment can be missed."""
+        self._done.set()
+        self._watching.join()
+        return self._bytes
 
 
 def disk_bytes(folders: Iterable[Path]) -> int:

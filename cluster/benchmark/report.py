@@ -22,7 +22,7 @@ _STYLE = """
   --page: #12181e; --own: #3bc9db; --peer: #5b6875; --floor: #ffa94d; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 62rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+  max-width: 70rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 2.6rem 0 .2rem; }
 p, dl { margin: .3rem 0 1rem; } .soft { color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: 1.4rem 2rem; }
@@ -33,8 +33,8 @@ text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 .own { fill: var(--own); } .peer { fill: var(--peer); } .spread { stroke: var(--ink); stroke-width: 1.5; }
 .floor { stroke: var(--floor); stroke-width: 1.5; stroke-dasharray: 4 3; } .value { fill: var(--soft); }
 .tables { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { text-align: right; padding: .25rem .6rem;
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { text-align: right; padding: .25rem .45rem;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
 th { color: var(--soft); font-weight: 600; } tr.own-row td { font-weight: 600; }
@@ -103,7 +103,7 @@ def _plots(samples: Samples, corpus: str) -> str:
 _COLUMNS = (
     ("phase", "phase"), ("subject", "program"), ("mb_per_s", "MB/s"), ("files_per_s", "files/s"),
     ("of_floor", "of floor"), ("cpu_s_per_gb", "CPU s/GB"), ("rss_mib_client", "client MiB"),
-    ("rss_mib_nodes", "node MiB"), ("rss_mib_coordinator", "coordinator MiB"),
+    ("rss_mib_nodes", "node MiB"), ("rss_mib_coordinator", "coord. MiB"),
     ("wire_bytes_per_byte", "wire B/B"), ("disk_bytes_per_byte", "disk B/B"),
 )  # fmt: skip
 
