@@ -104,6 +104,8 @@ def fill_rows(path: Path, rows: int) -> None:
             "stripe, pin, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             made(there),
         )
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def measure_catalogue(folder: Path, rows: int) -> tuple[Figure, Figure]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from holdfast.cluster.processes import Member
 from holdfast.protocol.clock import SYSTEM
@@ -77,8 +77,8 @@ def measure(
             env=dict(environment),
             cwd=cwd,
         )
-        peak = _Peak(process.pid)
-        _, status, used = os.wait4(process.pid, 0)
+        with _Peak(process.pid) as peak:
+            _, status, used = os.wait4(process.pid, 0)
         seconds = SYSTEM.monotonic() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -87,33 +87,34 @@ def measure(
     return Cost(
         seconds,
         {"client": used.ru_utime + used.ru_stime},
-        {"client": peak.end()},
+        {"client": peak.bytes},
         output=out.read_text(errors="replace"),
     )
 
 
 class _Peak:
-    """A command's peak of resident memory, by VmHWM.
+    """A command's peak of resident memory in bytes, by VmHWM; at most the last moment is missed.
 
     ru_maxrss of wait4 would not do: it begins with the size of whoever started the process, this benchmark.
     """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._bytes = 0
+        self.bytes = 0
         self._done = threading.Event()
         self._watching = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Self:
         self._watching.start()
+        return self
 
     def _watch(self) -> None:
         while not self._done.wait(_PEAK_SAMPLE_S):
-            self._bytes = max(self._bytes, _status(self._pid).get("VmHWM", 0))
+            self.bytes = max(self.bytes, _status(self._pid).get("VmHWM", 0))
 
-    def end(self) -> int:
-        """The highest seen, in bytes; it grows only, so no more than the last moment can be missed."""
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         self._watching.join()
-        return self._bytes
 
 
 def disk_bytes(folders: Iterable[Path]) -> int:
