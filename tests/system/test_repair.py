@@ -126,12 +126,13 @@ def test_two_nodes_that_die_under_writing_catch_up_with_what_they_missed(househo
     at.grow("during", 60)
     with at.backing_up():
         at.cluster.kill(2, 5)
+    at.cluster.wait_down(2, 5)
     told = at.cluster.status()
-    assert told.verdict in ("at_risk", "degraded") and not told.repair.moves
+    assert told.verdict == "at_risk" and not told.repair.moves, "nobody is given up so soon"
     at.restores("latest")
     at.cluster.start(2, 5)
-    at.converge()
-    assert at.cluster.status().repair.done < told.stripes.total * 2, "only what they missed"
+    whole = at.converge()
+    assert 0 < whole.repair.done <= told.repair.queued, "only what they missed"
     at.cluster.kill(1, 6)
     at.restores("latest")
 
@@ -143,9 +144,7 @@ def test_two_nodes_that_are_gone_are_replaced_by_new_ones_and_then_two_others_ma
     at.grow("second", 20)
     at.person.run("backup", at.tree)
     at.cluster.kill(1, 4)
-    assert at.cluster.wait_until(lambda told: len(told.repair.waiting) == 12), (
-        "no node can take 2 slots of 6 groups"
-    )
+    assert at.cluster.wait_until(lambda told: len(told.repair.waiting) == 12), "2 slots of 6 groups wait"
     told = at.cluster.status()
     assert told.verdict == "at_risk" and "no node to go to" in told.sentence
     at.cluster.add_node()
@@ -236,8 +235,13 @@ def test_a_thousand_flipped_bits_on_one_disk_are_all_found_and_repaired(househol
     found = at.admin("scrub", at.node(3), "--wait")
     assert found["quarantined"] > held // 2, "hardly a shard of it is left unharmed"
     whole = at.converge()
-    rotten = next(node for node in whole.nodes if node.id.hex().startswith(at.node(3)))
-    assert rotten.shards == held and rotten.store_state == "ok" and whole.repair.done >= found["quarantined"]
+    assert whole.repair.done >= found["quarantined"]
+
+    def is_full_again(told: ClusterStatus) -> bool:
+        (rotten,) = [node for node in told.nodes if node.id.hex().startswith(at.node(3))]
+        return rotten.shards == held and rotten.store_state == "ok"
+
+    assert at.cluster.wait_until(is_full_again)
     again = at.admin("scrub", at.node(3), "--wait")
     assert again["found"] == 0
     at.cluster.kill(1, 2)  # so that its shards are needed
@@ -291,7 +295,7 @@ def test_backups_on_two_devices_race_with_forgetting_and_pruning(
     at.grow("shared", 4)
     at.person.run("backup", at.tree)
     other = visitor("tablet", HOLDFAST_COORDINATOR=at.cluster.address)
-    other.run("recover", "--code-file", at.person.code_file)
+    other.run("recover", "--recovery-file", at.person.code_file)
     trees = [tmp_path / "laptop's", tmp_path / "tablet's"]
 
     def back_up(number: int) -> None:
