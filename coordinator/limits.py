@@ -73,6 +73,8 @@ REPAIR_RATE_ASSUMED_BYTES_PER_S = 96 * MIB
 REENCODE_PAUSE_S = 5.0
 REENCODE_BATCH_SEALED_BYTES = 8 * MIB
 """Every node of the new group pulls all of it."""
+VERDICT_TRIES_MAX = 8
+"""How often stripes are counted again because slots were given away meanwhile."""
 REPAIR_PAUSE_S = 0.5
 REPAIR_TURN_S = 2.0
 """How long a turn works before it looks again what is most urgent."""

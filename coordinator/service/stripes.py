@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from holdfast.coordinator.catalogue.moves import Move
 from holdfast.coordinator.catalogue.safety import group_counts
+from holdfast.coordinator.limits import VERDICT_TRIES_MAX
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.verdict import RepairBrief, Standing, Verdict, judge
@@ -43,8 +44,12 @@ def bare_slots(live: Live) -> dict[int, set[int]]:
 async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     """The verdict over one account's stripes (by its number) or over all (None)."""
     live = desk.live
-    moves = bare_moves(live)
-    by_group, gaps = await desk.catalogue.read(lambda c: group_counts(c, number, moves))
+    for _ in range(VERDICT_TRIES_MAX):
+        epoch, moves = live.epoch, bare_moves(live)
+        by_group, gaps = await desk.catalogue.read(lambda c: group_counts(c, number, moves))  # noqa: B023
+        # Of a slot given away meanwhile the new holder is there, and what it lacks was not counted.
+        if live.epoch == epoch:
+            break
     away = {node for node in live.nodes if not live.counts(node)}
     stripes: Counter[Standing] = Counter()
     with_gaps: Counter[int] = Counter()

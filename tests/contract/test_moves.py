@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 from support.catalogue import NODES, Book, chunk_id, upload_id
@@ -204,7 +204,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
     made.book.catalogue.close()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, phases=[Phase.generate])
 @given(seed=st.integers(0, 2**32))
 def test_whatever_moves_rots_and_comes_late_what_counts_as_there_is_there(seed: int) -> None:
     chance = random.Random(seed)

@@ -16,10 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
-from support.catalogue import CLUSTER, Book, chunk_id, first_list, upload_id
+from sqlalchemy import Connection, select
+from support.catalogue import CLUSTER, NODES, Book, chunk_id, first_list, upload_id
 
 from holdfast.client.identity import DeviceKeys
 from holdfast.coordinator.catalogue import heads as head_rows
@@ -30,13 +30,14 @@ from holdfast.protocol.accounts import (
     NO_DIGEST,
     Head,
     SnapshotList,
+    Witness,
     list_digest,
     open_device_list,
     signed_digest,
 )
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import Conflict, HeadMoved, HoldfastError, Locked, SweptSince, UploadEnded
-from holdfast.protocol.ids import DeviceId, Digest, SnapshotId
+from holdfast.protocol.ids import DeviceId, Digest, PublicKey, SnapshotId
 from holdfast.protocol.limits import SWEEP_LEASE_MS
 from holdfast.protocol.messages.heads import PostHead
 from holdfast.protocol.messages.sweep import LiveSet, live_set_digest
@@ -45,6 +46,7 @@ from holdfast.protocol.stripes import digest_of
 
 ALL = set(range(6))
 HOLD_MS = 1000
+WITNESS = Witness(NODES[0], PublicKey(NODES[0] * 2))
 CHUNKS = 3
 STEPS = (1, 2, 3, 5, 99, 99, 99)
 """How many requests a device makes before others have their turn."""
@@ -81,6 +83,7 @@ class Races:
         self.made: dict[SnapshotId, frozenset[int]] = {}
         self.at_work: dict[int, Work] = {}
         self.uploads = 0
+        self.is_witnessed = False
         self.now_ms = HOLD_MS
 
     # What clients ask
@@ -116,16 +119,27 @@ class Races:
                 view.digest,
                 opened.seq,
                 signed_digest(self.device_list),
-                [],
+                [WITNESS] if self.is_witnessed else [],
                 upload,
                 list_digest(exact),
             )
         )
         signed = Signed(payload, sign(self.key.sign_key, "head", CLUSTER, payload))
         message = PostHead(head=signed, snapshot_list=exact, records=list(records), upload=upload_id(upload))
+        nodes = {WITNESS.node: WITNESS.key}
         self.book.catalogue.write_now(
-            lambda c: head_rows.post_head(c, CLUSTER, account_row(c, self.ada[0]), message, 1)
+            lambda c: head_rows.begin_head(c, CLUSTER, account_row(c, self.ada[0]), message, nodes, 1)
         )
+
+    def agree(self) -> None:
+        """The witnesses of a head that waits for them keep it."""
+
+        def settle(connection: Connection) -> None:
+            account = account_row(connection, self.ada[0])
+            if (waiting := head_rows.pending_head(connection, account)) is not None:
+                head_rows.settle_head(connection, account, waiting.digest)
+
+        self.book.catalogue.write_now(settle)
 
     # What clients do
 
@@ -151,6 +165,7 @@ class Races:
             yield
             try:
                 self.post(upload, view, [*view.listed, snapshot], [sealed])
+                self.made[snapshot] = frozenset(chunks)
                 break
             except HeadMoved:
                 yield
@@ -168,7 +183,9 @@ class Races:
                 yield
                 if not self.claim_all(upload, chunks):
                     return
-        self.made[snapshot] = frozenset(chunks)
+        yield
+        self.agree()
+        yield
         self.book.end(self.ada, upload)
 
     def changing(self, target: SnapshotId, is_back: bool) -> Work:
@@ -192,6 +209,8 @@ class Races:
                     continue
                 except SweptSince:
                     break
+                yield
+                self.agree()
                 self.book.end(self.ada, upload)
                 return
             else:
@@ -283,6 +302,8 @@ class Races:
                 self.go_on(device, steps)
             case 8 | 9:
                 self.sweep(chance.randint(1, 3), chance.random() < 0.8)
+            case 10 if chance.random() < 0.3:
+                self.agree()
             case 10:
                 self.empty_the_trash(chance.choice([0, HOLD_MS]), chance.choice([1, 99]))
             case 11 if chance.random() < 0.5:
@@ -309,6 +330,7 @@ class Races:
     def all_is_swept_in_the_end(self) -> None:
         """Once nobody is at work a prune leaves exactly what snapshots reach, and the quota says so."""
         self.at_work.clear()
+        self.agree()
         for number in range(1, self.uploads + 1):
             self.book.end(self.ada, number)
         self.now_ms += 10**9
@@ -323,12 +345,13 @@ class Races:
         assert used == 1000 * len(reached) + sum(len(record) for record in found if record is not None)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, phases=[Phase.generate])
 @given(seed=st.integers(0, 2**32))
 def test_whatever_races_with_what_nothing_that_is_listed_is_lost(seed: int) -> None:
     chance = random.Random(seed)
     with TemporaryDirectory() as folder:
         races = Races(Book.open(Path(folder)))
+        races.is_witnessed = chance.random() < 0.5
         try:
             for _ in range(50):
                 races.anything(chance)
@@ -423,6 +446,19 @@ def test_undelete_works_until_the_trash_is_emptied_and_brings_no_half_snapshot_a
     races.sweep_and_erase()
     races.go_on(1, 99, races.changing(snapshot, True))
     assert not races.read_head().listed
+
+
+def test_while_a_head_waits_for_its_witnesses_nothing_is_sealed(races: Races) -> None:
+    """Its upload may be given up before it is agreed; then only the seal's refusal holds its chunks."""
+    races.is_witnessed = True
+    races.go_on(0, BEGUN, races.pruning(0))
+    races.go_on(1, CLAIMED + 1, races.backing_up([0]))
+    races.at_work.pop(1)
+    races.book.end(races.ada, races.uploads)
+    assert isinstance(races.go_on(0), HeadMoved)
+    races.sweep_and_erase()
+    races.agree()
+    assert len(races.read_head().listed) == 1 and races.stored().keys() == {0}
 
 
 def test_who_lost_the_lease_seals_nothing(races: Races) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.real_cluster import RealCluster, RealNode, contents, real_cluster
@@ -38,6 +39,29 @@ async def test_shards_that_were_to_be_erased_are_kept_when_the_slot_comes_back(c
     assert not cluster.desk.live.moves and await cluster.spare() == {"2": 8}
     assert await node.writer.run(lambda store: store.erase_due(10**15, 1000)) == 0
     assert node.held() == held
+
+
+async def test_a_slot_given_away_while_stripes_are_counted_makes_nothing_look_whole(
+    cluster: RealCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = cluster.desk.live.groups[cluster.rows()[0].group_id]
+    await holder(cluster, 5).stop()
+    await cluster.pass_time(6)
+    fresh = await cluster.add_node("zone-0")
+    catalogue = cluster.desk.catalogue
+    read, is_given = catalogue.read, []
+
+    async def read_late(command: Any) -> Any:
+        found = await read(command)
+        if not is_given:
+            is_given.append(True)
+            catalogue.write_now(lambda c: assign_slot(c, group, 5, fresh.id, "lost", 1))
+            await cluster.desk.live.refresh(catalogue)
+        return found
+
+    monkeypatch.setattr(catalogue, "read", read_late)
+    assert await cluster.spare() == {"1": 8}
+    assert is_given
 
 
 async def test_with_too_few_sources_a_slot_waits_for_its_former_holder_and_takes_all_from_him(
