@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 
 import structlog
@@ -18,6 +19,7 @@ from holdfast.coordinator.adopting import FoundShard, FoundStripe, SlotCount, fu
 from holdfast.coordinator.catalogue.nodes import NodeRow
 from holdfast.coordinator.limits import GATHER_CALL_TIMEOUT_S
 from holdfast.coordinator.node_calls import NodeCalls
+from holdfast.protocol.accounts import DeviceList
 from holdfast.protocol.address import parse_url
 from holdfast.protocol.charter import Charter, open_charter
 from holdfast.protocol.codec import decode
@@ -95,10 +97,9 @@ class Kept:
     map: ClusterMap | None = None
 
     def take_facts(self, facts: AccountFacts, node: NodeRow) -> None:
-        """One node's facts of an account; the newer count."""
+        """One node's facts of an account; of each thing the newer counts."""
         known = self.facts.get(facts.account)
-        if known is None or _age(facts) > _age(known):
-            self.facts[facts.account] = facts
+        self.facts[facts.account] = _merged(known, facts) if known is not None else facts
         self.keepers.setdefault(facts.account, []).append(node)
 
     def take_map(self, opened: ClusterMap) -> None:
@@ -107,11 +108,21 @@ class Kept:
             self.map = opened
 
 
-def _age(facts: AccountFacts) -> tuple[int, int, int]:
-    from holdfast.protocol.accounts import DeviceList
+def _merged(one: AccountFacts, other: AccountFacts) -> AccountFacts:
+    """What a coordinator decides counts by its term; the device list is its owner's, and by its number.
 
-    seq = decode(facts.device_list.payload, DeviceList).seq
-    return facts.term, seq, facts.sweep_generation
+    A coordinator that was restored from before a list's change has a higher term, and knows an older list.
+    """
+    decided = max(one, other, key=lambda facts: (facts.term, facts.sweep_generation))
+    listed = max(one, other, key=lambda facts: decode(facts.device_list.payload, DeviceList).seq)
+    return AccountFacts(
+        1,
+        decided.term,
+        decided.account,
+        listed.device_list,
+        decided.quota_bytes,
+        max(one.sweep_generation, other.sweep_generation),
+    )
 
 
 async def read_kept(calls: NodeCalls, node: NodeRow, root: PublicKey, cluster: ClusterId, kept: Kept) -> None:
@@ -197,13 +208,16 @@ async def read_profile(calls: NodeCalls, node: NodeRow, group: int, slot: int) -
 async def slot_counts(
     calls: NodeCalls, sums: Mapping[NodeId, Mapping[tuple[int, int], int]], rows: Mapping[NodeId, NodeRow]
 ) -> list[SlotCount]:
-    """What lies where, with the profiles of what lies there. Raises HoldfastError."""
+    """What lies where, with the profiles of what lies there, as far as nodes tell."""
     counts = []
     for node, slots in sums.items():
-        for (group, slot), shards in slots.items():
-            profile = await read_profile(calls, rows[node], group, slot)
-            if profile is not None:
-                counts.append(SlotCount(group, slot, profile, node, shards))
+        try:
+            for (group, slot), shards in slots.items():
+                profile = await read_profile(calls, rows[node], group, slot)
+                if profile is not None:
+                    counts.append(SlotCount(group, slot, profile, node, shards))
+        except HoldfastError as error:
+            _log.warning("a node does not tell what lies on it", node=node.short, why=str(error))
     return counts
 
 
@@ -211,18 +225,24 @@ async def _page(
     calls: NodeCalls, node: NodeRow, group: int, slot: int, after: bytes
 ) -> tuple[list[ShardRecord], bool]:
     """(records behind a position, are there more). Records that do not hold are left out."""
-    message = ReadHeaders(group=group, slot=slot, after=after, until=b"")
-    told = await calls.ask(
-        node, "POST", "/v1/inventory/headers", message, HeadersRead, timeout_s=GATHER_CALL_TIMEOUT_S
-    )
-    records = []
-    for header in told.headers:
-        record = _proven(lambda h=header: ShardRecord.unpack_header(h))  # type: ignore[misc]
-        if record is not None and (record.group, record.slot) == (group, slot):
-            records.append(record)
-    if told.next and not records:  # a whole page that does not hold: go on behind it
-        return await _page(calls, node, group, slot, told.next)
-    return records, bool(told.next)
+    while True:
+        message = ReadHeaders(group=group, slot=slot, after=after, until=b"")
+        told = await calls.ask(
+            node, "POST", "/v1/inventory/headers", message, HeadersRead, timeout_s=GATHER_CALL_TIMEOUT_S
+        )
+        records = []
+        for header in told.headers:
+            record = _proven(lambda h=header: ShardRecord.unpack_header(h))  # type: ignore[misc]
+            if record is not None and (record.group, record.slot) == (group, slot):
+                records.append(record)
+        positions = [after, *map(_position, records)]
+        if any(later <= sooner for sooner, later in pairwise(positions)) or (
+            told.next and told.next <= after
+        ):
+            raise BadRequest(f"node {node.id.short} goes round in circles")
+        if records or not told.next:
+            return records, bool(told.next)
+        after = told.next  # a whole page that does not hold: go on behind it
 
 
 async def read_stripes(
@@ -230,15 +250,24 @@ async def read_stripes(
 ) -> AsyncIterator[list[FoundStripe]]:
     """The stripes of a group that are found on these (node, slot), in portions.
 
-    All are read in step, position by position, so that memory holds one page of each.
-
-    Raises:
-        HoldfastError: a node stopped telling.
+    All are read in step, position by position, so that memory holds one page of each. A node that stops
+    telling is left out from there on: what lies on it is found when it is compared.
     """
     sources = list(holders)
     after = b""
     while True:
-        pages = await asyncio.gather(*(_page(calls, node, group, slot, after) for node, slot in sources))
+        pages: list[tuple[list[ShardRecord], bool]] = []
+        asked = [_page(calls, node, group, slot, after) for node, slot in sources]
+        for source, page in zip(
+            list(sources), await asyncio.gather(*asked, return_exceptions=True), strict=True
+        ):
+            if isinstance(page, HoldfastError):
+                _log.warning("a node stopped telling", node=source[0].id.short, group=group, why=str(page))
+                sources.remove(source)
+            elif isinstance(page, BaseException):
+                raise page
+            else:
+                pages.append(page)
         ends = [_position(records[-1]) for records, more in pages if more and records]
         until = min(ends, default=b"")
         by_chunk: dict[tuple[AccountId, ChunkId], list[FoundShard]] = {}

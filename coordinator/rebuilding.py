@@ -18,7 +18,7 @@ import structlog
 
 from holdfast.coordinator.adopting import plan_groups, plan_holders
 from holdfast.coordinator.catalogue import rebuilt
-from holdfast.coordinator.catalogue.adopted import adopt_account, adopt_heads
+from holdfast.coordinator.catalogue.adopted import NO_STORE, adopt_account, adopt_heads
 from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
 from holdfast.coordinator.catalogue.nodes import NodeRow
 from holdfast.coordinator.catching_up import Devices, choose_heads, read_heads, read_records
@@ -36,12 +36,12 @@ from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.placement import Group
 from holdfast.protocol import signing
 from holdfast.protocol.accounts import SnapshotList
-from holdfast.protocol.charter import cluster_id, open_charter
+from holdfast.protocol.charter import Charter, cluster_id, open_charter
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode
 from holdfast.protocol.directory import Lock, make_private, refuse_strangers
 from holdfast.protocol.errors import HoldfastError, Refused, Unreachable, WrongDirectory
-from holdfast.protocol.ids import AccountId, ClusterId, NodeId, SnapshotId, StoreId
+from holdfast.protocol.ids import AccountId, ClusterId, NodeId, SnapshotId
 from holdfast.protocol.messages.witness import AccountFacts, KeptHead, Reign, Reigned
 from holdfast.protocol.transport import Transport
 
@@ -55,13 +55,11 @@ _OWN = (
     "catalogue.sqlite-wal",
     "catalogue.sqlite-shm",
 )
-NO_STORE = StoreId(bytes(16))
-"""The store of a node that did not answer: whatever it comes with is proven then."""
 
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What a rebuild found; ``silent``: nodes of the map that did not answer."""
+    """What a rebuild found; ``silent``: nodes that did not answer, or not tell what lies on them."""
 
     term: int
     nodes: int = 0
@@ -151,13 +149,19 @@ async def _take_over(
     while waiting:
         node = waiting.pop()
         try:
-            await _reign(calls, identity, node)
-            await read_kept(calls, node, identity.root, identity.cluster, kept)
-        except Refused:
-            raise
+            followed = await _reign(calls, identity, node)
         except HoldfastError as error:
-            _log.warning("a node does not tell what it keeps", node=node.id.short, why=str(error))
+            _log.warning("a node does not say whom it follows", node=node.id.short, why=str(error))
             continue
+        if followed is None or followed.coordinator != identity.public:
+            if followed is not None and followed.term >= identity.term:
+                raise _reigned_by(node, followed, identity)
+            _log.warning("a node does not follow this coordinator", node=node.id.short)
+            continue
+        try:
+            await read_kept(calls, node, identity.root, identity.cluster, kept)
+        except HoldfastError as error:  # others keep it too; what lies on it counts all the same
+            _log.warning("a node does not tell what it keeps", node=node.id.short, why=str(error))
         answering[node.id] = node
         say(f"Node {node.id.short} at {node.url} follows term {identity.term}.")
         for known in kept.map.nodes if kept.map is not None else []:
@@ -174,18 +178,20 @@ async def _take_over(
     return answering
 
 
-async def _reign(calls: NodeCalls, identity: CoordinatorIdentity, node: NodeRow) -> None:
+async def _reign(calls: NodeCalls, identity: CoordinatorIdentity, node: NodeRow) -> Charter | None:
+    """Whom the node follows, by the root's word, now that it has been told. Raises HoldfastError."""
     message = Reign(root=identity.root, charter=identity.charter, url="", map=None)
     answer = await calls.ask(node, "POST", "/v1/reign", message, Reigned)
-    charter = (
-        open_charter(identity.root, answer.charter, identity.cluster) if answer.charter is not None else None
+    return open_charter(identity.root, answer.charter, identity.cluster) if answer.charter else None
+
+
+def _reigned_by(node: NodeRow, followed: Charter, identity: CoordinatorIdentity) -> Refused:
+    """The root has named another one since. Only such proof stops a rebuild, never a node's mere word."""
+    return Refused(
+        f"node {node.id.short} follows term {followed.term}, and would not follow {identity.term}",
+        why="another coordinator was restored or rebuilt meanwhile",
+        do="Run the rebuild again if that one is gone too.",
     )
-    if charter is None or charter.coordinator != identity.public:
-        raise Refused(
-            f"node {node.id.short} follows term {answer.term}, and would not follow {identity.term}",
-            why="another coordinator was restored or rebuilt meanwhile",
-            do="Run the rebuild again if that one is gone too.",
-        )
 
 
 async def _fill(
@@ -236,6 +242,20 @@ async def _fill(
             made.chunks += added
             made.nameless += nameless
     await catalogue.write(rebuilt.finish_rebuild)
+
+
+async def _sums(
+    calls: NodeCalls, answering: Mapping[NodeId, NodeRow], made: Rebuilt
+) -> dict[NodeId, dict[tuple[int, int], int]]:
+    """What lies on which node. One whose store does not work stops nothing: it is compared when it does."""
+    found = {}
+    for node, row in answering.items():
+        try:
+            found[node] = await read_sums(calls, row)
+        except HoldfastError as error:
+            made.silent.append(node)
+            _log.warning("a node does not tell what lies on it", node=node.short, why=str(error))
+    return found
 
 
 async def _groups(

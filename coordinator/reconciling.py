@@ -8,7 +8,8 @@ catalogue always comes before looking at the node: so a shard that is not there 
 really gone, and was not just on its way.
 
 While the catalogue is known to be old (meta row "unreconciled") every node that is not
-lost is compared, and nothing is erased. Then what no row explains is adopted
+lost is compared, and nothing is erased; before that, what it keeps of nodes and accounts
+that came since is taken over (coordinator.taking_over). Then what no row explains is adopted
 (coordinator.adopting), and the row is cleared.
 """
 
@@ -255,12 +256,16 @@ def _due(desk: Desk) -> NodeId | None:
 
 async def compare(desk: Desk, node: NodeId) -> bool:
     """Compare one node with the catalogue; False when it could not be brought to its end."""
+    from holdfast.coordinator.taking_over import take_over
+
     state, live = desk.reconciling, desk.live
-    began_s, start = desk.source.monotonic(), _start(desk, node)
-    before = state.compared.get(node)
+    start, before = _start(desk, node), state.compared.get(node)
     is_asked = node in state.asked
     state.asked.discard(node)
     try:
+        if state.is_old:
+            await take_over(desk, node)
+        began_s = desk.source.monotonic()
         await desk.catalogue.write(lambda c: strays.forget_strays(c, node))
         told = await Walk(desk, live.nodes[node], is_hurried=state.since_s is not None).compare()
         if _start(desk, node) != start:

@@ -116,14 +116,18 @@ class Witnessing:
         return found != "known", None
 
     def _is_newer(self, facts: AccountFacts) -> bool:
-        """Are these facts not older than those kept? By term, then by what only grows."""
+        """Are these facts not older than those kept? By term, then by what only grows.
+
+        A coordinator that was restored from before a device list has a higher term, and that list is to be
+        found here all the same: it is the owner's word, and may have let a device go.
+        """
         kept = self.store.facts(facts.account)
         if kept is None:
             return True
         old = decode(kept.facts.payload, AccountFacts)
         if encode(old) == encode(facts):
             return False
-        return _age(facts) >= _age(old)
+        return _list_seq(facts) >= _list_seq(old) and _age(facts) >= _age(old)
 
     def tell(
         self, account: AccountId, device_list: Signed, signer: bytes, seq: int, nonce: bytes, now_ms: int
@@ -167,6 +171,9 @@ class Witnessing:
         return Signed(payload, sign(self._identity.key, "witness", self._identity.cluster, payload))
 
 
+def _list_seq(facts: AccountFacts) -> int:
+    return decode(facts.device_list.payload, DeviceList).seq
+
+
 def _age(facts: AccountFacts) -> tuple[int, int, int]:
-    seq = decode(facts.device_list.payload, DeviceList).seq
-    return facts.term, seq, facts.sweep_generation
+    return facts.term, _list_seq(facts), facts.sweep_generation

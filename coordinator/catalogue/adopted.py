@@ -1,10 +1,10 @@
-"""What nodes kept, taken over into a catalogue that does not have it: accounts, heads, records."""
+"""What nodes kept, taken over into a catalogue that does not have it: nodes, accounts, heads, records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow, find_account
 from holdfast.coordinator.catalogue.erasures import set_unreconciled
@@ -15,13 +15,57 @@ from holdfast.coordinator.catalogue.heads import (
     known_records,
     pending_head,
 )
-from holdfast.coordinator.catalogue.schema import accounts
+from holdfast.coordinator.catalogue.nodes import raise_epoch
+from holdfast.coordinator.catalogue.schema import accounts, nodes
 from holdfast.protocol.accounts import DeviceList, Head
 from holdfast.protocol.codec import decode, encode
-from holdfast.protocol.ids import SnapshotId
+from holdfast.protocol.ids import SnapshotId, StoreId
+from holdfast.protocol.messages.cluster import MapNode
 from holdfast.protocol.messages.witness import AccountFacts, KeptHead
 
-__all__ = ["adopt_account", "adopt_heads"]
+__all__ = ["NO_STORE", "adopt_account", "adopt_heads", "adopt_newer", "adopt_nodes"]
+
+NO_STORE = StoreId(bytes(16))
+"""The store of a node that did not answer: whatever it comes with is proven then."""
+
+
+def adopt_nodes(connection: Connection, told: Sequence[MapNode], now_ms: int) -> int:
+    """Let in nodes of a map that this catalogue has never heard of; gives how many.
+
+    One that it let go stays out.
+    """
+    known = set(connection.execute(select(nodes.c.id)).scalars())
+    fresh = [node for node in told if bytes(node.id) not in known]
+    for node in fresh:
+        connection.execute(
+            insert(nodes).values(
+                id=bytes(node.id),
+                public_key=bytes(node.key),
+                url=node.url,
+                zone=node.zone,
+                capacity_bytes=0,
+                store=bytes(NO_STORE),
+                store_counter=0,
+                state="joined",
+                joined_ms=now_ms,
+            )
+        )
+    if fresh:
+        raise_epoch(connection)
+    return len(fresh)
+
+
+def adopt_newer(connection: Connection, facts: AccountFacts) -> AccountRow | None:
+    """:func:`adopt_account`, where the facts say more than the catalogue knows; None where they do not."""
+    known = find_account(connection, facts.account)
+    seq = decode(facts.device_list.payload, DeviceList).seq
+    if (
+        known is not None
+        and seq <= known.device_list_seq
+        and facts.sweep_generation <= known.sweep_generation
+    ):
+        return None
+    return adopt_account(connection, facts)
 
 
 def adopt_account(connection: Connection, facts: AccountFacts) -> AccountRow:

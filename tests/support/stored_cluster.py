@@ -24,13 +24,17 @@ from holdfast.coordinator.repairing import keep_whole
 from holdfast.node.admission import Admission
 from holdfast.node.membership import Identity
 from holdfast.node.rebuilding import Rebuilder
+from holdfast.node.reigning import Reigning
 from holdfast.node.service.app import make_app
 from holdfast.node.service.door import Door
 from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
 from holdfast.node.service.shards import ShardHandlers
+from holdfast.node.service.witness import WitnessHandlers
 from holdfast.node.store import Absent, Put, ShardKey
 from holdfast.node.store_lmdb import LmdbStore
+from holdfast.node.store_lmdb_heads import HeadStore
+from holdfast.node.witnessing import Witnessing
 from holdfast.node.writer import Writer
 from holdfast.protocol import erasure
 from holdfast.protocol.ids import ChunkId, NodeId, StoreId, UploadId
@@ -77,13 +81,19 @@ class Stored:
             lambda: LmdbStore(self.folder, source=running.clock, capacity_bytes=CAPACITY_BYTES)
         )
         identity = Identity(key_node.id, running.cluster, self.store.id, "127.0.0.1:0", key_node.key)
-        door = Door(identity, Admission(key_node.id, running.cluster, running.coordinator, 1), running.clock)
+        admission = Admission(key_node.id, running.cluster, running.coordinator, 1)
+        door = Door(identity, admission, running.clock)
         service = ShardHandlers(
             door, self.writer, running_ms=self.running_ms, source=running.clock, program="test"
         )
         rebuilder = Rebuilder(identity, self.writer, running.transport, service.pool)
+        beside = self.folder.with_name(f"{self.folder.name}-heads")
+        heads = HeadStore(beside)
+        reigning = Reigning(beside, None, admission, self.raise_term)
+        witness = WitnessHandlers(door, Witnessing(identity, heads), reigning, running.clock)
         handlers = [
             service,
+            witness,
             RebuildHandlers(door, self.writer, rebuilder),
             InventoryHandlers(door, self.writer, service.pool),
         ]
@@ -96,6 +106,8 @@ class Stored:
             self.is_running = False
             await server.stop()
             service.close()
+            witness.close()
+            heads.close()
             await self.writer.close()
 
         self.stack.push_async_callback(stop)
@@ -103,6 +115,10 @@ class Stored:
     async def stop(self) -> None:
         """Let go of the store."""
         await self.stack.aclose()
+
+    async def raise_term(self, term: int) -> None:
+        """Keep a higher term."""
+        await self.writer.run(lambda store: store.raise_term(term))
 
     def running_ms(self) -> int:
         return int(1000 * self.office.clock.monotonic())
