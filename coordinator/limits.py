@@ -71,6 +71,8 @@ REPAIR_NODE_BYTES_PER_S_DEFAULT = 256 * MIB
 REPAIR_RATE_ASSUMED_BYTES_PER_S = 96 * MIB
 """What a forecast counts with before anything was measured."""
 REENCODE_PAUSE_S = 5.0
+REENCODE_RETRY_S = 60.0
+"""A fallback group that was gone through is looked at again after so long."""
 REENCODE_BATCH_SEALED_BYTES = 8 * MIB
 """Every node of the new group pulls all of it."""
 VERDICT_TRIES_MAX = 8

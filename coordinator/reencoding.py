@@ -22,6 +22,7 @@ from holdfast.coordinator.catalogue.reencoded import Reencoded, group_batch, swi
 from holdfast.coordinator.limits import (
     REENCODE_BATCH_SEALED_BYTES,
     REENCODE_PAUSE_S,
+    REENCODE_RETRY_S,
     REPAIR_TURN_S,
 )
 from holdfast.coordinator.placement import Group, plan_lease
@@ -35,34 +36,55 @@ from holdfast.protocol.messages.repair import Rebuilt
 __all__ = ["reencode"]
 
 _START: Cursor = (0, b"")
+_WHOLE_GROUP = -1
+"""In the place of a slot, among those that are left alone for a while."""
 _log = structlog.get_logger()
 
 
 async def reencode(desk: Desk) -> float | None:
-    """One turn: batches of one fallback group, until the turn is over."""
+    """One turn: batches of fallback groups, until the turn is over."""
     until = desk.source.monotonic() + REPAIR_TURN_S
     for group in [group for group in desk.live.groups.values() if group.kind == "fallback"]:
-        after = _START
-        while rows := await desk.catalogue.read(
-            lambda c, g=group.id, a=after: group_batch(  # type: ignore[misc]
-                c, g, a, REBUILD_ENTRIES_MAX, REENCODE_BATCH_SEALED_BYTES
-            )
-        ):
-            target = await _target(desk)
-            if target is None:
-                return None  # not enough nodes are up
-            spare = group.profile.m - max((len(row.missing) for row in rows), default=0)
-            size = sum(row.sealed_bytes for row in rows)
-            now = desk.source.monotonic()
-            wait_s = desk.throttle.reserve(target.members, size, max(1, spare), now, max(0.0, until - now))
-            if wait_s is None:
-                return REENCODE_PAUSE_S
-            await asyncio.sleep(wait_s)
-            await _encode_anew(desk, group, target, rows)
-            after = rows[-1].cursor
-            if desk.source.monotonic() >= until:
-                return 0.0
-        _have_looked_at(desk, group)
+        here = sum(desk.live.counts(node) for node in group.members)
+        slot = (group.id, _WHOLE_GROUP)
+        if here < group.profile.k or desk.repairs.rest.get(slot, 0.0) > desk.source.monotonic():
+            continue
+        pause_s = await _go_on(desk, group, until)
+        if pause_s is not None:
+            return pause_s
+    return None
+
+
+async def _go_on(desk: Desk, group: Group, until: float) -> float | None:
+    """Batches of one group, on from where the last turn ended; None when its end was reached."""
+    repairs = desk.repairs
+    while rows := await desk.catalogue.read(
+        lambda c: group_batch(
+            c,
+            group.id,
+            repairs.reencoded_to.get(group.id, _START),
+            REBUILD_ENTRIES_MAX,
+            REENCODE_BATCH_SEALED_BYTES,
+        )
+    ):
+        target = await _target(desk)
+        if target is None:
+            return REENCODE_PAUSE_S  # not enough nodes are up
+        spare = group.profile.m - max((len(row.missing) for row in rows), default=0)
+        size = sum(row.sealed_bytes for row in rows)
+        now = desk.source.monotonic()
+        wait_s = desk.throttle.reserve(target.members, size, max(1, spare), now, max(0.0, until - now))
+        if wait_s is None:
+            return REENCODE_PAUSE_S
+        await asyncio.sleep(wait_s)
+        await _encode_anew(desk, group, target, rows)
+        # What could not be had now is passed over: it must not keep what comes behind it from its turn.
+        repairs.reencoded_to[group.id] = rows[-1].cursor
+        if desk.source.monotonic() >= until:
+            return 0.0
+    if repairs.reencoded_to.pop(group.id, None) is not None:
+        repairs.rest[group.id, _WHOLE_GROUP] = desk.source.monotonic() + REENCODE_RETRY_S
+    _have_looked_at(desk, group)
     return None
 
 

@@ -25,6 +25,7 @@ class Repairs:
         spare: how safe the least safe stripe is that a slot's work is for; of the last turn.
         rest: slots to leave alone until then (steady seconds), because nothing could be done.
         left: groups whose stripes were encoded anew for others, and whose nodes still have the old shards.
+        reencoded_to: how far fallback groups were gone through, while that lasts.
         noted_at_s: when the last batch was done, or the present work began.
     """
 
@@ -40,6 +41,7 @@ class Repairs:
     spare: dict[Slot, Standing] = field(default_factory=dict)
     rest: dict[Slot, float] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
+    reencoded_to: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     noted_at_s: float = 0.0
 
     def begin(self, now_s: float) -> None:

@@ -14,9 +14,11 @@ from holdfast.coordinator import reencoding
 from holdfast.coordinator.catalogue.missing import Gone, note_gone
 from holdfast.coordinator.catalogue.schema import chunks
 from holdfast.coordinator.erasing import send_orders
-from holdfast.coordinator.limits import COMPARE_AGAIN_S
+from holdfast.coordinator.limits import COMPARE_AGAIN_S, REENCODE_RETRY_S
 from holdfast.coordinator.reconciling import keep_reconciled
 from holdfast.coordinator.reencoding import reencode
+from holdfast.coordinator.repair_pacing import RepairSettings, Throttle
+from holdfast.node.store import Absent
 from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.ids import ChunkId, UploadId
 from holdfast.protocol.profiles import Profile
@@ -69,7 +71,7 @@ async def test_while_too_few_are_up_nothing_is_tried(cluster: RealCluster) -> No
     await cluster.nodes[5].stop()
     await cluster.pass_time(11)
     reads = sum(node.store_view.reads for node in cluster.nodes)
-    assert await reencode(cluster.desk) is None
+    await reencode(cluster.desk)
     assert profiles(cluster) == {Profile(2, 2)}
     assert sum(node.store_view.reads for node in cluster.nodes) == reads
 
@@ -86,6 +88,31 @@ async def test_a_coordinator_that_dies_before_the_switch_finishes_after_it(
             await reencode(cluster.desk)
     assert profiles(cluster) == {Profile(2, 2)}, "the rows name what is whole"
     await readable(cluster)
+    await reencode(cluster.desk)
+    assert profiles(cluster) == {Profile(4, 2)}
+    await readable(cluster)
+
+
+async def test_a_stripe_that_cannot_be_had_now_keeps_no_other_from_its_turn(
+    cluster: RealCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One stripe to a batch, and one batch to a turn; the first stripe has too few shards for now."""
+    monkeypatch.setattr(reencoding, "REENCODE_BATCH_SEALED_BYTES", 1)
+    monkeypatch.setattr(reencoding, "REPAIR_TURN_S", 0.0)
+    cluster.desk.throttle = Throttle(RepairSettings(0, 0))
+    first = cluster.rows()[0].id
+    for node in cluster.nodes:
+        node.store_view.bend = lambda key, outcome: Absent() if key.chunk == first else outcome
+    for _ in range(13):
+        await reencode(cluster.desk)
+    left = [row.id for row in cluster.rows() if cluster.desk.live.groups[row.group_id].kind == "fallback"]
+    assert left == [first]
+    reads = sum(node.store_view.reads for node in cluster.nodes)
+    await reencode(cluster.desk)
+    assert sum(node.store_view.reads for node in cluster.nodes) == reads, "it is left alone for a while"
+    for node in cluster.nodes:
+        node.store_view.bend = None
+    await cluster.pass_time(REENCODE_RETRY_S + 1)
     await reencode(cluster.desk)
     assert profiles(cluster) == {Profile(4, 2)}
     await readable(cluster)
