@@ -32,7 +32,7 @@ from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.erasures import is_in_flight
 from holdfast.coordinator.catalogue.missing import Gone, note_gone
 from holdfast.coordinator.catalogue.nodes import NodeRow, accept_store, all_groups, raise_epoch, set_standing
-from holdfast.coordinator.catalogue.schema import accounts, chunks, group_slots, groups, missing, moves
+from holdfast.coordinator.catalogue.schema import accounts, chunks, group_slots, groups, missing, moves, nodes
 from holdfast.coordinator.placement import Group
 from holdfast.protocol.errors import GroupMoved
 from holdfast.protocol.ids import AccountId, ChunkId, Digest, NodeId, StoreId, UploadId
@@ -173,8 +173,11 @@ def prove_anew(
     """A known node has another store, or an older one: take that over, and have every slot of it filled.
 
     All in one transaction: were it two, a coordinator that dies between them would count on shards
-    that are not there. Gives the (group, slot) that are to be filled.
+    that are not there. With another store it is no source any more for slots that move away from it.
+    Gives the (group, slot) that are to be filled.
     """
+    if connection.execute(select(nodes.c.store).where(nodes.c.id == bytes(node))).scalar() != bytes(store):
+        connection.execute(update(moves).where(moves.c.old == bytes(node)).values(old=None))
     accept_store(connection, node, store, counter)
     held = [
         (group, slot)

@@ -302,6 +302,18 @@ def test_a_wiped_node_is_taken_over_with_all_its_slots_or_not_at_all(
     assert batch is not None and shelf.report(batch) and shelf.finish(3)
 
 
+def test_a_wiped_node_is_no_source_for_what_moves_away_from_it(shelf: Shelf) -> None:
+    """Else its slot would count as one that somebody has, until it is filled."""
+    shelf.assign(5, SPARE[0])
+    assert shelf.move(5).old == NODES[5]
+    shelf.book.catalogue.write_now(lambda c: moves.prove_anew(c, NODES[5], StoreId(NODES[5]), 0, 1))
+    assert shelf.move(5).old == NODES[5], "an older copy of its store may still have it"
+    shelf.wipe(NODES[5])
+    assert shelf.move(5).old is None
+    batch = shelf.fill(5, 99)
+    assert batch is not None and shelf.report(batch) and shelf.finish(5)
+
+
 def test_a_slot_waits_for_a_node_that_is_still_to_erase_shards_of_the_group(shelf: Shelf) -> None:
     """Else it could take the order after it was filled, and erase what it is counted on for."""
     leftover = DeletionEntry(shelf.group.id, 5, shelf.ada[0], chunk_id(1), upload_id(1))
