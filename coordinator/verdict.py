@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from holdfast.protocol.messages.accounts import StripeCounts
 
-__all__ = ["RepairBrief", "Standing", "Verdict", "Word", "judge", "minutes"]
+__all__ = ["RepairBrief", "Standing", "Verdict", "Word", "judge", "minutes", "not_proven"]
 
 Word = Literal["safe", "degraded", "at_risk", "unavailable"]
 
@@ -104,6 +104,16 @@ def judge(stripes: Mapping[Standing, int], *, zones: int = 1, repair: RepairBrie
             f"LOST: {_stripes(counts[-1])} cannot be read unless lost nodes return; nothing was discarded"
         )
     return Verdict(word, sentence + _doing(word, repair) + ".", told)
+
+
+def not_proven(verdict: Verdict) -> Verdict:
+    """The same, by a catalogue that may be older than what lies on the nodes: never "safe"."""
+    word: Word = "degraded" if verdict.word == "safe" else verdict.word
+    sentence = (
+        "Not proven yet: the catalogue may be older than the nodes, and is being compared with them. "
+        f"By what it says: {verdict.sentence}"
+    )
+    return Verdict(word, sentence, verdict.stripes)
 
 
 def _judged(counts: Counter[int], short: Counter[int]) -> tuple[Word, str]:

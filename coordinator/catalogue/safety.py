@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, String, and_, case, cast, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, String, and_, case, cast, func, not_, select, tuple_
 
 from holdfast.coordinator.catalogue.moves import Move
 from holdfast.coordinator.catalogue.schema import chunks, missing
@@ -15,6 +15,10 @@ __all__ = ["Gaps", "group_counts", "group_totals", "missing_gaps"]
 
 Gaps = Counter[tuple[int, frozenset[int]]]
 """(group, slots that are not there) -> how many stripes; those that lack nothing are not in it."""
+
+
+_Lacking = tuple[int, ColumnElement[bool]]
+"""A slot, and which chunks of its group are not there."""
 
 
 def _missing_slots(number: int | None) -> Any:
@@ -28,29 +32,35 @@ def _missing_slots(number: int | None) -> Any:
 
 
 def group_counts(
-    connection: Connection, number: int | None = None, bare: Collection[Move] = ()
+    connection: Connection,
+    number: int | None = None,
+    bare: Collection[Move] = (),
+    halved: Collection[Move] = (),
 ) -> tuple[dict[int, int], Gaps]:
     """Chunks by group, and their gaps. Of one account (by its number) or of all.
 
     Args:
         bare: moves whose former holder is gone: what they have not filled yet is not there.
+        halved: moves whose new holder is gone: all but that is not there.
     """
     totals = select(chunks.c.group_id, func.count()).group_by(chunks.c.group_id)
     if number is not None:
         totals = totals.where(chunks.c.account == number)
     by_group = {int(group): int(count) for group, count in connection.execute(totals)}
-    by_bare: dict[int, list[Move]] = defaultdict(list)
+    by_move: dict[int, list[_Lacking]] = defaultdict(list)
     for move in bare:
-        by_bare[move.group].append(move)
+        by_move[move.group].append((move.slot, _unfilled(move)))
+    for move in halved:
+        by_move[move.group].append((move.slot, not_(_unfilled(move))))
     found: Gaps = Counter()
     kinds = _missing_slots(number)
     counted = select(kinds.c.group_id, kinds.c.slots, func.count()).group_by(kinds.c.group_id, kinds.c.slots)
-    if by_bare:
-        counted = counted.where(kinds.c.group_id.not_in(list(by_bare)))
+    if by_move:
+        counted = counted.where(kinds.c.group_id.not_in(list(by_move)))
     for group, text, count in connection.execute(counted):
         found[(int(group), _slots(text))] += int(count)
-    for group, moves in by_bare.items():
-        for slots, count in _counts_with_moves(connection, number, group, moves):
+    for group, lacking in by_move.items():
+        for slots, count in _counts_with_moves(connection, number, group, lacking):
             if slots:
                 found[(group, slots)] += count
     return by_group, found
@@ -78,31 +88,27 @@ def _slots(text: str | None) -> frozenset[int]:
     return frozenset(map(int, text.split(","))) if text else frozenset()
 
 
+def _unfilled(move: Move) -> ColumnElement[bool]:
+    """Chunks that a move still has to fill."""
+    return and_(
+        chunks.c.group_version < move.version,
+        tuple_(chunks.c.account, chunks.c.id) > tuple_(*move.cursor),
+    )
+
+
 def _counts_with_moves(
-    connection: Connection, number: int | None, group: int, moves: list[Move]
+    connection: Connection, number: int | None, group: int, lacking: list[_Lacking]
 ) -> list[tuple[frozenset[int], int]]:
     """(slots that are not there, how many stripes) of a group with slots that are being filled."""
     kinds = _missing_slots(number)
-    flags = [
-        case(
-            (
-                and_(
-                    chunks.c.group_version < move.version,
-                    tuple_(chunks.c.account, chunks.c.id) > tuple_(*move.cursor),
-                ),
-                1,
-            ),
-            else_=0,
-        ).label(f"slot_{move.slot}")
-        for move in moves
-    ]
+    flags = [case((clause, 1), else_=0).label(f"slot_{slot}") for slot, clause in lacking]
     joined = chunks.outerjoin(kinds, and_(kinds.c.account == chunks.c.account, kinds.c.chunk == chunks.c.id))
     query = select(kinds.c.slots, func.count(), *flags).select_from(joined).where(chunks.c.group_id == group)
     if number is not None:
         query = query.where(chunks.c.account == number)
     return [
         (
-            _slots(row[0]) | {move.slot for move, unfilled in zip(moves, row[2:], strict=True) if unfilled},
+            _slots(row[0]) | {slot for (slot, _), is_gone in zip(lacking, row[2:], strict=True) if is_gone},
             int(row[1]),
         )
         for row in connection.execute(query.group_by(kinds.c.slots, *flags))

@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
+from holdfast.coordinator.catalogue.erasures import is_unreconciled
 from holdfast.coordinator.catalogue.moves import Move
 from holdfast.coordinator.catalogue.safety import group_counts
 from holdfast.coordinator.limits import VERDICT_TRIES_MAX
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.service.desk import Desk
-from holdfast.coordinator.verdict import RepairBrief, Standing, Verdict, judge
+from holdfast.coordinator.verdict import RepairBrief, Standing, Verdict, judge, not_proven
 from holdfast.protocol.ids import NodeId
 
-__all__ = ["account_verdict", "bare_moves", "bare_slots", "group_standing"]
+__all__ = ["account_verdict", "bare_moves", "bare_slots", "group_standing", "halved_moves"]
 
 
 def bare_moves(live: Live) -> list[Move]:
     """Moves whose former holder cannot be asked: what they have not filled is not there."""
     return [move for move in live.moves.values() if move.old is None or not live.counts(move.old)]
+
+
+def halved_moves(live: Live) -> list[Move]:
+    """Moves whose new holder cannot be asked while the former one serves: what was written since, or filled,
+    is not there. (Of what was filled the former holder may have a copy, which nobody promises.)
+    """
+    return [
+        move
+        for move in live.moves.values()
+        if move.old is not None
+        and live.counts(move.old)
+        and not live.counts(live.groups[move.group].members[move.slot])
+    ]
 
 
 def bare_slots(live: Live) -> dict[int, set[int]]:
@@ -45,8 +59,10 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     """The verdict over one account's stripes (by its number) or over all (None)."""
     live = desk.live
     for _ in range(VERDICT_TRIES_MAX):
-        epoch, moves = live.epoch, bare_moves(live)
-        by_group, gaps = await desk.catalogue.read(lambda c: group_counts(c, number, moves))  # noqa: B023
+        epoch, moves, halved = live.epoch, bare_moves(live), halved_moves(live)
+        (by_group, gaps), is_old = await desk.catalogue.read(
+            lambda c: (group_counts(c, number, moves, halved), is_unreconciled(c))  # noqa: B023
+        )
         # Of a slot given away meanwhile the new holder is there, and what it lacks was not counted.
         if live.epoch == epoch:
             break
@@ -60,7 +76,7 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
         if whole := count - with_gaps[group_id]:
             stripes[group_standing(live, group_id, frozenset(), away)] += whole
     repairs = desk.repairs
-    return judge(
+    verdict = judge(
         stripes,
         zones=len({row.zone for row in live.nodes.values()}),
         repair=RepairBrief(
@@ -70,6 +86,7 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
             sum(row.state == "lost" for row in live.nodes.values()),
         ),
     )
+    return not_proven(verdict) if is_old else verdict
 
 
 def group_standing(live: Live, group_id: int, slots: frozenset[int], away: Collection[NodeId]) -> Standing:

@@ -1,0 +1,58 @@
+"""The verdict never says that all is safe while something that it counts on is not there, or not proven."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.stored_cluster import StoredCluster, stored_cluster
+
+from holdfast.coordinator.catalogue.erasures import set_unreconciled
+from holdfast.coordinator.catalogue.moves import assign_slot
+from holdfast.coordinator.service.stripes import account_verdict
+from holdfast.coordinator.verdict import Verdict
+
+OLD, NEW = range(4), range(10, 13)
+
+
+async def verdict_of(cluster: StoredCluster) -> Verdict:
+    return await account_verdict(cluster.desk, None)
+
+
+async def move_first_slot(cluster: StoredCluster) -> tuple[bytes, bytes]:
+    """The only group's slot 0 goes to the seventh node; gives (old, new)."""
+    ((group_id,),) = [{row.group_id for row in cluster.rows().values()}]
+    group = cluster.desk.live.groups[group_id]
+    (new,) = [node for node in cluster.nodes if node.id not in group.members]
+    await cluster.desk.catalogue.write(lambda c: assign_slot(c, group, 0, new.id, "drain", 0))
+    await cluster.desk.live.refresh(cluster.desk.catalogue)
+    return group.members[0], new.id
+
+
+async def test_what_was_written_to_a_slot_s_new_holder_is_not_on_the_former_one(tmp_path: Path) -> None:
+    async with stored_cluster(tmp_path, 7) as cluster:
+        lease, _ = await cluster.backup(OLD)
+        _, new = await move_first_slot(cluster)
+        again, _ = await cluster.backup(NEW)
+        assert again.group == lease.group and new in again.members
+        assert (await verdict_of(cluster)).stripes.by_spare["2"] == len(OLD) + len(NEW)
+        await cluster.node(new).beat(state="stopping")  # type: ignore[arg-type]
+        told = await verdict_of(cluster)
+        assert told.word == "degraded"
+        assert (told.stripes.by_spare["2"], told.stripes.by_spare["1"]) == (len(OLD), len(NEW))
+        await cluster.node(new).beat()  # type: ignore[arg-type]
+        await cluster.repair()
+        assert (await verdict_of(cluster)).word == "safe"
+
+
+@pytest.mark.parametrize("stored", [(), OLD])
+async def test_a_catalogue_that_may_be_old_proves_nothing(tmp_path: Path, stored: range) -> None:
+    async with stored_cluster(tmp_path, 6) as cluster:
+        if stored:
+            await cluster.backup(stored)
+        await cluster.desk.catalogue.write(lambda c: set_unreconciled(c, True))
+        told = await verdict_of(cluster)
+        assert told.word == "degraded" and told.sentence.startswith("Not proven yet")
+        assert (await cluster.office.status(cluster.person)).verdict == "degraded"
+        await cluster.reconcile()
+        assert (await verdict_of(cluster)).word == "safe"
