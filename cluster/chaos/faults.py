@@ -227,11 +227,9 @@ def kind_of(fault: Fault) -> str:
 def summary_of(fault: Fault) -> str:
     """One line for people: what, whom, when."""
     whom = ", ".join(fault.targets)
+    when = f"every {fault.every_s:g} s" if fault.every_s is not None else f"at {fault.at_s:g} s"
     if fault.step is not None:
-        when = f"when it comes to {fault.step}" + (f" for the {fault.nth}th time" if fault.nth > 1 else "")
-    elif fault.every_s is not None:
-        when = f"every {fault.every_s:g} s"
-    else:
-        when = f"at {fault.at_s:g} s"
-    length = f" for {fault.for_s:g} s" if fault.for_s else ""
+        place = "a step that is drawn" if fault.step == "any" else fault.step
+        when = f"{when}, as soon as it comes to {place}" + (f" (time {fault.nth})" if fault.nth > 1 else "")
+    length = f", for {fault.for_s:g} s" if fault.for_s else ""
     return f"{kind_of(fault)} of {whom} {when}{length}"
