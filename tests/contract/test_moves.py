@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from support.catalogue import NODES, Book, chunk_id, upload_id
 
-from holdfast.coordinator.catalogue import erasures, moves
+from holdfast.coordinator.catalogue import erasures, moves, trash
 from holdfast.coordinator.catalogue import schema as tables
 from holdfast.coordinator.catalogue.missing import Gone, note_gone
 from holdfast.coordinator.catalogue.moves import Cursor, Move, ShardRow
@@ -312,6 +312,26 @@ def test_a_wiped_node_is_no_source_for_what_moves_away_from_it(shelf: Shelf) -> 
     assert shelf.move(5).old is None
     batch = shelf.fill(5, 99)
     assert batch is not None and shelf.report(batch) and shelf.finish(5)
+
+
+def test_a_chunk_that_is_swept_while_it_is_repaired_stays_gone(shelf: Shelf) -> None:
+    shelf.rot(2, 1)
+    repaired = shelf.catch_up(2)
+    shelf.assign(5, SPARE[0])
+    filled = shelf.fill(5, 99, failing=[0, 1, 2])
+    assert repaired is not None and filled is not None
+    swept = tables.chunks.update().where(tables.chunks.c.id == bytes(chunk_id(1)))
+    shelf.book.catalogue.write_now(lambda c: c.execute(swept.values(state="trash", trashed_ms=1)))
+    assert shelf.book.catalogue.write_now(lambda c: trash.empty_trash(c, 1, 99, 1)) == 1
+    shelf.report(repaired)
+    shelf.report(filled)
+    shelf.rot(2, 1)
+    assert shelf.book.locate(shelf.ada, [chunk_id(1)]) == [None]
+    assert not any(chunk == bytes(chunk_id(1)) for chunk, _ in shelf.missing())
+    told = shelf.book.catalogue.read_now(erasures.nodes_asked)
+    assert set(told) == {*NODES, SPARE[0]}, "the former holder of the moving slot is told, too"
+    while batch := shelf.catch_up(5, 99):
+        shelf.report(batch)
 
 
 def test_a_slot_waits_for_a_node_that_is_still_to_erase_shards_of_the_group(shelf: Shelf) -> None:
