@@ -158,11 +158,10 @@ async def catch_up(desk: Desk, account: AccountId, nodes: Collection[NodeId]) ->
     wanted -= await desk.catalogue.read(lambda c: known_records(c, row, sorted(wanted)))
     records: dict[SnapshotId, bytes] = {}
     for node in found:
-        if wanted - records.keys():
+        row_now = desk.live.nodes.get(node)
+        if row_now is not None and wanted - records.keys():
             try:
-                records |= await read_records(
-                    desk.calls, desk.live.nodes[node], account, wanted - records.keys()
-                )
+                records |= await read_records(desk.calls, row_now, account, wanted - records.keys())
             except HoldfastError as error:
                 _log.info("a witness could not be read", node=node.short, why=str(error))
     seq = await desk.catalogue.write(lambda c: adopt_heads(c, account_row(c, account), chain, records))

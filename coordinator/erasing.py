@@ -68,6 +68,9 @@ async def send_orders(desk: Desk) -> float | None:
 
 async def _send_next(desk: Desk, node: NodeId) -> bool:
     """A node's order: made or taken up again, sent, and done with once it is answered. False: not now."""
+    row = desk.live.nodes.get(node)
+    if row is None:
+        return False  # let go while others had their turn
     desk.erasing.unanswered.add(node)
     order = await desk.catalogue.write(lambda c: erasures.next_order(c, node, away_nodes(desk)))
     if order is None:
@@ -76,7 +79,7 @@ async def _send_next(desk: Desk, node: NodeId) -> bool:
     reached("coordinator.order.made")
     try:
         answer = await desk.calls.ask(
-            desk.live.nodes[node],
+            row,
             "POST",
             "/v1/shards/delete",
             _signed(desk, node, order),

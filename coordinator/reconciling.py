@@ -259,7 +259,7 @@ async def compare(desk: Desk, node: NodeId) -> bool:
     from holdfast.coordinator.taking_over import take_over
 
     state, live = desk.reconciling, desk.live
-    start, before = _start(desk, node), state.compared.get(node)
+    start, before, row = _start(desk, node), state.compared.get(node), live.nodes[node]
     is_asked = node in state.asked
     state.asked.discard(node)
     try:
@@ -267,7 +267,7 @@ async def compare(desk: Desk, node: NodeId) -> bool:
             await take_over(desk, node)
         began_s = desk.source.monotonic()
         await desk.catalogue.write(lambda c: strays.forget_strays(c, node))
-        told = await Walk(desk, live.nodes[node], is_hurried=state.since_s is not None).compare()
+        told = await Walk(desk, row, is_hurried=state.since_s is not None).compare()
         if _start(desk, node) != start:
             raise HoldfastError("the node was started anew meanwhile")
     except HoldfastError as error:

@@ -124,13 +124,15 @@ async def tell_nodes(desk: Desk) -> None:
 
 
 async def _tell(desk: Desk, node: NodeId) -> bool:
-    identity = desk.identity
+    identity, row = desk.identity, desk.live.nodes.get(node)
+    if row is None:
+        return True  # let go meanwhile
     message = Reign(
         root=identity.root, charter=identity.charter, url=desk.reigning.url, map=cluster_map(desk)
     )
     try:
         answer = await desk.calls.ask(
-            desk.live.nodes[node], "POST", "/v1/reign", message, Reigned, timeout_s=NODE_CALL_TIMEOUT_S
+            row, "POST", "/v1/reign", message, Reigned, timeout_s=NODE_CALL_TIMEOUT_S
         )
         if answer.charter is None:
             return False

@@ -31,7 +31,14 @@ from sqlalchemy import (
 from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.erasures import is_in_flight
 from holdfast.coordinator.catalogue.missing import Gone, note_gone
-from holdfast.coordinator.catalogue.nodes import NodeRow, accept_store, all_groups, raise_epoch, set_standing
+from holdfast.coordinator.catalogue.nodes import (
+    NodeRow,
+    accept_store,
+    all_groups,
+    raise_epoch,
+    removed_among,
+    set_standing,
+)
 from holdfast.coordinator.catalogue.schema import accounts, chunks, group_slots, groups, missing, moves, nodes
 from holdfast.coordinator.placement import Group
 from holdfast.protocol.errors import GroupMoved
@@ -131,12 +138,15 @@ def assign_slot(connection: Connection, group: Group, slot: int, new: NodeId, wh
     A move that is under way there begins anew with the new holder; its first old holder stays the source.
 
     Raises:
-        GroupMoved: the group is not as it was when this was planned; or the new holder has not answered
-            an order to erase shards of this group, which it might take only after it has been filled.
+        GroupMoved: the group is not as it was when this was planned; or the new holder was let go; or it
+            has not answered an order to erase shards of this group, which it might take only after it has
+            been filled.
     """
     row = connection.execute(select(groups.c.version).where(groups.c.id == group.id)).scalar()
     if row != group.version or (new in group.members and new != group.members[slot]):
         raise GroupMoved(f"group {group.id} has moved on", group=group.id)
+    if removed_among(connection, [new]):
+        raise GroupMoved(f"node {new.short} was let go", group=group.id)
     if new != group.members[slot] and is_in_flight(connection, new, group.id):
         raise GroupMoved(f"node {new.short} is still to erase shards of group {group.id}", group=group.id)
     here = and_(moves.c.group_id == group.id, moves.c.slot == slot)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +27,8 @@ __all__ = [
     "epoch",
     "join_node",
     "raise_epoch",
+    "remove_node",
+    "removed_among",
     "save_counters",
     "set_standing",
     "update_node",
@@ -170,6 +172,30 @@ def set_standing(connection: Connection, node: NodeId, standing: NodeStanding) -
     raise_epoch(connection)
 
 
+def remove_node(connection: Connection, node: NodeId) -> None:
+    """Let a node go.
+
+    Raises:
+        Conflict: it holds a slot, which may have been given to it since somebody looked.
+    """
+    held = select(group_slots.c.group_id).where(group_slots.c.node == bytes(node)).limit(1)
+    if connection.execute(held).scalar() is not None:
+        raise Conflict(
+            f"node {node.short} holds slots",
+            why="it was given some just now",
+            do=f"Empty it first: 'holdfast admin drain {node.short}'.",
+        )
+    set_standing(connection, node, "removed")
+
+
+def removed_among(connection: Connection, members: Collection[NodeId]) -> bool:
+    """Was one of them let go, since whoever plans with them looked?"""
+    query = select(nodes.c.id).where(
+        nodes.c.id.in_([bytes(node) for node in members]), nodes.c.state == "removed"
+    )
+    return connection.execute(query.limit(1)).scalar() is not None
+
+
 def accept_store(connection: Connection, node: NodeId, store: StoreId, counter: int) -> None:
     """A known node came with another store, or with its own as it was earlier: what it holds is unproven."""
     connection.execute(
@@ -201,9 +227,9 @@ def all_groups(connection: Connection) -> dict[int, Group]:
 def add_groups(
     connection: Connection, profile: Profile, kind: str, made: Sequence[tuple[NodeId, ...]]
 ) -> None:
-    """Make groups that are not there yet (another request may have been first)."""
+    """Make groups that are not there yet (another request may have been first), of nodes that are there."""
     known = {group.members for group in all_groups(connection).values() if group.profile == profile}
-    fresh = [members for members in made if members not in known]
+    fresh = [members for members in made if members not in known and not removed_among(connection, members)]
     # An old copy of the catalogue does not know which ids were given since it was made.
     is_old = connection.execute(select(meta.c.number).where(meta.c.name == "unreconciled")).scalar()
     highest = max(all_groups(connection), default=0)

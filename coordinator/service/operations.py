@@ -8,7 +8,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from holdfast.coordinator.catalogue.moves import trust_anew
-from holdfast.coordinator.catalogue.nodes import NodeRow, NodeStanding, set_standing
+from holdfast.coordinator.catalogue.nodes import NodeRow, NodeStanding, remove_node, set_standing
 from holdfast.coordinator.catalogue.safety import group_totals, missing_gaps
 from holdfast.coordinator.keeping_membership import assign_all, members_of, rebalance_plan
 from holdfast.coordinator.limits import REBALANCE_MOVES_MAX, REPAIR_RATE_ASSUMED_BYTES_PER_S
@@ -67,6 +67,8 @@ class OperationHandlers:
         now_ms = desk.source.now_ms()
         if told.standing == "trusted":
             await desk.catalogue.write(lambda c: trust_anew(c, row, now_ms))
+        elif told.standing == "removed":
+            await desk.catalogue.write(lambda c: remove_node(c, row.id))
         else:
             standing: NodeStanding = told.standing
             await desk.catalogue.write(lambda c: set_standing(c, row.id, standing))
