@@ -61,7 +61,7 @@ async def keep_witnesses(desk: Desk) -> float | None:
             if not done:
                 state.dirty.add(account)
 
-    await asyncio.gather(*map(one, sorted(state.dirty)[:WITNESSED_PER_TURN_MAX]))
+    await asyncio.gather(*map(one, state.following(WITNESSED_PER_TURN_MAX)))
     return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from holdfast.protocol.directory import (
 from holdfast.protocol.errors import HoldfastError, WrongDirectory
 from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT
 from holdfast.protocol.profiles import Profile
-from holdfast.protocol.serving import ListenAddress, Server, until_stopped
+from holdfast.protocol.serving import ListenAddress, Server, until_stopped_or_failed
 from holdfast.protocol.transport import Transport
 
 __all__ = ["CoordinatorSettings", "run_coordinator"]
@@ -149,7 +148,7 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
             {"version": 1, "url": address.url, "address": str(address), "pid": os.getpid()},
         )
         _log.info("serving", address=str(address), term=identity.term)
-        await _until_stopped_or_failed(tending)
+        await until_stopped_or_failed(tending)
     finally:
         for task in tending:
             task.cancel()
@@ -157,19 +156,6 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
         remove_file(folder / "ready.json")
         await server.stop()
         _log.info("stopped")
-
-
-async def _until_stopped_or_failed(tending: Sequence[asyncio.Task[None]]) -> None:
-    """Until a signal comes. A background task that ends by a fault of the program ends the process, in so
-    many words: a coordinator that answers but has quietly ceased to repair would be worse than none.
-    """
-    stopped = asyncio.create_task(until_stopped())
-    try:
-        done, _ = await asyncio.wait([stopped, *tending], return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        stopped.cancel()
 
 
 async def _forever(task: BackgroundTask, desk: Desk) -> None:

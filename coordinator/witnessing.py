@@ -61,7 +61,7 @@ class Witnessing:
 
     Attributes:
         turns: one head of an account at a time.
-        dirty: accounts whose witnesses may lack something.
+        dirty: accounts whose witnesses may lack something; last: the last one that had its turn.
         forked: (account, node): a witness that keeps a head which was never agreed, and can follow no more.
         tasks: given out, and not waited for any more.
         look_s: when every account is looked at next.
@@ -69,9 +69,20 @@ class Witnessing:
 
     turns: WeakValueDictionary[AccountId, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     dirty: set[AccountId] = field(default_factory=set)
+    last: bytes = b""
     forked: set[tuple[AccountId, NodeId]] = field(default_factory=set)
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
     look_s: float = float("-inf")
+
+    def following(self, most: int) -> list[AccountId]:
+        """The next accounts whose witnesses are seen to, all of them in turn.
+
+        Else those that cannot be completed now, since a witness of theirs is away, would keep others waiting.
+        """
+        later = sorted(account for account in self.dirty if bytes(account) > self.last)
+        chosen = [*later, *sorted(self.dirty.difference(later))][:most]
+        self.last = bytes(chosen[-1]) if chosen else b""
+        return chosen
 
     def turn(self, account: AccountId) -> asyncio.Lock:
         """Held while a head of this account is taken, given out and settled."""

@@ -54,7 +54,7 @@ from holdfast.protocol.ids import StoreId
 from holdfast.protocol.limits import LABEL_BYTES_MAX, TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.nodes import Heartbeat
 from holdfast.protocol.messages.scrub import FindingsNoted
-from holdfast.protocol.serving import ListenAddress, Server, until_stopped
+from holdfast.protocol.serving import ListenAddress, Server, until_stopped_or_failed
 from holdfast.protocol.transport import Transport
 
 __all__ = ["NodeSettings", "run_node"]
@@ -282,7 +282,7 @@ class _Node:
                 {"version": 1, "url": self._url, "node": node.hex(), "pid": settings.pid or os.getpid()},
             )
             _log.info("serving", node=node.short, url=self._url, store=store.short)
-            await until_stopped()
+            await until_stopped_or_failed(tasks)
         finally:
             for task in tasks:
                 task.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -32,6 +32,7 @@ __all__ = [
     "refusal_answer",
     "send_buffers",
     "until_stopped",
+    "until_stopped_or_failed",
 ]
 
 _log = structlog.get_logger()
@@ -269,3 +270,20 @@ async def until_stopped() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await stop.wait()
+
+
+async def until_stopped_or_failed(tending: Sequence[asyncio.Task[None]]) -> None:
+    """Until a signal comes, or a background task ends: by a fault of the program, and the process with it.
+
+    A server that answers, but has quietly ceased to repair, scrub or report, would be worse than none.
+
+    Raises:
+        Whatever a background task ended with.
+    """
+    stopped = asyncio.create_task(until_stopped())
+    try:
+        done, _ = await asyncio.wait([stopped, *tending], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        stopped.cancel()
