@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from holdfast.cluster.folder import LAYOUT_VERSION, ClusterFolder, MemberStatus, Target, default_folder
 from holdfast.cluster.limits import (
@@ -32,6 +32,9 @@ from holdfast.protocol.directory import Lock, make_private, write_file, write_js
 from holdfast.protocol.errors import BadRequest, HoldfastError, Unreachable, WrongDirectory
 from holdfast.protocol.messages.admin import ClusterStatus
 from holdfast.protocol.profiles import Profile
+
+if TYPE_CHECKING:
+    from holdfast.cluster.chaos.breakable import BreakableCluster
 
 __all__ = ["LocalCluster", "MemberStatus", "Target", "default_folder"]
 
@@ -53,8 +56,26 @@ class LocalCluster(ClusterFolder):
         lost_after_s: a node that is away for so long is given up, and its shards are rebuilt elsewhere;
             default: an hour.
         trash_hold_s: for how long swept chunks can be undeleted; default: a week.
+        seed: make a cluster that can be broken: entered with ``async with`` it gives an
+            :class:`holdfast.cluster.chaos.breakable.OpenCluster`, with ``chaos``, ``heal`` and ``verify``.
         environment: added to the processes' environment.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(cls, *shape: Any, seed: int, **more: Any) -> BreakableCluster: ...
+
+        @overload
+        def __new__(cls, *shape: Any, seed: None = None, **more: Any) -> Self: ...
+
+    def __new__(cls, *shape: Any, seed: int | None = None, **more: Any) -> Any:
+        """A plain cluster, or with a seed one that can be broken."""
+        if cls is LocalCluster and seed is not None:
+            from holdfast.cluster.chaos.breakable import BreakableCluster
+
+            return super().__new__(BreakableCluster)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -68,6 +89,7 @@ class LocalCluster(ClusterFolder):
         lost_after_s: float | None = None,
         trash_hold_s: float | None = None,
         environment: Mapping[str, str] | None = None,
+        seed: int | None = None,
     ) -> None:
         if nodes is not None and not 1 <= nodes <= NODES_MAX:
             raise BadRequest(f"a local cluster has 1 to {NODES_MAX} nodes")

@@ -19,7 +19,7 @@ from holdfast.cluster.joining import join
 from holdfast.cluster.surveying import survey
 from holdfast.protocol.errors import HoldfastError
 
-__all__ = ["baseline", "find_in_files", "verify"]
+__all__ = ["baseline", "compare", "find_in_files", "join_deeply", "verify"]
 
 
 def baseline(arena: Arena) -> dict[str, Resources]:
@@ -43,7 +43,7 @@ async def verify(
     """Judge everything that can only be judged at the end."""
     await _settle(arena, judge, load)
     await _restore_all(arena, judge, load)
-    await _join_deeply(arena, judge)
+    await join_deeply(arena, judge)
     if arena.scenario.expect.availability == "lost and back":
         judge.require(
             "i", watch.was_unreadable, "more than m nodes were taken, and nothing became unreadable"
@@ -52,7 +52,7 @@ async def verify(
         judge.require("i", named, "stripes became unreadable, and the status never said so")
         judge.require("i", watch.look is not None and watch.look.unreadable == 0, "not everything came back")
     await _search(arena, judge, secrets)
-    _compare(judge, before, await asyncio.to_thread(baseline, arena))
+    compare(judge, before, await asyncio.to_thread(baseline, arena))
 
 
 async def _settle(arena: Arena, judge: Judge, load: Load) -> None:
@@ -90,7 +90,8 @@ async def _restore_all(arena: Arena, judge: Judge, load: Load) -> None:
                 )
 
 
-async def _join_deeply(arena: Arena, judge: Judge) -> None:
+async def join_deeply(arena: Arena, judge: Judge) -> None:
+    """Join the catalogue with every store, rereading every shard; they must agree."""
     folder = arena.cluster.folder
     nodes = [folder / name for name in arena.node_names]
     try:
@@ -138,7 +139,8 @@ def find_in_files(paths: Iterable[Path], secrets: Sequence[bytes]) -> list[str]:
     return found
 
 
-def _compare(judge: Judge, before: dict[str, Resources], now: dict[str, Resources]) -> None:
+def compare(judge: Judge, before: dict[str, Resources], now: dict[str, Resources]) -> None:
+    """What members hold now, against what they held before."""
     for name, held in now.items():
         grown = held.rss_bytes - before[name].rss_bytes
         judge.require("l", grown <= RSS_GROWTH_BYTES_MAX, f"{name} has grown by {grown >> 20} MiB of memory")

@@ -49,11 +49,11 @@ def _address_of(member: str) -> str:
 
 
 def _who(address: str) -> str:
-    """The member behind an address; "harness" for everybody else."""
+    """The member behind an address; everybody who was not given one is client 0."""
     parts = address.split(".")
     kind = {"71": COORDINATOR, "72": "node", "73": "client"}.get(parts[2] if len(parts) == 4 else "")
     if kind is None:
-        return "harness"
+        return client_name(0)
     return kind if kind == COORDINATOR else f"{kind}-{parts[3]}"
 
 
