@@ -24,7 +24,6 @@ import msgspec
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.by_hand import Chaos
 from holdfast.cluster.chaos.clients import Account, ChaosClient
-from holdfast.cluster.chaos.faults import kind_of
 from holdfast.cluster.chaos.history import (
     HISTORY_VERSION,
     AnyEvent,
@@ -52,6 +51,7 @@ from holdfast.cluster.chaos.wiring import ChaosCluster, client_name
 from holdfast.cluster.limits import NODES_DEFAULT
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.clock import SYSTEM
+from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.profiles import Profile, default_profile
 from holdfast.protocol.program import program_version
 from holdfast.protocol.terminal import human_count
@@ -358,9 +358,13 @@ class OpenCluster:
     async def _verify(self) -> Verified:
         parts = self._parts
         self._phase("heal")
-        await self._heal()
-        self._phase("quiet")
-        await converge(parts.arena, parts.watch, parts.judge)
+        try:
+            await self._heal()
+        except HoldfastError as error:
+            parts.judge.violated("h", f"the cluster does not come up again: {error}")
+        else:
+            self._phase("quiet")
+            await converge(parts.arena, parts.watch, parts.judge)
         self._phase("verify")
         await join_deeply(parts.arena, parts.judge)
         compare(parts.judge, self._before, await asyncio.to_thread(baseline, parts.arena))
@@ -372,9 +376,9 @@ class OpenCluster:
         for one in parts.chaos.begun:
             parts.judge.require("m", one.had_effect, f"{one} had no effect")
         if parts.striker is not None:
-            for number, fault in enumerate(parts.arena.scenario.faults):
-                fired = parts.striker.fired[number] > 0
-                parts.judge.require("m", fired, f"fault {number} ({kind_of(fault)}) had no effect")
+            # The caller's own work may end before a scenario's last fault is due: one that struck is enough.
+            struck = parts.striker.fired.total() > 0
+            parts.judge.require("m", struck, f"no fault of {parts.arena.scenario.name} had any effect yet")
 
     def _concluded(self) -> Verified:
         verdicts = self._parts.judge.judge(self._history)

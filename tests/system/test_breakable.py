@@ -113,13 +113,13 @@ def test_mine_survives(holdfast_cluster, tmp_path):
     store(holdfast_cluster, tmp_path)
 
 
-@pytest.mark.chaos(nodes=3, profile="2+1")
+@pytest.mark.chaos(scenario="calm.toml")
 def test_mine_loses(holdfast_cluster, tmp_path):
     store(holdfast_cluster, tmp_path)
     cluster = holdfast_cluster.cluster
     cluster.stop(1, 2)
     for number in (1, 2):
-        (cluster.folder / f"node-{number}" / "store" / "data.mdb").write_bytes(bytes(8192))
+        (cluster.folder / f"node-{number}" / "store" / "data.mdb").unlink()
 """
 
 FAULTS = """
@@ -140,10 +140,26 @@ targets = ["any"]
 for_s = 1.0
 """
 
+CALM = """
+version = 1
+name = "calm"
+about = "Nothing is broken."
+chaos_s = 60.0
+faults = []
+
+[cluster]
+nodes = 3
+profile = "2+1"
+
+[expect]
+back_within_s = 5.0
+"""
+
 
 def test_users_test_their_own_software_with_the_plugin(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(USER_TESTS)
     (tmp_path / "faults.toml").write_text(FAULTS)
+    (tmp_path / "calm.toml").write_text(CALM)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--holdfast-report", "pages", "."],
         cwd=tmp_path,

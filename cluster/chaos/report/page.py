@@ -51,6 +51,9 @@ def _head(story: Story) -> Markup:
     kind, verdict = _ANSWERS.get(ended.exit_code if ended else -1, ("bad", "violated"))
     nodes = sum(name.startswith("node") for name in began.members)
     sentence = ended.sentence if ended else f"The run was cut short after {seconds(story.length_s)}."
+    # The first sentence is the headline, whatever else is told comes below it.
+    said, dot, more = sentence.partition(". ")
+    said += dot.strip()
     facts = (
         f"{human_count(nodes, 'node')}, {began.k}+{began.m}, seed {began.seed}, "
         f"{seconds(story.length_s)}; Holdfast {began.program}, {began.at}"
@@ -58,7 +61,8 @@ def _head(story: Story) -> Markup:
     return element(
         "header",
         element("h1", "Chaos run: ", began.scenario),
-        element("p", sentence, class_="said"),
+        element("p", said, class_="said"),
+        element("p", more) if more else _NOTHING,
         element("p", _sign(verdict), _answer(story), class_=f"verdict {kind}"),
         element("p", facts, class_="quiet"),
     )

@@ -13,7 +13,7 @@ from random import Random
 
 import lmdb
 
-from holdfast.node.store import ShardKey
+from holdfast.node.store import Compaction, ShardKey
 from holdfast.node.store_lmdb import LmdbStore
 from holdfast.protocol.clock import FixedSource
 from holdfast.protocol.stripes import digest_of
@@ -73,13 +73,22 @@ def _command(store: LmdbStore, random: Random, number: int) -> Callable[[], obje
 
 
 def work(root: Path, note: Callable[[str, int, str], None], random: Random, count: int) -> None:
-    """So many commands, each told before and after; now and then the store is closed and opened again."""
+    """So many commands, each told before and after.
+
+    Now and then the store is closed and opened again; meanwhile it is compacted, again and again.
+    """
     store = open_store(root)
+    copy: Compaction | None = None
     note("done", 0, describe(store))
     for number in range(1, count + 1):
         if number % 17 == 0:
             store.close()
-            store = open_store(root)
+            store, copy = open_store(root), None
+        elif copy is None and number % 12 == 5:
+            copy = store.compact()
+        elif copy is not None and copy.step(200_000):
+            copy.finish()
+            copy = None
         command = _command(store, random, number)
         note("begin", number, "")
         command()

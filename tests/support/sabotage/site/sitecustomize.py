@@ -1,8 +1,9 @@
 """Runs at the start of every Python process that a test has given this folder (PYTHONPATH) and SABOTAGE.
 
-SABOTAGE names a JSON file: {"module": ..., "before": ..., "after": ..., "done": a file to touch}. When that
-module is imported, its source is compiled with the passage exchanged. A passage that is not there exactly
-once ends the process: the safeguard has moved, and the list of them must follow.
+SABOTAGE names a JSON file: {"module": ..., "before": ..., "after": ..., "done": a file to touch, "only": a
+word of the command line, or ""}. When that module is imported, its source is compiled with the passage
+exchanged. A passage that is not there exactly once ends the process: the safeguard has moved, and the list
+of them must follow.
 """
 
 import json
@@ -42,4 +43,6 @@ class _Finder(MetaPathFinder):
 
 
 if "SABOTAGE" in os.environ:
-    sys.meta_path.insert(0, _Finder(json.loads(Path(os.environ["SABOTAGE"]).read_text())))
+    _order = json.loads(Path(os.environ["SABOTAGE"]).read_text())
+    if not _order["only"] or _order["only"] in sys.orig_argv:
+        sys.meta_path.insert(0, _Finder(_order))
