@@ -16,6 +16,7 @@ is imported before a test asks for the fixture.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,8 +116,7 @@ def holdfast_cluster(request: pytest.FixtureRequest) -> Iterator[OpenCluster]:
         found = opened.blocking.verify()
         folder = request.config.getoption(_REPORT_OPTION)
         if folder is not None:
-            name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
-            found.write(folder / name)
+            found.write(folder / re.sub(r"\W+", "-", request.node.name).strip("-"))
         if not found.ok:
             pytest.fail(str(found), pytrace=False)
     finally:

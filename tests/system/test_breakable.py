@@ -173,5 +173,5 @@ def test_users_test_their_own_software_with_the_plugin(tmp_path: Path) -> None:
     assert "ERROR test_mine.py::test_mine_loses" in said
     assert "To see it again: pytest test_mine.py::test_mine_loses --holdfast-seed 1" in said
     pages = sorted(path.name for path in (tmp_path / "pages").iterdir())
-    assert pages == ["test-mine-loses", "test-mine-survives-seed3-"]
-    assert "kill" in (tmp_path / "pages" / "test-mine-survives-seed3-" / "index.html").read_text()
+    assert pages == ["test_mine_loses-seed1", "test_mine_survives-seed3"]
+    assert "kill" in (tmp_path / "pages" / "test_mine_survives-seed3" / "index.html").read_text()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from support.crash import catalogue_work, store_work
+from support.crash import catalogue_work, heads_work, store_work
 from support.crash.replay import (
     MAPPED,
     CrashState,
@@ -25,6 +25,7 @@ from support.crash.write_log import Renamed
 from support.shards import made_put
 
 from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
+from holdfast.node.store_lmdb_heads import HeadStore
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,11 @@ def store_log(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 @pytest.fixture(scope="module")
 def catalogue_log(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     return record("support.crash.catalogue_work", tmp_path_factory.mktemp("catalogue"), 1, 90)
+
+
+@pytest.fixture(scope="module")
+def heads_log(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return record("support.crash.heads_work", tmp_path_factory.mktemp("heads"), 1, 60)
 
 
 def assert_complete(recorded: Recorded) -> None:
@@ -132,12 +138,32 @@ def test_a_catalogue_opens_after_a_power_cut_in_its_first_moments(
     assert check_each(states, tmp_path, lambda root, state: check_catalogue(catalogue_log, root, state)) >= 60
 
 
-@pytest.mark.parametrize("part", ["store", "catalogue"])
+def check_heads(recorded: Recorded, root: Path, state: CrashState) -> None:
+    store = HeadStore(root / "heads")
+    found = heads_work.describe(store)
+    if state.acknowledged >= 0:
+        assert found in recorded.allowed(state), "neither all that was acknowledged nor what had begun"
+    store.close()
+    shutil.rmtree(root)
+
+
+def test_a_witness_keeps_what_it_acknowledged(heads_log: Recorded, tmp_path: Path) -> None:
+    assert_complete(heads_log)
+    first = heads_log.first_written()
+    states = [
+        *heads_log.states(number_of_states(100), seed_of_states()),
+        *heads_log.states(number_of_states(60), seed_of_states(), among=(first, heads_log.first_done())),
+    ]
+    check_each(iter(states), tmp_path, lambda root, state: check_heads(heads_log, root, state))
+    assert max(state.acknowledged for state in states) > 40
+
+
+@pytest.mark.parametrize("part", ["store", "catalogue", "heads"])
 def test_a_program_that_does_not_wait_for_the_disk_is_found_out(part: str, tmp_path: Path) -> None:
     """The same work with syncing switched off: losses show, or the tests above prove nothing."""
     recorded = record(f"support.crash.{part}_work", tmp_path, 1, 60, environment={"CARELESS": "1"})
     assert_complete(recorded)
-    check = check_store if part == "store" else check_catalogue
+    check = {"store": check_store, "catalogue": check_catalogue, "heads": check_heads}[part]
     assert count_lost(recorded, recorded.states(40, 1), tmp_path, check) >= 10
 
 
