@@ -335,22 +335,4 @@ SAFEGUARDS: Final = (
         "        if False:\n",
         "tests/unit/node/test_reigning.py::test_a_higher_term_is_followed_and_a_lower_one_never_again",
     ),
-    Safeguard(
-        "a node gives receipts for what it has not stored",
-        "holdfast.node.writer",
-        "            outcomes = self.store.put([batch.puts for batch in group])\n",
-        "            outcomes = self.store.put([batch.puts[1:] for batch in group])\n",
-        "first-kill",
-        3,
-        only="node",
-    ),
-    Safeguard(
-        "a client decodes whatever shard a lying node hands out",
-        "holdfast.protocol.stripe_reading",
-        "        and digest_of(shard) == stripe.digest(slot)\n",
-        "",
-        "liar-node",
-        3,
-        only="holdfast.cluster.chaos.client_process",
-    ),
 )
