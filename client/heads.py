@@ -197,9 +197,9 @@ def _unconfirmed(view: HeadView, told: Confirmation) -> Rollback | Unwitnessed:
 
 async def _shown_head(link: Link, known: KnownAccount) -> HeadView:
     """What the coordinator shows, held against everything this device has seen."""
-    account = await link.account_state()
+    # Together: whichever is older, a head by a device that the list does not have yet is refused alike.
+    account, state = await asyncio.gather(link.account_state(), link.heads(known.head_seq))
     devices = accept_devices(known, account, link.cluster)
-    state = await link.heads(known.head_seq)
     links = list(state.links)
     while links and state.head is not None and links[-1] != state.head:
         # More links than one answer holds.
