@@ -75,12 +75,19 @@ class FoundStripe:
         """Slots whose holder does not have its shard."""
         return [slot for slot, node in enumerate(members) if node not in self.nodes.get(slot, ())]
 
+    @property
+    def vouched(self) -> int:
+        """For how many slots different nodes vouch. Fewer than k: one that lies may have made it up."""
+        return _vouched(self.nodes)
+
 
 def fullest(shards: Iterable[FoundShard]) -> FoundStripe | None:
-    """Of the stripes of ONE chunk, the one with the most slots found; None when none has k.
+    """Of the stripes of ONE chunk, the one that most nodes vouch for; None when none has k slots.
 
-    Shards belong to one stripe when generation, group, profile, size and stripe digest agree. Of two
-    equally full ones the smaller (generation, group) wins, so that everybody who looks finds the same.
+    Shards belong to one stripe when generation, group, profile, size and stripe digest agree. First counts
+    for how many slots different nodes vouch: a node that lies may tell every slot of a stripe that never was,
+    and must not hide the true one. Then the number of slots counts; of two equally full ones the smaller
+    (generation, group) wins, so that everybody who looks finds the same.
     """
     stripes: dict[tuple[UploadId, int, Profile, int, Digest], dict[int, set[NodeId]]] = {}
     account: AccountId | None = None
@@ -95,10 +102,27 @@ def fullest(shards: Iterable[FoundShard]) -> FoundStripe | None:
     if not readable or account is None or chunk is None:
         return None
     (generation, group, profile, sealed_bytes, stripe), slots = min(
-        readable, key=lambda found: (-len(found[1]), found[0][0], found[0][1], found[0][4])
+        readable,
+        key=lambda found: (-_vouched(found[1]), -len(found[1]), found[0][0], found[0][1], found[0][4]),
     )
     nodes = {slot: frozenset(holders) for slot, holders in slots.items()}
     return FoundStripe(account, chunk, generation, group, profile, sealed_bytes, stripe, nodes)
+
+
+def _vouched(slots: Mapping[int, Collection[NodeId]]) -> int:
+    """How many slots can each be given a node of its own that has it: a maximum matching (Kuhn, 1955)."""
+    place: dict[NodeId, int] = {}
+
+    def give(slot: int, tried: set[NodeId]) -> bool:
+        for node in slots[slot]:
+            if node not in tried:
+                tried.add(node)
+                if node not in place or give(place[node], tried):
+                    place[node] = slot
+                    return True
+        return False
+
+    return sum(give(slot, set()) for slot in slots)
 
 
 def plan_holders(
@@ -157,7 +181,8 @@ def plan_groups(counts: Iterable[SlotCount], nodes: Collection[NodeId]) -> list[
     A slot goes to the node with the most of its shards, the surest first; a node holds one slot of a
     group. Slots of which nothing was found go to nodes that hold none, in order of their ids: their
     shards are missing there, and are brought back. A group that cannot be filled with n different
-    nodes is left out. The profile that most shards name is the group's.
+    nodes is left out. The profile that most nodes name, then most shards, is the group's: one
+    node that lies must not make the others' shards fit nowhere.
     """
     found: dict[int, list[SlotCount]] = defaultdict(list)
     for count in counts:
@@ -165,9 +190,11 @@ def plan_groups(counts: Iterable[SlotCount], nodes: Collection[NodeId]) -> list[
     made: list[FoundGroup] = []
     for group, here in sorted(found.items()):
         by_profile: dict[Profile, int] = defaultdict(int)
+        telling: dict[Profile, set[NodeId]] = defaultdict(set)
         for count in here:
             by_profile[count.profile] += count.shards
-        profile = max(by_profile, key=lambda one: (by_profile[one], -one.n))
+            telling[count.profile].add(count.node)
+        profile = max(by_profile, key=lambda one: (len(telling[one]), by_profile[one], -one.n))
         holders: dict[int, NodeId] = {}
         for count in sorted(here, key=lambda one: (-one.shards, one.slot, one.node)):
             fits = count.profile == profile and count.node in nodes and count.slot < profile.n

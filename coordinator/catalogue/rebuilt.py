@@ -71,8 +71,9 @@ def add_stripes(
 ) -> tuple[int, int]:
     """Rows for stripes that were found, and for what is missing of them.
 
-    Of two stripes of one chunk the fuller counts; whatever was trash is live again, since nobody can
-    tell; each row is pinned to its account's sweep generation.
+    Fewer than k nodes may have made a stripe up, and its row could never be read: it is left to the
+    comparison that follows. Of two stripes of one chunk the fuller counts; whatever was trash is live again,
+    since nobody can tell; each row is pinned to its account's sweep generation.
 
     Returns:
         (chunks that have a row now and had none, stripes whose account is not known).
@@ -81,7 +82,8 @@ def add_stripes(
         AccountId(row.id): (row.number, row.sweep_generation)
         for row in connection.execute(select(accounts.c.id, accounts.c.number, accounts.c.sweep_generation))
     }
-    known = [stripe for stripe in stripes if stripe.account in numbers]
+    of_accounts = [stripe for stripe in stripes if stripe.account in numbers]
+    known = [stripe for stripe in of_accounts if stripe.vouched >= stripe.profile.k]
     fullness = _fullness(connection, {numbers[stripe.account][0] for stripe in known}, known)
     added = 0
     for stripe in known:
@@ -127,7 +129,7 @@ def add_stripes(
                     for slot in lacking
                 ],
             )
-    return added, len(stripes) - len(known)
+    return added, len(stripes) - len(of_accounts)
 
 
 def _fullness(

@@ -122,3 +122,26 @@ def test_found_holders_never_give_a_node_two_slots() -> None:
             assert node not in members
             members[slot] = node
         assert len(set(members)) == 6
+
+
+def test_a_node_that_tells_every_slot_of_a_stripe_that_never_was_does_not_hide_the_true_one() -> None:
+    """Its lie is as full as can be, and comes first where two are equally full."""
+    true = [shard(slot, generation=2) for slot in range(5)]
+    lies = [shard(slot, generation=1, node=0) for slot in range(6)]
+    found = fullest([*lies, *true])
+    assert found is not None and found.generation == UploadId(b"\2" * 16)
+    assert found.lacking(NODES[:6]) == [5]
+
+
+def test_leftovers_of_a_slot_held_before_still_make_a_stripe_readable() -> None:
+    """Four slots lie on three nodes: nobody else has more, so nothing is given up."""
+    found = fullest([shard(0), shard(3, node=0), shard(1), shard(2)])
+    assert found is not None and found.lacking(NODES[:6]) == [3, 4, 5]
+
+
+def test_one_node_that_names_another_profile_does_not_make_a_group_that_no_shard_fits() -> None:
+    counts = [SlotCount(7, slot, PROFILE, NODES[slot], 100) for slot in range(1, 6)]
+    lie = SlotCount(7, 0, Profile(1, 1), NODES[0], 10_000)
+    (group,) = plan_groups([lie, *counts], NODES)
+    assert group.profile == PROFILE
+    assert group.members[1:] == tuple(NODES[1:6])

@@ -107,3 +107,21 @@ def test_shards_on_a_node_that_is_not_the_slot_s_holder_count_as_missing_there(c
 def test_stripes_of_accounts_that_nobody_knows_are_counted_and_left_alone(catalogue: Catalogue) -> None:
     foreign = stripe(1, 7, range(6), account=AccountId(b"x" * 32))
     assert add(catalogue, foreign, stripe(2, 7, range(6))) == (1, 1)
+
+
+def test_a_stripe_that_one_node_made_up_has_no_row(catalogue: Catalogue) -> None:
+    """It could never be read; the verdict would speak of lost stripes for ever, and nothing be swept."""
+    true = stripe(1, 7, range(6))
+    made_up = FoundStripe(
+        ADA.account,
+        chunk_id(2),
+        UploadId(bytes([9]) * 16),
+        7,
+        PROFILE,
+        1000,
+        digest_of(b"a lie"),
+        {slot: frozenset([NODES[0]]) for slot in range(6)},
+    )
+    assert add(catalogue, true, made_up) == (1, 0)
+    rows = catalogue.read_now(lambda c: c.execute(select(chunks.c.id)).scalars().all())
+    assert rows == [bytes(chunk_id(1))]
