@@ -469,6 +469,16 @@ def test_who_lost_the_lease_seals_nothing(races: Races) -> None:
     assert races.go_on(1) is None
 
 
+def test_who_lost_the_lease_after_marking_everything_seals_nothing(races: Races) -> None:
+    """Its marks are all there, and its head is still the newest: the lease alone says no."""
+    races.go_on(0, 99, races.backing_up([0]))
+    races.go_on(0, 3, races.pruning(0))
+    races.now_ms += SWEEP_LEASE_MS + 1
+    races.go_on(1, BEGUN, races.pruning(1))
+    assert isinstance(races.go_on(0), Conflict)
+    assert races.go_on(1) is None
+
+
 def test_while_the_lease_is_held_others_are_told_who_holds_it_and_for_how_long(races: Races) -> None:
     races.go_on(0, BEGUN, races.pruning(0))
     refused = races.go_on(1, 99, races.pruning(1))
