@@ -17,7 +17,7 @@ import structlog
 
 from holdfast.coordinator.adopting import FoundShard, FoundStripe, SlotCount, fullest
 from holdfast.coordinator.catalogue.nodes import NodeRow
-from holdfast.coordinator.limits import GATHER_CALL_TIMEOUT_S
+from holdfast.coordinator.limits import COMPARE_SLOTS_MAX, GATHER_CALL_TIMEOUT_S, GROUP_MAX
 from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.protocol.accounts import DeviceList
 from holdfast.protocol.address import parse_url
@@ -26,6 +26,7 @@ from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, HoldfastError, Refused
 from holdfast.protocol.ids import AccountId, ChunkId, ClusterId, NodeId, PublicKey
 from holdfast.protocol.inventories import position
+from holdfast.protocol.limits import STRIPE_SHARDS_MAX
 from holdfast.protocol.messages.cluster import ClusterMap, open_map
 from holdfast.protocol.messages.inventory import HeadersRead, ReadHeaders, ReadSums, SumsRead
 from holdfast.protocol.messages.nodes import NodeInfo
@@ -193,6 +194,9 @@ async def read_sums(calls: NodeCalls, node: NodeRow) -> dict[tuple[int, int], in
             timeout_s=GATHER_CALL_TIMEOUT_S,
         )
         for slot in page.slots:
+            in_bounds = 0 <= slot.group <= GROUP_MAX and 0 <= slot.slot < STRIPE_SHARDS_MAX
+            if not in_bounds or len(found) > COMPARE_SLOTS_MAX:
+                raise BadRequest("a node tells of a slot that no group can have, or of too many")
             found[(slot.group, slot.slot)] = found.get((slot.group, slot.slot), 0) + slot.shards
         if not page.next or page.next <= after:
             return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +23,7 @@ from holdfast.coordinator.limits import (
     COMPARE_MUST_AT_ONCE,
     COMPARE_REST,
     COMPARE_ROWS_AT_ONCE,
+    COMPARE_SLOTS_MAX,
     COUNTED_BYTES_MAX,
     GROUP_MAX,
 )
@@ -113,6 +115,8 @@ class Walk:
                 if not in_bounds or not 0 <= part.shards <= COUNTED_BYTES_MAX:
                     raise BadRequest("a node tells of a slot that no group can have, or of too many shards")
                 total = found.setdefault((part.group, part.slot), Sum())
+                if len(found) > COMPARE_SLOTS_MAX:
+                    raise BadRequest("a node tells of more slots than a cluster has")
                 total.join(Sum(count=part.shards, digest=part.sum))
                 self._told.shards += part.shards
             if not told.next:
@@ -183,23 +187,27 @@ class Walk:
     async def _compare_range(
         self, slot: Slot, version: int, after: bytes, until: bytes, must: list[bytes]
     ) -> None:
-        """What lies there is listed after what must: nothing can be on its way in between."""
-        there: list[bytes] = []
+        """What lies there is listed after what must: nothing can be on its way in between.
+
+        Each portion is worked off as it comes: whatever a node lists, one portion is in memory.
+        """
         at = after
         while True:
             told = await self._ask("/v1/inventory/keys", ReadKeys(**_bounds(slot, at, until)), KeysRead)
-            portion = _split(told.positions)
-            there += portion
+            there = _split(told.positions)
+            behind = at if told.is_end else _on(at, there)
+            here = len(must) if told.is_end else bisect_right(must, behind)
+            gone, over = compare(must[:here], there)
+            must = must[here:]
+            for some in batched(gone, COMPARE_ROWS_AT_ONCE):
+                self._told.gone += await self._desk.catalogue.write(
+                    lambda c, s=some: inventories.note_absent(c, self._node.id, *slot, version, s)  # type: ignore[misc]
+                )
+            if over:
+                await self._sort_out(slot, at, over)
             if told.is_end:
-                break
-            at = _on(at, portion)
-        gone, over = compare(must, there)
-        for some in batched(gone, COMPARE_ROWS_AT_ONCE):
-            self._told.gone += await self._desk.catalogue.write(
-                lambda c, s=some: inventories.note_absent(c, self._node.id, *slot, version, s)  # type: ignore[misc]
-            )
-        if over:
-            await self._sort_out(slot, after, over)
+                return
+            at = behind
 
     async def _sort_out(self, slot: Slot, after: bytes, over: list[bytes]) -> None:
         desk, hold_s = self._desk, int(self._desk.sweeping.hold_s)

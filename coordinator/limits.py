@@ -116,6 +116,8 @@ COMPARE_REST = 3.0
 """A comparison that nobody waits for rests so many times as long as each answer took."""
 COMPARE_ROWS_AT_ONCE = 500
 """Differences that one transaction takes over."""
+COMPARE_SLOTS_MAX = 1 << 20
+"""Slots of groups that one node may say it has shards of."""
 COMPARE_MUST_AT_ONCE = 16_384
 """Positions that the catalogue lists at once."""
 ADOPTED_AT_ONCE = 200

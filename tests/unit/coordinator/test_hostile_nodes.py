@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from support.coordinator_service import Office
 from support.stored_cluster import stored_cluster
 
 from holdfast.coordinator.catalogue.erasures import is_unreconciled
 from holdfast.coordinator.catalogue.nodes import set_standing
+from holdfast.coordinator.catalogue.schema import nodes
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX, PULSE_AHEAD_MAX
 from holdfast.coordinator.reconciling import keep_pulse, keep_reconciled
-from holdfast.protocol.errors import Conflict
-from holdfast.protocol.messages.inventory import SlotSum, SumsRead
+from holdfast.protocol.errors import BadRequest, Conflict
+from holdfast.protocol.inventories import POSITION_BYTES
+from holdfast.protocol.messages.inventory import KeysRead, SlotSum, SumsRead
 from holdfast.protocol.stripes import digest_of
 
 
@@ -67,3 +70,40 @@ async def test_numbers_that_no_catalogue_can_keep_end_no_background_task(
         compared = cluster.desk.reconciling.compared
         assert compared[liar.id].is_failed
         assert all(not compared[node.id].is_failed for node in cluster.nodes[1:])
+
+
+async def test_a_number_too_large_for_the_catalogue_is_a_refusal_wherever_it_comes_from(
+    desk_office: Office,
+) -> None:
+    query = select(nodes.c.id).where(nodes.c.capacity_bytes == 2**64 - 1)
+    for ask in (desk_office.desk.catalogue.read_now, desk_office.desk.catalogue.write_now):
+        with pytest.raises(BadRequest):
+            ask(lambda c: c.execute(query).all())
+
+
+async def test_what_a_node_lists_without_end_is_worked_off_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Collected first, it would fill the coordinator's memory."""
+    async with stored_cluster(tmp_path, 6) as cluster:
+        await cluster.backup(range(40))
+        await cluster.reconcile()
+        liar, calls = cluster.nodes[0], cluster.desk.calls
+        gone = sorted(liar.held(), key=lambda key: key.pack())[7]
+        await liar.erase([gone])
+        honest, listed = calls.ask, [0]
+
+        async def ask(row: Any, method: str, target: str, message: Any, answer: Any, **rest: Any) -> Any:
+            told = await honest(row, method, target, message, answer, **rest)
+            if row.id == liar.id and answer is KeysRead and told.positions:
+                listed[0] += 1
+                if listed[0] == 20:
+                    # What came before was taken over, though the list has not ended.
+                    assert (gone.chunk, gone.slot, "inventory") in cluster.missing()
+                return KeysRead(positions=told.positions[:POSITION_BYTES], is_end=False)
+            return told
+
+        monkeypatch.setattr(calls, "ask", ask)
+        await cluster.compare_all()
+        assert listed[0] > 30
+        assert cluster.missing() == [(gone.chunk, gone.slot, "inventory")], "and nothing else was noted"

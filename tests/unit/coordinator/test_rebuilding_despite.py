@@ -18,8 +18,9 @@ from holdfast.coordinator.rebuilding import rebuild
 from holdfast.protocol.accounts import DeviceList
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import Refused, StoreFailed
-from holdfast.protocol.messages.inventory import HeadersRead
+from holdfast.protocol.messages.inventory import HeadersRead, SlotSum, SumsRead
 from holdfast.protocol.messages.witness import AccountFacts, Reigned
+from holdfast.protocol.stripes import digest_of
 
 Answer = Callable[[], Awaitable[Any]]
 
@@ -45,7 +46,17 @@ async def goes_round_in_circles(target: str, honest: Answer) -> Any:
     return HeadersRead(headers=told.headers, next=b"\0" * 80) if isinstance(told, HeadersRead) else told
 
 
-@pytest.mark.parametrize("fault", [does_not_tell, refuses, says_another_term, goes_round_in_circles])
+async def tells_of_a_group_that_cannot_be(target: str, honest: Answer) -> Any:
+    told = await honest()
+    if not isinstance(told, SumsRead):
+        return told
+    return SumsRead(store=told.store, slots=[SlotSum(2**64 - 1, 0, 1, digest_of(b""))], next=b"")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [tells_of_a_group_that_cannot_be, does_not_tell, refuses, says_another_term, goes_round_in_circles],
+)
 async def test_the_others_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
     async with stored_cluster(tmp_path, 6) as cluster:
         await cluster.backup(range(5))
