@@ -42,6 +42,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INTERRUPTED_EXIT = 130
+_COLLECT_AFTER = (20_000, 20, 50)
+"""When cycles are looked for (gc.set_threshold): by default a large tree is walked many times over."""
 TERMINATED_EXIT = 143
 
 
@@ -208,6 +210,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     keep_freed_memory()
     gc.freeze()  # what is imported by now stays: the collector need not walk it again and again
+    gc.set_threshold(*_COLLECT_AFTER)
     stopped = False
 
     async def until_done() -> T:
