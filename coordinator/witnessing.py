@@ -210,6 +210,9 @@ def _require_up(desk: Desk, own: Collection[Witness], before: Collection[Witness
 async def settle(desk: Desk, account: AccountRow, waiting: Pending) -> HeadState:
     """Give a pending head out, and make it the newest once it is agreed. The account's turn is held.
 
+    Where so many of its own witnesses were given up since it was taken that there never will be a
+    majority, those that are left decide: no other head was taken meanwhile, and the account must go on.
+
     Raises:
         OutcomeUnknown: it is not agreed yet. HeadMoved: it never will be, and was dropped; what its
             witnesses keep instead is taken over by now.
@@ -218,7 +221,10 @@ async def settle(desk: Desk, account: AccountRow, waiting: Pending) -> HeadState
     own = [each.node for each in waiting.witnesses]
     before = [each.node for each in waiting.before]
     gone = given_up(desk, waiting.before)
-    if is_agreed(own, before, given.statements, gone):
+    left = [node for node in own if node not in given_up(desk, waiting.witnesses)]
+    if len(left) >= majority(len(own)):
+        left = own  # all of them count, and those given up are missed
+    if is_agreed(left, before, given.statements, gone):
         reached("coordinator.head.agreed")
         # They keep a head that was never agreed, and now never will be: the next head names others.
         desk.witnessing.forked.update((account.id, node) for node in given.refused)

@@ -162,6 +162,33 @@ async def test_a_head_whose_witnesses_die_under_way_is_settled_when_they_are_bac
     assert again.head == message.head and len(again.statements) >= 3
 
 
+@pytest.mark.parametrize("standing", ["lost", "removed"])
+async def test_a_head_that_waits_for_witnesses_that_are_gone_for_good_does_not_end_the_account(
+    device: OpenDevice, coordinator: Any, nodes: list[WitnessNode], standing: Any
+) -> None:
+    """It can be neither agreed nor refused by a majority any more, and while it waits no other is taken."""
+    one, desk = await device("one"), coordinator.desk
+    one.link._patience_s = 0.0
+    await post(one, coordinator, "first")
+    message = await posted(one, coordinator)
+    gone = witnesses_of(one, nodes, await head_of(one))[:3]
+    for node in gone:
+        await node.stop()
+    with pytest.raises(OutcomeUnknown):
+        await one.link.post_head(message)
+    for node in gone[:2]:
+        await desk.catalogue.write(lambda c, n=node: set_standing(c, n.id, standing))
+    await desk.live.refresh(desk.catalogue)
+    await keep_witnesses(desk)
+    assert (await one.head()).seq == 1, "three of five are left, and one of them may still say something"
+    await desk.catalogue.write(lambda c: set_standing(c, gone[2].id, standing))
+    await desk.live.refresh(desk.catalogue)
+    await keep_witnesses(desk)
+    assert (await one.head()).seq == 2
+    await post(one, coordinator, "second")
+    assert await tags(one) == ["first", "second"]
+
+
 async def test_while_a_head_waits_no_other_is_taken_and_nothing_is_swept(
     device: OpenDevice, coordinator: Any, nodes: list[WitnessNode]
 ) -> None:
