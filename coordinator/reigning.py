@@ -41,14 +41,14 @@ class Reigning:
     Attributes:
         url: where this coordinator serves; empty until it does.
         superseded: the higher term that a node has shown; 0: none.
-        told: what each node heard last: epoch, URL, and the start of its process.
+        told: what each node heard last: epoch, URL, the start of its process, and whether it reported then.
         retry_s: when a node that did not answer is told again.
         map: the signed map by its epoch.
     """
 
     url: str = ""
     superseded: int = 0
-    told: dict[NodeId, tuple[int, str, bytes]] = field(default_factory=dict)
+    told: dict[NodeId, tuple[int, str, bytes, bool]] = field(default_factory=dict)
     retry_s: dict[NodeId, float] = field(default_factory=dict)
     map: tuple[int, Signed] | None = None
 
@@ -95,12 +95,16 @@ def cluster_map(desk: Desk) -> Signed:
 
 
 async def tell_nodes(desk: Desk) -> None:
-    """Tell every node that has not heard it; also those that do not report here: they may follow another."""
+    """Tell every node that has not heard it; also those that do not report here: they may follow another.
+
+    One that ceases to report is told again: that is how a coordinator that runs on learns of its successor.
+    """
     live, now_s = desk.live, desk.source.monotonic()
-    wanted: dict[NodeId, tuple[int, str, bytes]] = {}
+    wanted: dict[NodeId, tuple[int, str, bytes, bool]] = {}
     for node in live.nodes:
         beat = live.beats.get(node)
-        wanted[node] = (live.epoch, desk.reigning.url, beat.report.start if beat is not None else b"")
+        start = beat.report.start if beat is not None else b""
+        wanted[node] = (live.epoch, desk.reigning.url, start, live.state(node) == "up")
     late = [
         node
         for node, state in wanted.items()
