@@ -255,7 +255,8 @@ class LmdbStore:
         size -= sum(len(stored) for stored in damaged.values())
         if fresh and (disk_full or totals.used_bytes + size > self.capacity_bytes):
             return self._full()
-        for key in (*same, *damaged):
+        # Of one that kills whoever reads it the mark outlives the shard; its successor is not to be erased.
+        for key in (*same, *(key for key, _ in fresh)):
             if txn.delete(key, db=self._marks):
                 totals.marked -= 1
         for key, stored in damaged.items():

@@ -231,3 +231,20 @@ def test_a_file_that_is_not_there_or_empty_is_a_new_store(tmp_path: Path) -> Non
     refuse_truncated(tmp_path / "data.mdb")
     (tmp_path / "data.mdb").touch()
     refuse_truncated(tmp_path / "data.mdb")
+
+
+def test_a_shard_stored_anew_in_the_place_of_one_that_killed_its_reader_is_not_erased_by_the_old_mark(
+    tmp_path: Path,
+) -> None:
+    """It was marked by order, then reading it killed the process, then the slot came back to this node."""
+    put = made_put(1)
+    store = open_store(tmp_path)
+    store.put([[put]])
+    store.mark(1, [key_of(put)], 1000)
+    store.close()
+    store = LmdbStore(tmp_path, source=FixedSource(), capacity_bytes=2_000_000, suspects=[key_of(put)])
+    assert store.put([[put]]) == [None]
+    assert store.stats().marked == 0
+    store.erase_due(2000, 10)
+    assert isinstance(store.read([key_of(put)])[0], Found)
+    store.close()
