@@ -131,7 +131,9 @@ def lane(one: Lane, story: Story) -> Markup:
     length = story.length_s
     height = _BANDS_TOP + one.rows * _BAND_HEIGHT if one.rows else _BANDS_TOP - 4
     middle = _BAR_TOP + _BAR_HEIGHT / 2
-    drawn = [element("line", x1="0", x2="100%", y1=middle, y2=middle, class_="gone")]
+    # Of clients nobody notes when they run.
+    gone = [element("line", x1="0", x2="100%", y1=middle, y2=middle, class_="gone")]
+    drawn = gone if one.process else []
     drawn += [_process(span, length) for span in one.process if span.what != "stopped"]
     drawn += [_seen(span, length) for span in one.seen]
     drawn += [_band(band, length) for band in one.bands]

@@ -40,7 +40,10 @@ svg .needed-name{fill:var(--needed);text-anchor:end;font-weight:600}
 .curve-area{fill:var(--curve-soft)}
 .lowest{fill:var(--ground);stroke:var(--curve);stroke-width:2.5}
 svg .lowest-name{font-weight:650;paint-order:stroke;stroke:var(--ground);stroke-width:4px}
-svg .lowest-name.late{text-anchor:end}
+svg .lowest-name.late,svg .violated-name.late{text-anchor:end}
+.violated-at{stroke:var(--needed);stroke-width:2}
+svg .violated-name{fill:var(--needed);font-weight:650;paint-order:stroke;stroke:var(--ground);
+stroke-width:4px}
 """
 )
 

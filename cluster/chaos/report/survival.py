@@ -120,6 +120,23 @@ def _lowest(story: Story, most: int) -> Markup:
     )  # fmt: skip
 
 
+def _violations(story: Story) -> Markup:
+    """Where something did not hold."""
+    marks = []
+    for judged in story.violations:
+        if judged.at is not None:
+            at = share(judged.at, story.length_s)
+            late = judged.at > 0.9 * story.length_s
+            marks.append(element("line", x1=at, x2=at, y1=_TOP - 14, y2=PLOT_HEIGHT, class_="violated-at"))
+            marks.append(
+                element(
+                    "text", f"({judged.letter}) violated", x=at, dx="-5" if late else "5", y=PLOT_HEIGHT - 30,
+                    class_="violated-name late" if late else "violated-name",
+                )
+            )  # fmt: skip
+    return join(marks)
+
+
 def plot(story: Story) -> Markup:
     """Everything between the axes, as wide as whatever it stands in."""
     lowest = story.lowest
@@ -140,6 +157,7 @@ def plot(story: Story) -> Markup:
             _needed(most, k),
             _grid(most, k),
             stretched(PLOT_HEIGHT, *curves),
+            _violations(story),
             _lowest(story, most),
         ]
     )

@@ -53,6 +53,8 @@ def test_each_violation_has_its_moment_what_was_going_on_and_a_line_to_see_it_ag
     assert "at the end: 2 shards on node-4 belong to no row" in shown[1]
     assert all("holdfast chaos run first-kill --seed 7" in text for text in shown)
     assert "2 invariants violated" in text_of(page)
+    curve = ElementTree.fromstring(survival_svg(made_run(violated=True)))
+    assert "(a) violated" in text_of(curve), "its moment is marked on the curve, too"
 
 
 def test_a_run_that_was_cut_short_says_so_and_proves_nothing() -> None:
