@@ -377,4 +377,22 @@ SAFEGUARDS: Final = (
         "",
         "tests/contract/test_moves.py::test_a_commit_judged_by_the_members_of_before_is_void",
     ),
+    Safeguard(
+        "a node gives receipts for what it has not stored",
+        "holdfast.node.writer",
+        "            outcomes = self.store.put([batch.puts for batch in group])\n",
+        "            outcomes = self.store.put([batch.puts[1:] for batch in group])\n",
+        "first-kill",
+        3,
+        only="node",
+    ),
+    Safeguard(
+        "a client decodes whatever shard a lying node hands out",
+        "holdfast.protocol.stripe_reading",
+        "        and digest_of(shard) == stripe.digest(slot)\n",
+        "",
+        "liar-node",
+        3,
+        only="holdfast.cluster.chaos.client_process",
+    ),
 )
