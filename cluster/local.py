@@ -258,6 +258,8 @@ class LocalCluster(ClusterFolder):
             if number > NODES_MAX:
                 raise BadRequest(f"a local cluster has at most {NODES_MAX} nodes")
             write_json(self.folder / "cluster.json", {**made, "nodes": number})
+            if self._wanted is not None:
+                self._wanted = number  # or the next heal() would find one node too many
             self._start_nodes(range(number, number + 1))
         return number
 

@@ -51,6 +51,7 @@ STEPS: Final[dict[str, str]] = {
     "coordinator.head.written": "a head is in the transaction; it is not committed",
     "coordinator.head.committed": "a head is durable; the client has not been told",
     "coordinator.move.assigned": "a slot has a new holder in the catalogue; nothing is filled",
+    "coordinator.move.proving": "a node's slots are noted as to be proven and filled; nothing is filled",
     "coordinator.move.flipped": "a filled slot has only its new holder in the catalogue",
     "coordinator.repair.rebuilt": "a node says that it has rebuilt shards; the catalogue has not noted it",
     "coordinator.sweep.sealed": "a sweep is sealed in the catalogue; the client has not been told",

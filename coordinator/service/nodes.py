@@ -18,6 +18,7 @@ from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.address import parse_url
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Conflict
+from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import LABEL_BYTES_MAX, NODES_MAX, TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.cluster import ClusterInfo
@@ -189,4 +190,5 @@ class NodeHandlers:
         await desk.catalogue.write(
             lambda c: prove_anew(c, row.id, report.store, report.store_counter, now_ms)
         )
+        reached("coordinator.move.proving")
         await desk.live.refresh(desk.catalogue)
