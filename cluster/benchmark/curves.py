@@ -14,7 +14,7 @@ from holdfast.cluster.benchmark.holdfast_subject import HoldfastSubject
 from holdfast.cluster.local import LocalCluster
 from holdfast.protocol.limits import MIB
 
-__all__ = ["Curve", "measure_curves"]
+__all__ = ["Curve", "measure_curves", "size_curve"]
 
 Curve = tuple[str, str, list[tuple[str, float, float, float]]]
 """(title, unit, points as (label, median, least, most))."""
@@ -25,7 +25,7 @@ _CLIENTS_BYTES = 512 * MIB
 _QUICK_PARTS = 2
 
 
-def _sizes(
+def size_curve(
     subject: HoldfastSubject, folder: Path, sizes: Sequence[int], tell: Callable[[str], None]
 ) -> Curve:
     """Backup rate of one file of each size; of the smaller ones the median of three."""
@@ -87,6 +87,6 @@ def measure_curves(folder: Path, tell: Callable[[str], None], *, quick: bool = F
     drawn = [*_rows(folder, _ROWS[:_QUICK_PARTS] if quick else _ROWS, tell), _churn(folder, tell)]
     with LocalCluster(6, "4+2", folder=folder / "curves-cluster") as cluster:
         subject = HoldfastSubject(cluster, folder / "curves")
-        drawn.append(_sizes(subject, folder, _SIZES_MIB[:_QUICK_PARTS] if quick else _SIZES_MIB, tell))
+        drawn.append(size_curve(subject, folder, _SIZES_MIB[:_QUICK_PARTS] if quick else _SIZES_MIB, tell))
         drawn.extend(_clients(cluster, folder, tell))
     return drawn

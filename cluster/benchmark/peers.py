@@ -131,6 +131,8 @@ def find_peer(name: str, folder: Path) -> Subject:
     Raises:
         Absent: it is not installed here, or does not do what its manual says.
     """
+    if name == "tahoe":
+        raise Absent("this benchmark does not set up a grid of it yet")
     if name not in PEERS:
         raise Absent(f"{name} is not among {', '.join(PEERS)}")
     try:

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.cluster import LocalCluster
+from holdfast.cluster.benchmark.clients_curve import measure_clients
+from holdfast.cluster.benchmark.curves import size_curve
+from holdfast.cluster.benchmark.holdfast_subject import HoldfastSubject
+
 
 @pytest.mark.timeout(300)
 def test_a_run_measures_every_phase_writes_its_page_and_leaves_nothing(tmp_path: Path) -> None:
@@ -39,3 +44,17 @@ def test_a_run_measures_every_phase_writes_its_page_and_leaves_nothing(tmp_path:
         assert row["rss_mib_client"] > 1 and row["rss_mib_nodes"] > 1
     assert "1,000 files of 10 KiB" in page.read_text()
     assert not list(place.iterdir()), "trees, stores and cluster are gone"
+
+
+def test_many_clients_begin_together_and_each_is_measured(cluster: LocalCluster, tmp_path: Path) -> None:
+    together, slowest = measure_clients(cluster, tmp_path, 3, 6 * 2**20)
+    assert together > 0 and 0 < slowest <= 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_curve_of_sizes_has_a_point_for_each(cluster: LocalCluster, tmp_path: Path) -> None:
+    told: list[str] = []
+    subject = HoldfastSubject(cluster, tmp_path / "curve")
+    _, unit, points = size_curve(subject, tmp_path, (1, 2), told.append)
+    assert unit == "MB/s" and [label for label, *_ in points] == ["1 MiB", "2 MiB"]
+    assert all(0 < least <= middle <= most for _, middle, least, most in points) and len(told) == 2
