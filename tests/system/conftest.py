@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from holdfast.cluster import LocalCluster
+from holdfast.cluster.processes import wait_until
+from holdfast.protocol import failpoints
 
 COMMAND = [sys.executable, "-m", "holdfast.client.console"]
 DEADLINE_S = 90
@@ -50,6 +53,28 @@ class Person:
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done
+
+    def stopped_at(self, step: str, *arguments: object) -> subprocess.Popen[str]:
+        """Start a command, and give its process once it stands still (SIGSTOP) at a named step."""
+        armed = self.home.parent / f"{self.home.name}.failpoints"
+        armed.write_text(f"{step} 1 stop\n")
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            env=self.env(**{failpoints.VARIABLE: str(armed)}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A test runner in the background has SIGINT ignored, and children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+        def stands_still() -> bool:
+            state = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            assert state not in "ZX", process.communicate()
+            return state == "T"
+
+        assert wait_until(stands_still, DEADLINE_S), "it never came to that step"
+        return process
 
     def ask(self, *arguments: object, code: int = 0, **environment: str | None) -> list[dict[str, Any]]:
         """Run a command with --json; its lines."""

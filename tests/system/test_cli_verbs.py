@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -278,22 +277,8 @@ def test_ctrl_c_leaves_nothing_visible_and_the_next_backup_goes_on(
 ) -> None:
     for number in range(40):
         (tree / f"large {number}").write_bytes(os.urandom(4_000_000))
-    process = subprocess.Popen(
-        [*COMMAND, "backup", str(tree)],
-        env=person.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    # It runs in slices far shorter than it needs, so that it is still under way when something has arrived.
-    deadline = monotonic() + 60
-    while monotonic() < deadline:
-        sleep(0.05)
-        process.send_signal(signal.SIGSTOP)
-        if person.last("status")["chunks"] or process.poll() is not None:
-            break
-        process.send_signal(signal.SIGCONT)
+    process = person.stopped_at("client.commit.answered", "backup", tree)
+    assert person.last("status")["chunks"] > 0, "something has arrived"
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=30)

@@ -297,27 +297,11 @@ def test_a_full_disk_at_restore_is_22_and_leaves_no_half_files(
         assert (tree / name).stat().st_size == int(size), f"{name} is there and not whole"
 
 
-def test_sigterm_ends_a_backup_in_order(person: Any, tree: Path, healed: LocalCluster) -> None:
-    before = healed.status().open_uploads
-    with (tree / "long").open("wb") as file:
-        for _ in range(200):
-            file.write(os.urandom(1_000_000))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "holdfast.client.console", "backup", str(tree)],
-        env=person.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert healed.wait_until(lambda told: told.open_uploads > before)
-        # Only now: nodes that are silent while Python starts would count as suspect, and end the backup.
-        healed.pause(*ALL)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        healed.resume(*ALL)
+def test_sigterm_ends_a_backup_in_order(person: Any, tree: Path) -> None:
+    process = person.stopped_at("client.put.acknowledged", "backup", tree)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=30)
     assert process.returncode == 143, (out, err)
     assert "Traceback" not in err
     assert person.last("snapshots")["snapshots"] == 0
