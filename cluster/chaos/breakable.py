@@ -37,6 +37,7 @@ from holdfast.cluster.chaos.history import (
 )
 from holdfast.cluster.chaos.judging import Judge
 from holdfast.cluster.chaos.leftovers import run_folder
+from holdfast.cluster.chaos.limits import WATCH_EVERY_S
 from holdfast.cluster.chaos.loading import Load
 from holdfast.cluster.chaos.mending import converge, heal
 from holdfast.cluster.chaos.report import report_html
@@ -60,6 +61,8 @@ __all__ = ["BreakableCluster", "OpenCluster", "Verified"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_FIRST_STRIKE_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +280,15 @@ class OpenCluster:
                 asyncio.create_task(parts.striker.carry_out(number, fault))
                 for number, fault in enumerate(arena.scenario.faults)
             ]
+            await self._first_strike(parts.striker)
         return parts
+
+    async def _first_strike(self, striker: Striker) -> None:
+        """Work that is handed the cluster before anything was broken might be done before anything is."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _FIRST_STRIKE_WITHIN_S
+        while not striker.tried.total() and loop.time() < until:  # noqa: ASYNC110 - counted, not told
+            await asyncio.sleep(WATCH_EVERY_S / 4)
 
     def _phase(self, phase: Phase) -> None:
         self._history.add(PhaseBegan, phase=phase)
