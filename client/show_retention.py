@@ -58,7 +58,8 @@ def _hold(seconds: int) -> str:
 def show_prune(output: Output, report: PruneReport) -> None:
     """What went to the trash, and what becomes of it."""
     what = f"{human_count(report.chunks, 'chunk')}, {human_bytes(report.bytes)}"
-    needed = f"{human_count(report.snapshots, 'snapshot')} need {human_count(report.live, 'chunk')}"
+    verb = "needs" if report.snapshots == 1 else "need"
+    needed = f"{human_count(report.snapshots, 'snapshot')} {verb} {human_count(report.live, 'chunk')}"
     if report.dry_run:
         output.say(f"Would move {what} to the trash; {needed}.")
         return

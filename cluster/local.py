@@ -166,6 +166,7 @@ class LocalCluster(ClusterFolder):
             if not self.exists:
                 self._make()
             self._fit()
+            self._refuse_to_forget()
             coordinator = self.coordinator
             coordinator.resume()
             coordinator.start()
@@ -188,6 +189,16 @@ class LocalCluster(ClusterFolder):
         for member in members:
             member.wait_ready()
             (self.folder / f"{member.name}.token").unlink(missing_ok=True)
+
+    def _refuse_to_forget(self) -> None:
+        """A coordinator without its folder would begin another cluster, which these nodes never follow."""
+        if (self.folder / "coordinator" / "charter.bin").exists() or not self.numbers():
+            return
+        raise WrongDirectory(
+            f"the folder of the coordinator of {self.folder} is gone, and its nodes have joined a cluster",
+            do=f"Make it again with 'holdfast coordinator rebuild --dir {self.folder / 'coordinator'} "
+            "--kit KIT --node URL'; docs/operations.md says how.",
+        )
 
     def _fit(self) -> None:
         """What was asked for must be what is there; missing nodes are noted, to be started."""

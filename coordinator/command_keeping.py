@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from holdfast.protocol.terminal import Output, configure_logging, guarded, json_option, option, run
+from holdfast.protocol.terminal import (
+    Output,
+    configure_logging,
+    guarded,
+    human_count,
+    json_option,
+    option,
+    run,
+)
 
 __all__ = ["backup", "rebuild", "restore"]
 
@@ -114,8 +122,8 @@ def rebuild(kit: Path, folder: Path, nodes: tuple[str, ...], nodes_file: Path | 
             raise BadRequest(f"cannot read {nodes_file}", why=str(error)) from error
     made = run(lambda: rebuilding.rebuild(kit, folder, urls, SYSTEM, output.note))
     output.say(
-        f"Rebuilt from {made.nodes} nodes: {made.accounts} accounts, {made.heads} heads, "
-        f"{made.chunks:,} chunks. Term {made.term} begins."
+        f"Rebuilt from {human_count(made.nodes, 'node')}: {human_count(made.accounts, 'account')}, "
+        f"{human_count(made.heads, 'head')}, {human_count(made.chunks, 'chunk')}. Term {made.term} begins."
     )
     if made.silent:
         names = ", ".join(node.short for node in made.silent)

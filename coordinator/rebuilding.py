@@ -43,6 +43,7 @@ from holdfast.protocol.directory import Lock, make_private, refuse_strangers
 from holdfast.protocol.errors import HoldfastError, Refused, Unreachable, WrongDirectory
 from holdfast.protocol.ids import AccountId, ClusterId, NodeId, SnapshotId
 from holdfast.protocol.messages.witness import AccountFacts, KeptHead, Reign, Reigned
+from holdfast.protocol.terminal import human_count
 from holdfast.protocol.transport import Transport
 
 __all__ = ["Rebuilt", "rebuild"]
@@ -225,7 +226,8 @@ async def _fill(
     for account, facts in kept.facts.items():
         made.accounts += 1
         made.heads += await _fill_account(catalogue, calls, identity, kept.keepers[account], facts)
-    say(f"Found {made.accounts} accounts with {made.heads} heads. Reading what lies on the nodes ...")
+    found = f"{human_count(made.accounts, 'account')} with {human_count(made.heads, 'head')}"
+    say(f"Found {found}. Reading what lies on the nodes ...")
     members = {number: group.members for number, group in groups.items()}
     for number in sorted(groups):
         holders = [

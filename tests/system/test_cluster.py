@@ -275,3 +275,14 @@ def test_the_demo_holds_and_says_so_to_programs(tmp_path: Path) -> None:
     assert told["files"] > 300 and told["new_bytes_second_backup"] > 0
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("holdfast-")]
     assert "needs 6 nodes" in holdfast("demo", "--nodes", 5, "--profile", "4+2", code=1).stderr
+
+
+def test_a_coordinator_whose_folder_is_gone_is_not_replaced_by_another_cluster(folder: Path) -> None:
+    with LocalCluster(2, folder=folder, keep=True) as cluster:
+        cluster.kill("coordinator")
+        cluster.coordinator.folder.rename(folder.parent / "lost")
+    refused = holdfast("cluster", "up", "--dir", folder, code=1).stderr
+    assert "is gone" in refused and "holdfast coordinator rebuild" in refused
+    assert not (folder / "coordinator").exists()
+    (folder.parent / "lost").rename(folder / "coordinator")
+    holdfast("cluster", "up", "--dir", folder)
