@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from threading import RLock
+from typing import Any
 
 from holdfast.cluster.chaos.clients import ChaosClient
 from holdfast.cluster.chaos.history import History
@@ -32,6 +34,8 @@ class Arena:
         mending: of the hurt ones, those that are being mended: whole again means mended.
         disrupted: how many times a node lost its place or its disk; bounds what may be repaired.
         rebuilding: the coordinator's folder is being made again; what it says meanwhile means nothing.
+        changing: held while a member is started or ended: two faults that start one member at the same time
+            would leave one process that nobody knows of.
         explained: members that a fault ended: their end is no surprise.
         scratch: for copies of stores, logs of tracers.
     """
@@ -54,6 +58,7 @@ class Arena:
     mending: set[int] = field(default_factory=set)
     explained: set[str] = field(default_factory=set)
     rebuilding: bool = False
+    changing: Any = field(default_factory=RLock)
     faults: int = 0
     disrupted: int = 0
 

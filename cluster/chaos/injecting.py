@@ -91,7 +91,8 @@ def _member(arena: Arena, name: str) -> Member:
 
 
 def _start(arena: Arena, name: str) -> None:
-    _member(arena, name).start()
+    with arena.changing:
+        _member(arena, name).start()
     arena.explained.discard(name)
 
 
@@ -106,11 +107,12 @@ def _kill(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random)
     names = _servers(targets)
     arena.explained.update(names)
     members = [_member(arena, name) for name in names]
-    had = [member.pid() is not None for member in members]
-    for member in members:
-        member.signal(signal.SIGKILL)
-    for member in members:
-        member.kill()
+    with arena.changing:
+        had = [member.pid() is not None for member in members]
+        for member in members:
+            member.signal(signal.SIGKILL)
+        for member in members:
+            member.kill()
     return Active(_all(partial(_start, arena, name) for name in names), lambda: any(had) or not names)
 
 
@@ -118,7 +120,8 @@ def _restart(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Rand
     names = _servers(targets)
     arena.explained.update(names)
     for name in names:
-        _member(arena, name).stop()
+        with arena.changing:
+            _member(arena, name).stop()
     return Active(_all(partial(_start, arena, name) for name in names))
 
 
@@ -169,9 +172,10 @@ def _store(arena: Arena, name: str) -> Path:
 def _down_while(arena: Arena, name: str, work: Callable[[], T]) -> T:
     """Do something to a node's folder while it does not run."""
     arena.explained.add(name)
-    _member(arena, name).kill()
-    done = work()
-    _start(arena, name)
+    with arena.changing:
+        _member(arena, name).kill()
+        done = work()
+        _start(arena, name)
     return done
 
 
@@ -285,14 +289,14 @@ def _lie(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) 
 
 def _amnesia(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
     arena.explained.add(COORDINATOR)
-    coordinator = arena.cluster.coordinator
-    coordinator.kill()
-    arena.rebuilding = True
-    try:
-        told = forget_and_rebuild(arena.cluster, arena.scratch / KIT)
-    finally:
-        arena.rebuilding = False
-    _start(arena, COORDINATOR)
+    with arena.changing:
+        arena.cluster.coordinator.kill()
+        arena.rebuilding = True
+        try:
+            told = forget_and_rebuild(arena.cluster, arena.scratch / KIT)
+        finally:
+            arena.rebuilding = False
+        _start(arena, COORDINATOR)
     return Active(detail=told)
 
 

@@ -49,7 +49,8 @@ def _restart_all(arena: Arena) -> None:
     members = [cluster.coordinator, *cluster.nodes()]
     for member in members:
         member.resume()
-        member.start()
+        with arena.changing:
+            member.start()
     for member in members:
         member.wait_ready()
 
@@ -68,10 +69,10 @@ def _restart_all(arena: Arena) -> None:
 def replace_store(arena: Arena, number: int) -> None:
     """As an operator does it: start the node again, and let it begin a new store where its own is damaged."""
     arena.explained.add(node_name(number))
-    member = arena.cluster.node(number)
-    member.kill()
-    arena.cluster.replacing.add(number)
-    arena.cluster.node(number).start()
+    with arena.changing:
+        arena.cluster.node(number).kill()
+        arena.cluster.replacing.add(number)
+        arena.cluster.node(number).start()
 
 
 async def mend_disk(arena: Arena, number: int) -> None:
