@@ -52,7 +52,7 @@ def run_examples(path: Path, names: dict[str, Any]) -> int:
 
 def test_the_sdk_page_s_examples_run(letters: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"__name__": "example"}
-    assert run_examples(ROOT / "docs" / "sdk.md", names) >= 9
+    assert run_examples(ROOT / "docs" / "sdk.md", names) >= 12
     assert (letters.parent / "back-on-the-new-device").exists()
     assert "20 files" in capsys.readouterr().out
 
