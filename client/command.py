@@ -246,7 +246,7 @@ def restore(
 @coordinator_option
 @_narrowed
 @option("--read-data", is_flag=True, help="Fetch, decode and open every chunk.")
-@option("--sample", default="0", callback=_percent, metavar="PERCENT", help="Do so with this many percent.")
+@option("--sample", default="0", callback=_percent, metavar="PERCENT", help="Do so with so many percent.")
 @_quietly
 @json_option
 @guarded

@@ -43,7 +43,10 @@ def cluster() -> None:
 @json_option
 @guarded
 def up(nodes: int | None, profile: str | None, zones: int | None, folder: Path | None, as_json: bool) -> None:
-    """Start the cluster, or what of it does not run, and wait until it is healthy."""
+    """Start the cluster, or what of it does not run.
+
+    Returns when it is healthy.
+    """
     output = Output(as_json)
     made = _cluster(folder, nodes=nodes, profile=profile, zones=zones)
     existed = made.exists

@@ -50,10 +50,10 @@ class _Finding:
 @json_option
 @guarded
 def fsck(coordinator: Path, nodes: Sequence[Path], keys_only: bool, as_json: bool) -> None:
-    """Join the catalogue with all nodes' stores, offline: is everything there, and nothing else?
+    """Compare catalogue and stores, offline; change nothing.
 
-    Nothing is changed. Works on folders at rest; beside running members, what is under way may
-    look unfinished.
+    Is everything there that the catalogue says, and nothing else? Works on folders at rest; beside
+    running members, what is under way may look unfinished.
     """
     from holdfast.cluster.joining import join
     from holdfast.cluster.surveying import survey

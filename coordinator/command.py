@@ -75,7 +75,9 @@ def coordinator() -> None:
     show_default=True,
     help="Silent so long: replaced.",
 )
-@option("--zone-lost-after-s", type=float, default=604800.0, show_default=True, help="For a whole zone.")
+@option(
+    "--zone-lost-after-s", type=float, default=604800.0, show_default=True, help="For a whole zone: replaced."
+)
 @option(
     "--trash-hold-s",
     type=click.FloatRange(min=0),

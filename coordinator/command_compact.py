@@ -19,9 +19,10 @@ __all__ = ["compact"]
 @json_option
 @guarded
 def compact(node: str, operator_key: Path, coordinator: str | None, wait: bool, as_json: bool) -> None:
-    """Have NODE (the beginning of its id) give room that is free in its store back to its disk.
+    """Have NODE give the free room in its store back to its disk.
 
-    The store is copied without it, beside everything else; the disk needs room for the copy.
+    NODE is the beginning of its id. The store is copied without what is free in it, beside everything else;
+    the disk needs room for the copy.
     """
     from holdfast.coordinator.asking import compact_node
     from holdfast.coordinator.show import show_compacted

@@ -57,7 +57,7 @@ def repair() -> None:
 @json_option
 @guarded
 def repair_status(operator_key: Path, coordinator: str | None, as_json: bool) -> None:
-    """Show what is being brought back, how far it is, and what it waits for."""
+    """Show what is being brought back, and what waits for a node."""
     from holdfast.coordinator.asking import cluster_status
     from holdfast.coordinator.show import show_repair
 
@@ -89,9 +89,10 @@ def _set_standing(
 @json_option
 @guarded
 def drain(node: str, operator_key: Path, coordinator: str | None, dry_run: bool, as_json: bool) -> None:
-    """Empty NODE (the beginning of its id): its slots go to other nodes.
+    """Empty NODE: its slots go to other nodes.
 
-    Nothing becomes less safe meanwhile: it goes on serving until others have its shards.
+    NODE is the beginning of its id. Nothing becomes less safe meanwhile: it goes on serving until others
+    have its shards.
     """
     _set_standing(operator_key, coordinator, node, "draining", dry_run, as_json, f"Emptying node {node}")
 
@@ -122,7 +123,10 @@ def remove(node: str, operator_key: Path, coordinator: str | None, as_json: bool
 @json_option
 @guarded
 def rebalance(operator_key: Path, coordinator: str | None, dry_run: bool, as_json: bool) -> None:
-    """Move slots from the fullest to the emptiest nodes, a bounded number at a time."""
+    """Move slots from the fullest to the emptiest nodes.
+
+    At most 16 slots at once; run it again for more.
+    """
     from holdfast.coordinator.asking import rebalance as ask_rebalance
     from holdfast.coordinator.show import show_moving
 

@@ -19,9 +19,9 @@ __all__ = ["quarantine", "scrub"]
 @json_option
 @guarded
 def scrub(node: str, operator_key: Path, coordinator: str | None, wait: bool, as_json: bool) -> None:
-    """Have NODE (the beginning of its id) reread and verify all its shards now.
+    """Have NODE reread and verify all its shards now.
 
-    Bad ones are kept aside on the node, and brought back from the other nodes.
+    NODE is the beginning of its id. Bad shards are kept aside on the node, and brought back from the others.
     """
     from holdfast.coordinator.asking import scrub_node
     from holdfast.coordinator.show import show_scrubbed

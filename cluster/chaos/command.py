@@ -50,7 +50,10 @@ def list_command(as_json: bool) -> None:
 @json_option
 @guarded
 def explain(name: str, as_json: bool) -> None:
-    """Show a scenario's file; or all steps of the protocol, or all invariants."""
+    """Show a scenario's file, all steps, or all invariants.
+
+    Steps are the named places in the protocol at which a fault can strike.
+    """
     from holdfast.cluster.chaos.faults import summary_of
     from holdfast.cluster.chaos.judging import INVARIANTS
     from holdfast.cluster.chaos.scenario import to_toml
@@ -142,7 +145,10 @@ def replay(folder: Path, report: Path | None, as_json: bool) -> None:
 @json_option
 @guarded
 def doctor(as_json: bool) -> None:
-    """Say which ways of breaking things work on this machine; remove what killed runs left behind."""
+    """Say which ways of breaking things work here.
+
+    Removes what killed runs left behind on this machine, too.
+    """
     from holdfast.cluster.chaos.doctor import examine
     from holdfast.cluster.chaos.leftovers import clean_up
 
