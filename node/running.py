@@ -15,12 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.node.admission import Admission
 from holdfast.node.compacting import Compactor
-from holdfast.node.limits import (
-    CAPACITY_BYTES_MIN,
-    ERASE_TURN_ENTRIES_MAX,
-    RUNNING_CLOCK_SAVE_S,
-    SCRUB_DAYS_DEFAULT,
-)
+from holdfast.node.limits import ERASE_TURN_ENTRIES_MAX, RUNNING_CLOCK_SAVE_S
 from holdfast.node.membership import Identity, Membership, load_identity, load_key
 from holdfast.node.opening import StoreOpener
 from holdfast.node.rebuilding import Rebuilder
@@ -35,6 +30,7 @@ from holdfast.node.service.rebuilds import RebuildHandlers
 from holdfast.node.service.scrubs import ScrubHandlers
 from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.service.witness import WitnessHandlers
+from holdfast.node.settings import NodeSettings, checked
 from holdfast.node.store_lmdb_heads import HeadStore
 from holdfast.node.witnessing import Witnessing
 from holdfast.node.writer import Writer
@@ -50,8 +46,7 @@ from holdfast.protocol.directory import (
 )
 from holdfast.protocol.errors import BadRequest, HoldfastError, StoreFailed, WrongDirectory
 from holdfast.protocol.failpoints import reached
-from holdfast.protocol.ids import StoreId
-from holdfast.protocol.limits import LABEL_BYTES_MAX, TROUBLE_BYTES_MAX
+from holdfast.protocol.limits import TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.nodes import Heartbeat
 from holdfast.protocol.messages.scrub import FindingsNoted
 from holdfast.protocol.serving import ListenAddress, Server, until_stopped_or_failed
@@ -62,55 +57,13 @@ __all__ = ["NodeSettings", "run_node"]
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSettings:
-    """What the command line gives a node."""
-
-    folder: Path
-    coordinator: Address
-    token_file: Path | None
-    listen: ListenAddress | None
-    advertise: str | None
-    zone: str
-    capacity_bytes: int | None
-    program: str
-    scrub_days: float = SCRUB_DAYS_DEFAULT
-    replace_damaged_store: bool = False
-    pid: int | None = None
-    """By which process others know this node: its supervisor, where it has one."""
-
-
-def _checked(settings: NodeSettings) -> tuple[Address, Token | None]:
-    """The cluster's address with its id, and the token if there is one.
-
-    Raises:
-        BadRequest: they do not fit together, or a value is out of bounds.
-    """
-    if len(settings.zone.encode()) > LABEL_BYTES_MAX:
-        raise BadRequest(f"a zone's name has at most {LABEL_BYTES_MAX} bytes")
-    if settings.capacity_bytes is not None and settings.capacity_bytes < CAPACITY_BYTES_MIN:
-        raise BadRequest(f"a node's capacity is at least {CAPACITY_BYTES_MIN} bytes")
-    if not settings.scrub_days > 0:  # nan is neither
-        raise BadRequest("shards are reread in more than 0 days")
-    if settings.token_file is None or not settings.token_file.exists():
-        return settings.coordinator, None
-    token = Token.parse(settings.token_file.read_text())
-    given = settings.coordinator.cluster
-    if given is not None and given != token.address.cluster:
-        raise BadRequest(
-            "the token is for another cluster than the coordinator's address names",
-            do="Ask that cluster's operator for a token: 'holdfast admin node add-token'.",
-        )
-    return Address(settings.coordinator.url, token.address.cluster), token
-
-
 async def run_node(settings: NodeSettings, source: Source) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
         HoldfastError: it cannot start; the error says what to do.
     """
-    address, token = _checked(settings)
+    address, token = checked(settings)
     make_private(settings.folder)
     with Lock(settings.folder, "a node"):
         if not (settings.folder / "node.json").exists():
@@ -176,6 +129,19 @@ def _open_heads(folder: Path) -> HeadStore | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Duties:
+    """What a serving node does; ``heads`` is None where they did not open."""
+
+    reigning: Reigning
+    service: ShardHandlers
+    scrubber: Scrubber
+    compactor: Compactor
+    witness: WitnessHandlers
+    heads: HeadStore | None
+    handlers: tuple[Handlers, ...]
+
+
 class _Node:
     def __init__(
         self,
@@ -203,55 +169,17 @@ class _Node:
 
     async def serve(self, known: Identity | None, token: Token | None, key: Ed25519PrivateKey) -> None:
         """Listen, join if need be, report, until told to stop."""
-        settings, source = self._settings, self._source
+        settings = self._settings
         listen = settings.listen or (
             ListenAddress.parse(known.listen) if known else ListenAddress("127.0.0.1", 0)
         )
         cluster = known.cluster if known else (token.address.cluster if token else None)
         assert cluster is not None
-        store: StoreId = self._writer.store.id
-        node = signing.node_id(signing.public_key(key))
-        known_coordinator = known_reign(settings.folder, cluster)
-        charter = known_coordinator.charter if known_coordinator is not None else None
-        admission = Admission(
-            node,
-            cluster,
-            charter.coordinator if charter is not None else None,
-            max(self._writer.store.term(), charter.term if charter is not None else 0),
-        )
-        reigning = Reigning(settings.folder, known_coordinator, admission, self._raise_term)
-        reigning.moved = self._membership.follow
-        if known_coordinator is not None:
-            self._membership.follow(known_coordinator)
         # The store as it is: a new, empty one under a known identity is filled again by its peers.
+        node, store = signing.node_id(signing.public_key(key)), self._writer.store.id
         identity = Identity(node, cluster, store, str(listen), key)
-        door = Door(identity, admission, source)
-        self._membership.hear_time = door.hear_time
-        service = ShardHandlers(
-            door, self._writer, running_ms=self.running_ms, source=source, program=settings.program
-        )
-        rebuilder = Rebuilder(identity, self._writer, self._transport, service.pool)
-        scrubber = Scrubber(
-            self._writer,
-            service.pool,
-            source,
-            period_s=settings.scrub_days * 86400,
-            tell=lambda found: self._membership.tell(identity, "/v1/nodes/findings", found, FindingsNoted),
-        )
-        service.met_damaged = scrubber.met
-        compactor = Compactor(self._writer, source)
-        heads = _open_heads(settings.folder)
-        witness = WitnessHandlers(door, Witnessing(identity, heads), reigning, source)
-        handlers: list[Handlers] = [
-            service,
-            RebuildHandlers(door, self._writer, rebuilder),
-            ScrubHandlers(door, self._writer, scrubber),
-            InventoryHandlers(door, self._writer, service.pool),
-            AuditHandlers(door, self._writer, service.pool, scrubber.met),
-            CompactHandlers(door, self._writer, compactor),
-            witness,
-        ]
-        server = Server(make_app(handlers), listen)
+        duties = self._make_duties(identity)
+        server = Server(make_app(duties.handlers), listen)
         bound = await server.start()
         self._url = parse_url(settings.advertise) if settings.advertise else f"http://{bound}"
 
@@ -259,24 +187,11 @@ class _Node:
         try:
             if known is None:
                 assert token is not None
-                await self._join(token, key, reigning)
+                await self._join(token, key, duties.reigning)
                 reached("node.join.joined")
             identity = Identity(node, cluster, store, str(bound), key)
             identity.save(settings.folder)
-            tasks.append(
-                asyncio.create_task(
-                    self._membership.report_forever(
-                        identity,
-                        lambda: self._report(service, scrubber, compactor, service.state),
-                        reigning.follow,
-                        lambda: reigning.term,
-                    )
-                )
-            )
-            tasks.append(asyncio.create_task(self._keep_house()))
-            tasks.append(asyncio.create_task(scrubber.scrub_forever()))
-            tasks.append(asyncio.create_task(scrubber.report_forever()))
-            tasks.append(asyncio.create_task(compactor.compact_forever()))
+            tasks.extend(self._begin(identity, duties))
             write_json(
                 settings.folder / "ready.json",
                 {"version": 1, "url": self._url, "node": node.hex(), "pid": settings.pid or os.getpid()},
@@ -284,25 +199,88 @@ class _Node:
             _log.info("serving", node=node.short, url=self._url, store=store.short)
             await until_stopped_or_failed(tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            remove_file(settings.folder / "ready.json")
-            await server.stop()
-            if tasks and self._membership.charter is not None:
-                with suppress(HoldfastError):
-                    await self._membership.beat(
-                        identity, self._report(service, scrubber, compactor, "stopping")
-                    )
-            service.close()
-            compactor.close()
-            witness.close()
-            if heads is not None:
-                heads.close()
+            await self._stop(identity, duties, server, tasks)
+
+    def _make_duties(self, identity: Identity) -> _Duties:
+        """Everything that answers or works by itself; nothing of it runs yet."""
+        settings, source, writer = self._settings, self._source, self._writer
+        known = known_reign(settings.folder, identity.cluster)
+        charter = known.charter if known is not None else None
+        admission = Admission(
+            identity.node,
+            identity.cluster,
+            charter.coordinator if charter is not None else None,
+            max(writer.store.term(), charter.term if charter is not None else 0),
+        )
+        reigning = Reigning(settings.folder, known, admission, self._raise_term)
+        reigning.moved = self._membership.follow
+        if known is not None:
+            self._membership.follow(known)
+        door = Door(identity, admission, source)
+        self._membership.hear_time = door.hear_time
+        service = ShardHandlers(
+            door, writer, running_ms=self.running_ms, source=source, program=settings.program
+        )
+        scrubber = Scrubber(
+            writer,
+            service.pool,
+            source,
+            period_s=settings.scrub_days * 86400,
+            tell=lambda found: self._membership.tell(identity, "/v1/nodes/findings", found, FindingsNoted),
+        )
+        service.met_damaged = scrubber.met
+        compactor = Compactor(writer, source)
+        heads = _open_heads(settings.folder)
+        witness = WitnessHandlers(door, Witnessing(identity, heads), reigning, source)
+        rebuilder = Rebuilder(identity, writer, self._transport, service.pool)
+        handlers: tuple[Handlers, ...] = (
+            service,
+            RebuildHandlers(door, writer, rebuilder),
+            ScrubHandlers(door, writer, scrubber),
+            InventoryHandlers(door, writer, service.pool),
+            AuditHandlers(door, writer, service.pool, scrubber.met),
+            CompactHandlers(door, writer, compactor),
+            witness,
+        )
+        return _Duties(reigning, service, scrubber, compactor, witness, heads, handlers)
+
+    def _begin(self, identity: Identity, duties: _Duties) -> list[asyncio.Task[None]]:
+        """What runs beside serving, each in a task of its own."""
+        reporting = self._membership.report_forever(
+            identity,
+            lambda: self._report(duties, duties.service.state),
+            duties.reigning.follow,
+            lambda: duties.reigning.term,
+        )
+        return [
+            asyncio.create_task(reporting),
+            asyncio.create_task(self._keep_house()),
+            asyncio.create_task(duties.scrubber.scrub_forever()),
+            asyncio.create_task(duties.scrubber.report_forever()),
+            asyncio.create_task(duties.compactor.compact_forever()),
+        ]
+
+    async def _stop(
+        self, identity: Identity, duties: _Duties, server: Server, tasks: list[asyncio.Task[None]]
+    ) -> None:
+        """The other way round: no more work, no more answers, a last word, and the clocks made durable."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        remove_file(self._settings.folder / "ready.json")
+        await server.stop()
+        if tasks and self._membership.charter is not None:
             with suppress(HoldfastError):
-                await self._writer.run(lambda opened: opened.save_running(self.running_ms()))
-                await self._writer.run(lambda opened: opened.raise_pulse(self._membership.pulse))
-            _log.info("stopped", node=node.short)
+                await self._membership.beat(identity, self._report(duties, "stopping"))
+        duties.service.close()
+        duties.compactor.close()
+        duties.witness.close()
+        if duties.heads is not None:
+            duties.heads.close()
+        with suppress(HoldfastError):
+            await self._writer.run(lambda opened: opened.save_running(self.running_ms()))
+            await self._writer.run(lambda opened: opened.raise_pulse(self._membership.pulse))
+        _log.info("stopped", node=identity.node.short)
 
     async def _raise_term(self, term: int) -> None:
         # A store that has failed takes no term either; charter.json has it.
@@ -323,14 +301,12 @@ class _Node:
 
         await self._membership.patiently(attempt, "joining")
 
-    def _report(
-        self, service: ShardHandlers, scrubber: Scrubber, compactor: Compactor, state: str
-    ) -> Heartbeat:
+    def _report(self, duties: _Duties, state: str) -> Heartbeat:
         with suppress(StoreFailed):  # a store that did not reopen: what it last held, told as "failed"
             self._stats = self._writer.store.stats()
         stats = self._stats
         capacity = self._writer.store.capacity_bytes
-        service.full = stats.used_bytes >= capacity - capacity // 50
+        duties.service.full = stats.used_bytes >= capacity - capacity // 50
         return Heartbeat(
             url=self._url,
             zone=self._settings.zone,
@@ -343,12 +319,12 @@ class _Node:
             state=cast(Literal["ok", "full", "failed", "stopping"], state),
             start=self._start,
             quarantined=stats.quarantined,
-            scrubbed_ms=scrubber.ended_ms,
+            scrubbed_ms=duties.scrubber.ended_ms,
             trouble=(self._writer.failed or "").encode()[:TROUBLE_BYTES_MAX].decode(errors="ignore"),
             order=stats.order,
             pulse=self._membership.pulse,
-            file_bytes=compactor.room().file_bytes,
-            compacting=compactor.per_cent,
+            file_bytes=duties.compactor.room().file_bytes,
+            compacting=duties.compactor.per_cent,
         )
 
     async def _keep_house(self) -> None:

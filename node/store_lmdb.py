@@ -1,4 +1,4 @@
-"""The shard store on LMDB (with node/store_lmdb_opening.py the only place that imports lmdb).
+"""The shard store on LMDB (only the modules node/store_lmdb*.py import lmdb).
 
 Default sync always (no NOSYNC, no NOMETASYNC, no WRITEMAP: crash replay loses
 acknowledged writes with those). A failed fdatasync is reported once and the next

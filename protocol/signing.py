@@ -31,7 +31,6 @@ __all__ = [
     "node_id",
     "public_key",
     "sign",
-    "signing_key_bytes",
     "verify",
 ]
 
@@ -120,11 +119,6 @@ def verify(signer: PublicKey, signature: Signature, kind: str, cluster: ClusterI
 def generate_signing_key(seed: bytes) -> Ed25519PrivateKey:
     """The Ed25519 key of a 32-byte seed (drawn by the caller's random source)."""
     return Ed25519PrivateKey.from_private_bytes(seed)
-
-
-def signing_key_bytes(key: Ed25519PrivateKey) -> bytes:
-    """The 32-byte seed, for storing."""
-    return key.private_bytes_raw()
 
 
 def load_signing_key(seed: bytes) -> Ed25519PrivateKey:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["chaos"]
 
-_HARNESS_FAILED = 32
-
 
 @click.group()
 def chaos() -> None:
