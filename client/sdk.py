@@ -14,8 +14,8 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -23,20 +23,18 @@ from holdfast.client.backup import BackupPlan, run_backup, run_stream_backup
 from holdfast.client.entries import Entry, check_path
 from holdfast.client.exclude import Excluder
 from holdfast.client.home import Home
-from holdfast.client.link import Link
 from holdfast.client.manifest import UnreadablePage, read_manifest
 from holdfast.client.posting import find_parent, post_snapshot, rehearse, snapshots_of
 from holdfast.client.progress import OnProgress
 from holdfast.client.sealing import SealedChunk
 from holdfast.client.session import Session
-from holdfast.client.snapshots import Snapshot, choose
+from holdfast.client.snapshots import Snapshot, checked_tags, choose
 from holdfast.client.upload import Uploader
 from holdfast.client.walk import components, normal_roots
-from holdfast.protocol.address import Address, Token
+from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM, Source
-from holdfast.protocol.errors import BadRequest, HoldfastError, NotFound
+from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.ids import AccountId
-from holdfast.protocol.limits import LABEL_BYTES_MAX
 from holdfast.protocol.messages.accounts import AccountStatus
 from holdfast.protocol.transport import Transport
 
@@ -44,17 +42,12 @@ from holdfast.protocol.transport import Transport
 if TYPE_CHECKING:
     from holdfast.client.check import CheckReport
     from holdfast.client.forgetting import ForgetReport, Forgotten
-    from holdfast.client.joining import Joined
     from holdfast.client.placing import Overwrite
-    from holdfast.client.recovery_code import RecoveredCode
     from holdfast.client.restore import RestoreReport
     from holdfast.client.retention import GroupBy, RetentionPolicy
     from holdfast.client.sweeping import PruneReport
 
 __all__ = ["AsyncClient", "Initialised", "Recovered"]
-
-_STREAM_EXTENTS = 8
-"""Extents of a stream fetched together: about so many mebibytes."""
 
 PathLike = str | bytes | os.PathLike[str]
 
@@ -154,33 +147,17 @@ class AsyncClient:
             BadRequest: no invite. Refused: it is not good (any more).
             Conflict: this device is set up already. Unreachable: no coordinator.
         """
-        from holdfast.client.joining import init_account, refuse_second
-        from holdfast.client.recovery_code import render_recovery_file
+        from holdfast.client.setting_up import init
 
-        refuse_second(self._home)
-        text = invite or os.environ.get("HOLDFAST_INVITE")
-        if not text:
-            raise BadRequest(
-                "a new account needs an invite",
-                do="Ask the operator ('holdfast admin invite'), and put it into HOLDFAST_INVITE.",
-            )
-        codes: list[str] = []
-
-        def keep(code: str, address: Address, account: AccountId) -> None:
-            codes.append(code)
-            if show_code is not None:
-                made = datetime.fromtimestamp(self._source.now_ms() / 1000, UTC).date().isoformat()
-                show_code(code, render_recovery_file(code, str(address), account.short, made))
-
-        joined = await init_account(
+        joined, code = await init(
             self._home,
-            Token.parse(text),
+            invite or os.environ.get("HOLDFAST_INVITE"),
             device_name=device_name or socket.gethostname(),
-            show_code=keep,
+            show_code=show_code,
             transport=self._transport,
             source=self._source,
         )
-        return Initialised(joined.account, joined.address, codes[0] if codes else "", joined.resumed)
+        return Initialised(joined.account, joined.address, code, joined.resumed)
 
     async def recover(
         self,
@@ -200,28 +177,17 @@ class AsyncClient:
             WrongKey: the code does not fit. NoAccount: the cluster has no such account.
             Conflict: this device is set up already. Unreachable, Refused: the coordinator.
         """
-        from holdfast.client.joining import recover_account
-        from holdfast.client.recovery_code import decode_recovery_code, parse_recovery_file
+        from holdfast.client.setting_up import recover
 
-        address = self._coordinator
-        if recovery_file is not None:
-            parsed = parse_recovery_file(recovery_file)
-            code, address = parsed.code, _same_cluster(Address.parse(parsed.address), address)
-        if code is None or address is None:
-            raise BadRequest(
-                "recovering needs the recovery code and the cluster's address",
-                do="Give --recovery-file, or set HOLDFAST_COORDINATOR to the address the operator gave you.",
-            )
-        decoded: RecoveredCode = decode_recovery_code(code)
-        link = await Link.connect(address, transport=self._transport, source=self._source)
-        if address.cluster is None and not (confirm_cluster is not None and confirm_cluster(link.address)):
-            raise BadRequest(
-                f"the cluster at {address.url} has the id {link.cluster} and was not confirmed",
-                do=f"If that is your cluster, use the address {link.address}.",
-            )
-        name = device_name or socket.gethostname()
-        joined: Joined = await recover_account(
-            self._home, link, decoded, device_name=name, source=self._source
+        joined, corrected = await recover(
+            self._home,
+            code,
+            recovery_file,
+            self._coordinator,
+            device_name=device_name or socket.gethostname(),
+            confirm_cluster=confirm_cluster,
+            transport=self._transport,
+            source=self._source,
         )
         session = await self._opened()
         head = await session.head()
@@ -229,7 +195,7 @@ class AsyncClient:
         return Recovered(
             joined.account,
             joined.address,
-            decoded.corrected,
+            corrected,
             head.seq,
             newest[0] if newest else None,
             head.confirmed,
@@ -265,10 +231,10 @@ class AsyncClient:
             Unreachable, OutcomeUnknown: the coordinator went away; running it again is safe.
         """
         plan = BackupPlan(normal_roots(paths), Excluder(exclude), one_file_system, dry_run)
-        checked_tags = _checked_tags(tags)
+        labels = checked_tags(tags)
         session = await self._opened()
         if dry_run:
-            return await rehearse(session, plan, checked_tags, on_progress)
+            return await rehearse(session, plan, labels, on_progress)
         async with Uploader(session.link, source=self._source) as uploader:
             # Read after the upload opened: what the parent in it holds may be reused without a claim.
             head = await session.head()
@@ -283,7 +249,7 @@ class AsyncClient:
                 on_page=lambda chunk: _keep_page(session, chunk),
                 source=self._source,
             )
-            return await post_snapshot(session, uploader, head, parent, plan.roots, checked_tags, result)
+            return await post_snapshot(session, uploader, head, parent, plan.roots, labels, result)
 
     async def backup_stream(
         self, name: str | bytes, portions: AsyncIterator[bytes], *, tags: Iterable[str] = ()
@@ -305,7 +271,7 @@ class AsyncClient:
                 path, portions, session.current_keys, uploader, source=self._source
             )
             roots = [b"/" + path]
-            return await post_snapshot(session, uploader, head, None, roots, _checked_tags(tags), result)
+            return await post_snapshot(session, uploader, head, None, roots, checked_tags(tags), result)
 
     # Forgetting
 
@@ -342,7 +308,7 @@ class AsyncClient:
                 policy,
                 device=device,
                 path=path,
-                tags=_checked_tags(tags),
+                tags=checked_tags(tags),
                 group_by=group_by,
                 allow_remove_all=allow_remove_all,
             )
@@ -467,34 +433,13 @@ class AsyncClient:
             NotFound: there is no such file. BadRequest: it is sparse: restore it.
             TooFewShards, IntegrityFailure: it cannot be had (any more).
         """
-        from holdfast.client.restore import open_refs
+        from holdfast.client.streaming import read_file
 
         session = await self._opened()
         chosen = await self._chosen(snapshot)
-        wanted, found = os.fsencode(name).strip(b"/"), False
-        async for entry in read_manifest(chosen.pages, session.pages):
-            if (
-                isinstance(entry, UnreadablePage)
-                or entry.path != wanted
-                or entry.kind not in ("file", "more")
-            ):
-                if found:
-                    break
-                continue
-            if entry.holes:
-                raise BadRequest("a sparse file is restored, not streamed", do="Use restore().")
-            found = True
-            for start in range(0, len(entry.extents), _STREAM_EXTENTS):
-                extents = entry.extents[start : start + _STREAM_EXTENTS]
-                refs = list(dict.fromkeys(extent.ref for extent in extents))
-                opened = await open_refs(refs, session.downloader, session.sealing_keys)
-                for extent in extents:
-                    plain = opened[extent.ref]
-                    if isinstance(plain, HoldfastError):
-                        raise plain
-                    yield bytes(plain[extent.offset : extent.offset + extent.length])
-        if not found:
-            raise NotFound(f"there is no file {os.fsdecode(wanted)} in snapshot {chosen.id.short}")
+        async with aclosing(read_file(session, chosen, os.fsencode(name).strip(b"/"))) as portions:
+            async for portion in portions:
+                yield portion
 
     async def check(
         self,
@@ -527,35 +472,5 @@ class AsyncClient:
         )
 
 
-def _same_cluster(written: Address, given: Address | None) -> Address:
-    """The recovery file decides which cluster it is; where that is now may have been told anew.
-
-    Raises:
-        BadRequest: they name different clusters.
-    """
-    if given is None:
-        return written
-    if None not in (written.cluster, given.cluster) and written.cluster != given.cluster:
-        raise BadRequest(
-            "the recovery file is another cluster's than HOLDFAST_COORDINATOR names",
-            why=f"the file says {written}",
-            do="Unset HOLDFAST_COORDINATOR, or give the right one.",
-        )
-    return Address(given.url, written.cluster or given.cluster)
-
-
 def _keep_page(session: Session, chunk: SealedChunk) -> None:
     session.cache.put(chunk.chunk_id, chunk.sealed)
-
-
-def _checked_tags(tags: Iterable[str]) -> list[str]:
-    made = list(dict.fromkeys(tags))
-    for tag in made:
-        # Surrogates: bytes of the command line that are no text, which a record cannot hold.
-        length = len(tag.encode(errors="surrogatepass"))
-        if not 1 <= length <= LABEL_BYTES_MAX or "," in tag or not tag.isprintable():
-            raise BadRequest(
-                f"{tag[:40]!r} is not a tag",
-                why=f"a tag has 1 to {LABEL_BYTES_MAX} bytes of printable text and no comma",
-            )
-    return made

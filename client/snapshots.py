@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -11,11 +11,12 @@ from holdfast.client.backup import BackupResult, Skipped
 from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord
 from holdfast.protocol.errors import BadRequest, NotFound
 from holdfast.protocol.ids import DeviceId, SnapshotId
+from holdfast.protocol.limits import LABEL_BYTES_MAX
 
 PathBytes = bytes
 """The name ``bytes`` means a count inside :class:`Snapshot`."""
 
-__all__ = ["Snapshot", "choose", "is_of", "parent_of", "split_reference"]
+__all__ = ["Snapshot", "checked_tags", "choose", "is_of", "parent_of", "split_reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +120,17 @@ def parent_of(snapshots: Sequence[Snapshot], device: DeviceId, paths: Sequence[s
     same_device = [snapshot for snapshot in same_paths if snapshot.device == device]
     fitting = same_device or same_paths
     return fitting[-1] if fitting else None
+
+
+def checked_tags(tags: Iterable[str]) -> list[str]:
+    """Each tag once, in order; raises BadRequest for what is none."""
+    made = list(dict.fromkeys(tags))
+    for tag in made:
+        # Surrogates: bytes of the command line that are no text, which a record cannot hold.
+        length = len(tag.encode(errors="surrogatepass"))
+        if not 1 <= length <= LABEL_BYTES_MAX or "," in tag or not tag.isprintable():
+            raise BadRequest(
+                f"{tag[:40]!r} is not a tag",
+                why=f"a tag has 1 to {LABEL_BYTES_MAX} bytes of printable text and no comma",
+            )
+    return made
