@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from holdfast.cluster.chaos.scenario import Scenario
 
 __all__ = ["chaos"]
+
+_COLUMNS = 80
+
+
+def _row(name: str, width: int, text: str) -> str:
+    """A name, and its text beside it over as many lines as it takes."""
+    return textwrap.fill(
+        text, _COLUMNS, initial_indent=f"  {name:<{width}}  ", subsequent_indent=" " * (width + 4)
+    )
 
 
 @click.group()
@@ -36,10 +46,11 @@ def list_command(as_json: bool) -> None:
     scenarios = [load_builtin(name) for name in builtin_names()]
     width = max(len(scenario.name) for scenario in scenarios)
     for scenario in scenarios:
-        output.say(f"  {scenario.name:<{width}}  {scenario.about}")
+        output.say(_row(scenario.name, width, scenario.about))
         output.status(name=scenario.name, about=scenario.about, budget=scenario.budget)
     output.say()
-    output.say("Run one with 'holdfast chaos run NAME', or a file of your own: holdfast chaos run FILE.toml")
+    output.say("Run one with 'holdfast chaos run NAME', or a file of your own with")
+    output.say("'holdfast chaos run FILE.toml'.")
     output.summary(scenarios=len(scenarios))
 
 
@@ -62,12 +73,12 @@ def explain(name: str, as_json: bool) -> None:
         table = STEPS if name == "steps" else INVARIANTS
         width = max(map(len, table))
         for key, text in table.items():
-            output.say(f"  {key:<{width}}  {text}")
+            output.say(_row(key, width, text))
             output.status(name=key, text=text)
         output.summary(count=len(table))
         return
     scenario = _scenario(name)
-    output.say(scenario.about)
+    output.say(textwrap.fill(scenario.about, _COLUMNS))
     output.say()
     for fault in scenario.faults:
         output.say(f"  - {summary_of(fault)}")
