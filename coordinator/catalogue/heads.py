@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -158,16 +158,8 @@ def begin_head(
         signed_digest(account.device_list),
         oldest_list_seq=newest[3] if newest else 0,
     )
-    named = [witness.node for witness in head.witnesses]
-    if len(set(named)) != len(named) or any(nodes.get(each.node) != each.key for each in head.witnesses):
-        raise BadRequest("a head names a witness twice, or one that is no node of this cluster")
-    expected = (newest[0] + 1, signed_digest(newest[1])) if newest else (1, NO_DIGEST)
-    if (head.seq, head.previous) != expected:
-        raise HeadMoved(
-            f"the account's head is at number {expected[0] - 1} now",
-            why="another device posted first",
-            seq=expected[0] - 1,
-        )
+    _check_witnesses(head, nodes)
+    _check_follows(head, (newest[0] + 1, signed_digest(newest[1])) if newest else (1, NO_DIGEST))
     upload = require_open(connection, account, posted.upload)
     if upload.sweep_generation != account.sweep_generation:
         raise SweptSince(
@@ -176,10 +168,43 @@ def begin_head(
         )
     fresh = _keep_records(connection, account, posted, open_snapshot_list(posted.snapshot_list, head))
     take_quota(connection, account, upload, sum(map(len, fresh.values())))
+    _add_pending(connection, account, posted, head.seq, fresh, now_ms)
+    made = pending_head(connection, account)
+    assert made is not None
+    if not made.witnesses and not made.before:
+        return settle_head(connection, account, made.digest)
+    return made
+
+
+def _check_witnesses(head: Head, nodes: Mapping[NodeId, PublicKey]) -> None:
+    named = [witness.node for witness in head.witnesses]
+    if len(set(named)) != len(named) or any(nodes.get(each.node) != each.key for each in head.witnesses):
+        raise BadRequest("a head names a witness twice, or one that is no node of this cluster")
+
+
+def _check_follows(head: Head, expected: tuple[int, Digest]) -> None:
+    """The compare of compare-and-swap."""
+    if (head.seq, head.previous) != expected:
+        raise HeadMoved(
+            f"the account's head is at number {expected[0] - 1} now",
+            why="another device posted first",
+            seq=expected[0] - 1,
+        )
+
+
+def _add_pending(
+    connection: Connection,
+    account: AccountRow,
+    posted: PostHead,
+    seq: int,
+    fresh: Collection[bytes],
+    now_ms: int,
+) -> None:
+    """A head that waits for its witnesses, with the ids of the records that came with it."""
     connection.execute(
         insert(pending_heads).values(
             account=account.number,
-            seq=head.seq,
+            seq=seq,
             signed=encode(posted.head),
             digest=bytes(signed_digest(posted.head)),
             snapshot_list=posted.snapshot_list,
@@ -188,11 +213,6 @@ def begin_head(
             posted_ms=now_ms,
         )
     )
-    made = pending_head(connection, account)
-    assert made is not None
-    if not made.witnesses and not made.before:
-        return settle_head(connection, account, made.digest)
-    return made
 
 
 def settle_head(connection: Connection, account: AccountRow, digest: Digest) -> HeadState:

@@ -102,34 +102,41 @@ def add_stripes(
         else:
             added += 1
         fullness[(number, stripe.chunk)] = full
-        connection.execute(
-            insert(chunks).values(
-                account=number,
-                id=bytes(stripe.chunk),
-                generation=bytes(stripe.generation),
-                group_id=stripe.group,
-                group_version=1,
-                sealed_bytes=stripe.sealed_bytes,
-                stripe=bytes(stripe.stripe),
-                pin=generation,
-                state="live",
-            )
-        )
-        if lacking:
-            connection.execute(
-                insert(missing),
-                [
-                    {
-                        "account": number,
-                        "chunk": bytes(stripe.chunk),
-                        "group_id": stripe.group,
-                        "slot": slot,
-                        "why": "inventory",
-                    }
-                    for slot in lacking
-                ],
-            )
+        _add_row(connection, number, generation, stripe, lacking)
     return added, len(stripes) - len(of_accounts)
+
+
+def _add_row(
+    connection: Connection, number: int, generation: int, stripe: FoundStripe, lacking: Sequence[int]
+) -> None:
+    """A stripe's row, pinned to its account's sweep generation, and one for each slot that it lacks."""
+    connection.execute(
+        insert(chunks).values(
+            account=number,
+            id=bytes(stripe.chunk),
+            generation=bytes(stripe.generation),
+            group_id=stripe.group,
+            group_version=1,
+            sealed_bytes=stripe.sealed_bytes,
+            stripe=bytes(stripe.stripe),
+            pin=generation,
+            state="live",
+        )
+    )
+    if lacking:
+        connection.execute(
+            insert(missing),
+            [
+                {
+                    "account": number,
+                    "chunk": bytes(stripe.chunk),
+                    "group_id": stripe.group,
+                    "slot": slot,
+                    "why": "inventory",
+                }
+                for slot in lacking
+            ],
+        )
 
 
 def _fullness(
