@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
@@ -60,16 +61,16 @@ def _prepared(path: Path) -> tuple[Catalogue, AccountId, Group]:
     signed = first_device_list(root, device, "benchmark", _CLUSTER, bytes(32))
     nodes = [NodeId(bytes([number]) * 16) for number in range(1, _PROFILE.n + 1)]
 
-    def prepare(connection: object) -> None:
+    def prepare(connection: Any) -> None:
         for node in nodes:
-            add_token(connection, Digest(_digest(node.hex())), "node", _FOREVER_MS, 0)  # type: ignore[arg-type]
+            add_token(connection, Digest(_digest(node.hex())), "node", _FOREVER_MS, 0)
             row = NodeRow(node, PublicKey(node * 2), "http://127.0.0.1:1", "zone", 1 << 50, StoreId(node))
-            join_node(connection, Digest(_digest(node.hex())), row, 1)  # type: ignore[arg-type]
-        add_groups(connection, _PROFILE, "usual", [tuple(nodes)])  # type: ignore[arg-type]
-        add_token(connection, Digest(_digest("invite")), "invite", _FOREVER_MS, 0)  # type: ignore[arg-type]
-        register(connection, Digest(_digest("invite")), signed, open_device_list(signed, _CLUSTER), 1)  # type: ignore[arg-type]
-        account = account_row(connection, root.account)  # type: ignore[arg-type]
-        open_upload(connection, account, _UPLOAD, device.id, 0, 1)  # type: ignore[arg-type]
+            join_node(connection, Digest(_digest(node.hex())), row, 1)
+        add_groups(connection, _PROFILE, "usual", [tuple(nodes)])
+        add_token(connection, Digest(_digest("invite")), "invite", _FOREVER_MS, 0)
+        register(connection, Digest(_digest("invite")), signed, open_device_list(signed, _CLUSTER), 1)
+        account = account_row(connection, root.account)
+        open_upload(connection, account, _UPLOAD, device.id, 0, 1)
 
     catalogue.write_now(prepare)
     (group,) = catalogue.read_now(all_groups).values()
