@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from holdfast.protocol.serving import ListenAddress, Server
 from holdfast.protocol.signing import generate_signing_key, node_id, public_key
 from support.coordinator_service import KeyNode
 
-__all__ = ["WitnessNode", "join_all"]
+__all__ = ["WitnessNode", "joined_nodes"]
 
 
 async def no_store(term: int) -> None:
@@ -93,7 +96,25 @@ class WitnessNode:
             self._server = None
 
 
-async def join_all(desk: Desk, nodes: list[WitnessNode]) -> None:
+@asynccontextmanager
+async def joined_nodes(
+    desk: Desk, cluster: ClusterId, folder: Path, source: Source, zones: Sequence[str]
+) -> AsyncIterator[list[WitnessNode]]:
+    """A node in each of these zones, up and in the cluster; at the end whatever still asks them ends, too."""
+    made = [
+        WitnessNode(number, cluster, folder / f"node-{number}", source, zone)
+        for number, zone in enumerate(zones, 1)
+    ]
+    for node in made:
+        await node.start()
+    await _join_all(desk, made)
+    yield made
+    for node in made:
+        await node.stop()
+    await asyncio.gather(*desk.witnessing.tasks, return_exceptions=True)
+
+
+async def _join_all(desk: Desk, nodes: list[WitnessNode]) -> None:
     """Make them nodes of the cluster that are up, and tell them who reigns."""
     for node in nodes:
         row = NodeRow(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.devices import OpenDevice, post
-from support.witness_nodes import WitnessNode, beat, join_all
+from support.witness_nodes import WitnessNode, beat, joined_nodes
 
 from holdfast.coordinator.identity import found_anew, read_kit
 from holdfast.coordinator.node_calls import NodeCalls
@@ -21,14 +21,10 @@ from holdfast.protocol.messages.witness import Reign, Reigned
 
 @pytest.fixture
 async def nodes(coordinator: Any, tmp_path: Path) -> AsyncIterator[list[WitnessNode]]:
+    zones = ["zone"] * 3
     cluster = coordinator.address.cluster
-    made = [WitnessNode(number, cluster, tmp_path / f"node-{number}", SYSTEM) for number in range(1, 4)]
-    for node in made:
-        await node.start()
-    await join_all(coordinator.desk, made)
-    yield made
-    for node in made:
-        await node.stop()
+    async with joined_nodes(coordinator.desk, cluster, tmp_path, SYSTEM, zones) as made:
+        yield made
 
 
 async def test_nodes_that_ceased_to_report_tell_whom_they_follow(

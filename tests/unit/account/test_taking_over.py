@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, update
 from support.devices import OpenDevice, post, tags
-from support.witness_nodes import WitnessNode, join_all
+from support.witness_nodes import WitnessNode, joined_nodes
 
 from holdfast.coordinator.catalogue import schema
 from holdfast.coordinator.catalogue.accounts import account_row
@@ -30,15 +29,10 @@ from holdfast.protocol.messages.witness import AccountFacts
 @pytest.fixture
 async def nodes(coordinator: Any, tmp_path: Path) -> AsyncIterator[list[WitnessNode]]:
     """Six nodes that keep heads."""
+    zones = ["zone"] * 6
     cluster = coordinator.address.cluster
-    made = [WitnessNode(number, cluster, tmp_path / f"node-{number}", SYSTEM) for number in range(1, 7)]
-    for node in made:
-        await node.start()
-    await join_all(coordinator.desk, made)
-    yield made
-    for node in made:
-        await node.stop()
-    await asyncio.gather(*coordinator.desk.witnessing.tasks, return_exceptions=True)
+    async with joined_nodes(coordinator.desk, cluster, tmp_path, SYSTEM, zones) as made:
+        yield made
 
 
 def new_reign(coordinator: Any, folder: Path) -> None:

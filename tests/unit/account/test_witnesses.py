@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.devices import OpenDevice, post, tags
-from support.witness_nodes import WitnessNode, beat, join_all
+from support.witness_nodes import WitnessNode, beat, joined_nodes
 
 from holdfast.client.heads import next_head
 from holdfast.client.session import Session
@@ -42,18 +42,10 @@ from holdfast.protocol.messages.witness import KeptHead
 @pytest.fixture
 async def nodes(coordinator: Any, tmp_path: Path) -> AsyncIterator[list[WitnessNode]]:
     """Six nodes that keep heads; with 4+2 a head has five witnesses."""
+    zones = [f"zone-{number % 3}" for number in range(1, 7)]
     cluster = coordinator.address.cluster
-    made = [
-        WitnessNode(number, cluster, tmp_path / f"node-{number}", SYSTEM, f"zone-{number % 3}")
-        for number in range(1, 7)
-    ]
-    for node in made:
-        await node.start()
-    await join_all(coordinator.desk, made)
-    yield made
-    for node in made:
-        await node.stop()
-    await asyncio.gather(*coordinator.desk.witnessing.tasks, return_exceptions=True)
+    async with joined_nodes(coordinator.desk, cluster, tmp_path, SYSTEM, zones) as made:
+        yield made
 
 
 async def stop(coordinator: Any, nodes: list[WitnessNode], chosen: list[WitnessNode]) -> None:
