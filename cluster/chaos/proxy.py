@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from holdfast.cluster.chaos.toxics import Effect, Rule, combined
+from holdfast.protocol.errors import HoldfastError
 
 __all__ = ["Network"]
 
@@ -49,11 +50,14 @@ class Network:
         self.bytes_carried = 0
         self.hits: dict[int, int] = {}
         """Rule number -> how many portions or connections it had an effect on."""
+        self._turn = threading.Lock()
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
         self._thread.start()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something on the loop; the turn is held, so that nobody waits for a loop that was ended."""
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         return future.result()
 
@@ -62,6 +66,9 @@ class Network:
 
         Args:
             upstream: where the member listens itself; None while that is not known.
+
+        Raises:
+            HoldfastError: the network was closed meanwhile.
         """
 
         async def start() -> int:
@@ -72,10 +79,13 @@ class Network:
             self._servers.append(server)
             return int(server.sockets[0].getsockname()[1])
 
-        return self._call(start())
+        with self._turn:
+            if self._closed:
+                raise HoldfastError("the cluster was closed while it was starting")
+            return self._call(start())
 
     def close(self) -> None:
-        """Cut everything and stop listening."""
+        """Cut everything and stop listening. Again is fine: an interrupted start is ended from two sides."""
 
         async def end() -> None:
             for server in self._servers:
@@ -87,7 +97,10 @@ class Network:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-        if not self._loop.is_closed():
+        with self._turn:
+            if self._closed:
+                return
+            self._closed = True
             self._call(end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
