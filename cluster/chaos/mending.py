@@ -11,7 +11,7 @@ from holdfast.cluster.chaos.limits import HEALTHY_WITHIN_S, SAMPLE_EVERY_S
 from holdfast.cluster.chaos.watching import Watch
 from holdfast.cluster.chaos.wiring import node_name
 from holdfast.coordinator.asking import scrub_node
-from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.errors import HoldfastError, StoreFailed
 from holdfast.protocol.messages.admin import ClusterStatus
 
 __all__ = ["converge", "heal", "mend_disk"]
@@ -35,6 +35,8 @@ async def heal(arena: Arena) -> None:
     await asyncio.to_thread(_restart_all, arena)
     for number in sorted(arena.hurt):
         await _scrub(arena, number)
+    if arena.broken_stores:
+        await asyncio.to_thread(_restart_all, arena)
 
 
 def _restart_all(arena: Arena) -> None:
@@ -46,6 +48,7 @@ def _restart_all(arena: Arena) -> None:
     cluster = arena.cluster
     for number in sorted(arena.broken_stores):
         replace_store(arena, number)
+    arena.broken_stores.clear()
     members = [cluster.coordinator, *cluster.nodes()]
     for member in members:
         member.resume()
@@ -76,22 +79,36 @@ def replace_store(arena: Arena, number: int) -> None:
 
 
 async def mend_disk(arena: Arena, number: int) -> None:
-    """Mend what a fault did to a node's disk, while everything goes on."""
+    """Mend what a fault did to a node's disk, while everything goes on.
+
+    A store is replaced only if it is damaged as a whole; bits that fell elsewhere are for the scrub.
+    """
     if number in arena.broken_stores:
-        await asyncio.to_thread(replace_store, arena, number)
-        arena.broken_stores.discard(number)
-    else:
-        await _scrub(arena, number)
+        await _replace(arena, number)
+    await _scrub(arena, number)
+    if number in arena.broken_stores:
+        await _replace(arena, number)
     arena.mending.add(number)
 
 
+async def _replace(arena: Arena, number: int) -> None:
+    arena.broken_stores.discard(number)
+    await asyncio.to_thread(replace_store, arena, number)
+    await asyncio.to_thread(arena.cluster.node(number).wait_ready)
+
+
 async def _scrub(arena: Arena, number: int) -> None:
-    """What its disk did to it must be found before it can be mended."""
+    """What its disk did to it must be found before it can be mended.
+
+    A bit that was meant for a value may hit the tree: the store wrote meanwhile, and put its pages elsewhere.
+    """
     ids = {found: node for node, found in arena.cluster.numbers().items()}
     try:
         await scrub_node(arena.cluster.operator_key, node=ids[number], wait=True)
     except HoldfastError as error:
         arena.history.add(Note, text=f"node-{number} could not be scrubbed: {error}")
+        if isinstance(error, StoreFailed):
+            arena.broken_stores.add(number)
 
 
 async def converge(arena: Arena, watch: Watch, judge: Judge) -> None:
