@@ -146,6 +146,8 @@ class Scrubber:
             if self._source.monotonic() > save_at:
                 save_at = self._source.monotonic() + SCRUB_SAVE_S
                 await self._save()
+        if self._pass != number:
+            return  # asked for while the last look was under way: that one counts from the first shard on
         # A page that lost its way hides shards; it shows when nobody else changed anything meanwhile.
         quiet = whole and store is self._writer.store and not before.unreadable
         if (

@@ -135,6 +135,8 @@ class Writer:
                 self._acknowledged.clear()
             self._resolve(future, done)
         except Exception as error:
+            if isinstance(error, StoreDamaged) and self.failed is None:
+                self._stop_or_reopen(error)  # first: whoever is told of it must find it stopped
             self._resolve(future, None, error)
             if isinstance(error, StoreFailed) and self.failed is None:
                 self._stop_or_reopen(error)
