@@ -126,6 +126,26 @@ async def test_a_finding_is_told_again_until_somebody_took_note_even_after_a_res
     assert ear.heard == [(key_of(PUTS[3]), "damaged")]
 
 
+async def test_a_pass_that_is_asked_for_as_another_ends_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scrubbing(tmp_path, Ear()) as (writer, scrubber):
+        await writer.put(PUTS[:5])
+        scan, asked = scrubber._scan, []
+
+        async def scan_and_ask(after: bytes, end: bytes, most: int) -> list[ShardKey]:
+            found = await scan(after, end, most)
+            if not found and not asked:
+                damage(writer, PUTS[3])
+                scrubber.ask()
+                asked.append(True)
+            return found
+
+        monkeypatch.setattr(scrubber, "_scan", scan_and_ask)
+        scrubber.ask()
+        await until(lambda: scrubber.stands().found == 1)
+
+
 async def test_a_shard_that_was_brought_back_before_its_finding_was_told_is_no_news(tmp_path: Path) -> None:
     ear = Ear()
     ear.listens = False
