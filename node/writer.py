@@ -153,6 +153,8 @@ class Writer:
                 if isinstance(error, HoldfastError)
                 else StoreFailed("the store failed", why=repr(error))
             )
+            if isinstance(failure, StoreDamaged) and self.failed is None:
+                self._stop_or_reopen(failure)  # first, as in _work
             for batch in group:
                 self._resolve(batch.future, None, failure)
             if self.failed is None:
