@@ -45,6 +45,7 @@ step = "node.join.joined"
     ("name", "seed"),
     [
         ("m-plus-one-and-back", 1),
+        ("bit-rot", 1),
         ("coordinator-crash", 1),
         ("power-cut", 1),
         ("reset-mid-body", 1),
