@@ -266,8 +266,10 @@ class TestDownload:
     async def test_wrong_shards_are_reported_and_count_as_missing(self, wire: Wire) -> None:
         chunks = wire.chunks(2)
         await wire.store(chunks)
-        wire.calls.faults[wire.nodes[0]] = "wrong"
-        wire.calls.faults[wire.nodes[1]] = "absent"
+        located = await wire.session.link.locate([chunk.chunk_id for chunk in chunks])
+        first, second = (holders[0] for holders in located.groups[0].holders[:2])  # data slots: asked first
+        wire.calls.faults[first] = "wrong"
+        wire.calls.faults[second] = "absent"
         assert await wire.all_right(chunks)
         located = await wire.session.link.locate([chunk.chunk_id for chunk in chunks])
         noted = sum(len(row.missing) for row in located.chunks if row is not None)
