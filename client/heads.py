@@ -20,7 +20,7 @@ from holdfast.client.witnesses import (
     Confirmation,
     ask_witnesses,
     checked_witnesses,
-    refuse_hidden_heads,
+    hidden_head,
     require_kept,
 )
 from holdfast.protocol.accounts import (
@@ -162,25 +162,34 @@ async def read_head(link: Link, known: KnownAccount, remember: Callable[[KnownAc
 
 
 async def _confirmed(link: Link, known: KnownAccount, view: HeadView) -> HeadView:
-    """What a new device is shown, once the head's witnesses have confirmed it."""
-    if view.head is None:
-        if view.devices.seq > 1:  # who makes an account has no head to be hidden
-            await refuse_hidden_heads(link, view.devices, view.devices_signed)
-        return view
+    """What a new device is shown, once witnesses have confirmed it."""
+    if view.head is None and view.devices.seq == 1:
+        return view  # who makes an account has no head to be hidden
     until = link.source.monotonic() + WITNESS_PATIENCE_S
     while True:
+        trouble: Rollback | Unwitnessed
         if view.head is None:
-            raise Rollback("the coordinator shows a head, and then none any more", do=_HINT)
-        if not view.head.witnesses:
-            return view
-        told = await ask_witnesses(link, view.devices, view.devices_signed, view.head, view.digest)
-        if told.verdict == "agreed":
-            return replace(view, confirmed=(told.having, told.asked))
+            hidden = await hidden_head(link, view.devices, view.devices_signed)
+            if not hidden:
+                return view
+            trouble = Rollback(
+                f"the coordinator shows no snapshot, and a node keeps head {hidden} of this account", do=_HINT
+            )
+        else:
+            if not view.head.witnesses:
+                return view
+            told = await ask_witnesses(link, view.devices, view.devices_signed, view.head, view.digest)
+            if told.verdict == "agreed":
+                return replace(view, confirmed=(told.having, told.asked))
+            trouble = _unconfirmed(view, told)
         if link.source.monotonic() > until:
-            raise _unconfirmed(view, told)
-        # A head may just be on its way to its witnesses: what counts is shown in a moment.
+            raise trouble
+        # A head, be it the first, is with its witnesses a moment before it is shown.
         await asyncio.sleep(0.3)
-        view = await _shown_head(link, known)
+        newer = await _shown_head(link, known)
+        if newer.head is None and view.head is not None:
+            raise Rollback("the coordinator shows a head, and then none any more", do=_HINT)
+        view = newer
 
 
 def _unconfirmed(view: HeadView, told: Confirmation) -> Rollback | Unwitnessed:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from holdfast.client.limits import WITNESS_TIMEOUT_S, WITNESSES_ASKED_MAX
 from holdfast.client.link import Link
 from holdfast.protocol.accounts import DeviceList, Head, Witness, open_head, signed_digest
-from holdfast.protocol.errors import HoldfastError, OutcomeUnknown, Refused, Rollback
+from holdfast.protocol.errors import HoldfastError, OutcomeUnknown, Refused
 from holdfast.protocol.ids import ClusterId, Digest, NodeId
 from holdfast.protocol.limits import NONCE_BYTES
 from holdfast.protocol.messages.cluster import MapNode
@@ -23,7 +23,7 @@ from holdfast.protocol.messages.witness import AskWitness, WitnessStatement
 from holdfast.protocol.signing import Signed
 from holdfast.protocol.witnessing import Seen, Verdict, judge, majority, open_statement
 
-__all__ = ["Confirmation", "ask_witnesses", "checked_witnesses", "refuse_hidden_heads", "require_kept"]
+__all__ = ["Confirmation", "ask_witnesses", "checked_witnesses", "hidden_head", "require_kept"]
 
 _HINT = "Do not trust this coordinator with new backups; ask its operator what was restored or rebuilt."
 
@@ -123,12 +123,8 @@ async def _ask(
     return told, answer.head
 
 
-async def refuse_hidden_heads(link: Link, devices: DeviceList, devices_signed: Signed) -> None:
-    """A coordinator shows no head at all: does any node keep one?
-
-    Raises:
-        Rollback: yes.
-    """
+async def hidden_head(link: Link, devices: DeviceList, devices_signed: Signed) -> int:
+    """A coordinator shows no head at all: the highest number that any node keeps; 0: none keeps one."""
     nodes = list((await link.all_nodes()).values())[:WITNESSES_ASKED_MAX]
 
     async def newest_at(node: MapNode) -> int:
@@ -140,8 +136,4 @@ async def refuse_hidden_heads(link: Link, devices: DeviceList, devices_signed: S
         except HoldfastError:
             return 0
 
-    highest = max(await asyncio.gather(*map(newest_at, nodes)), default=0)
-    if highest:
-        raise Rollback(
-            f"the coordinator shows no snapshot, and a node keeps head {highest} of this account", do=_HINT
-        )
+    return max(await asyncio.gather(*map(newest_at, nodes)), default=0)

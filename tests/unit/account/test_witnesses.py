@@ -247,7 +247,7 @@ async def test_a_new_device_notices_that_an_older_head_is_shown(
 
 
 async def test_a_new_device_notices_that_all_heads_are_hidden(
-    device: OpenDevice, coordinator: Any, nodes: list[WitnessNode], transport: Any
+    device: OpenDevice, coordinator: Any, nodes: list[WitnessNode], transport: Any, impatient: None
 ) -> None:
     one = await device("one")
     await post(one, coordinator, "first")
@@ -255,6 +255,24 @@ async def test_a_new_device_notices_that_all_heads_are_hidden(
     transport.rewrite["/v1/heads"] = lambda _: HeadState(head=None, snapshot_list=b"", links=[])
     with pytest.raises(Rollback):
         await two.head()
+
+
+async def test_a_first_head_that_its_witnesses_have_before_it_is_shown_is_no_rollback(
+    device: OpenDevice, coordinator: Any, nodes: list[WitnessNode], transport: Any
+) -> None:
+    """Another device posts the account's first head in the very moment in which a new one looks."""
+    one = await device("one")
+    await post(one, coordinator, "first")
+    two = await device("two")
+    looks: list[HeadState] = []
+
+    def not_yet(state: HeadState) -> HeadState:
+        looks.append(state)
+        return HeadState(head=None, snapshot_list=b"", links=[]) if len(looks) == 1 else state
+
+    transport.rewrite["/v1/heads"] = not_yet
+    view = await two.head()
+    assert view.seq == 1 and view.confirmed is not None and len(looks) > 1
 
 
 async def test_without_a_majority_of_witnesses_a_new_device_believes_nothing(
