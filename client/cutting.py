@@ -18,6 +18,8 @@ from holdfast.client.limits import CUT_BYTES_AVERAGE, CUT_BYTES_MAX, CUT_BYTES_M
 
 __all__ = ["StreamCutter", "cut_seed"]
 
+_BUFFER_BYTES = CUT_BYTES_MAX + READ_BYTES
+
 
 def cut_seed(cut_key: bytes) -> int:
     """1 + K_cut[:8] (big-endian) mod (2^63 - 1)."""
@@ -43,13 +45,19 @@ class StreamCutter:
 
     def room(self) -> memoryview:
         """Where to put up to READ_BYTES of what comes next; then call :meth:`take`."""
-        if not self._buffer:
-            self._buffer = memoryview(bytearray(CUT_BYTES_MAX + READ_BYTES))
+        self._grow_to(_BUFFER_BYTES)
         if len(self._buffer) - self._end < READ_BYTES:
             held = self.held_bytes
             self._buffer[:held] = self._buffer[self._start : self._end]
             self._start, self._end = 0, held
         return self._buffer[self._end : self._end + READ_BYTES]
+
+    def _grow_to(self, wanted: int) -> None:
+        """A stream of a few KiB gets a buffer of a few KiB: a whole one takes longer to zero than to seal."""
+        if len(self._buffer) < wanted:
+            longer = memoryview(bytearray(min(_BUFFER_BYTES, max(wanted, 2 * len(self._buffer)))))
+            longer[: self._end] = self._buffer[: self._end]
+            self._buffer = longer
 
     def take(self, count: int) -> Iterator[memoryview]:
         """So many bytes were put into the room; gives the chunks whose ends are certain by now.
@@ -71,7 +79,11 @@ class StreamCutter:
         """Take bytes that lie elsewhere; gives the chunks whose ends are certain by now."""
         view = memoryview(portion)
         while len(view):
-            room = self.room()
+            if self._end + len(view) <= _BUFFER_BYTES:
+                self._grow_to(self._end + len(view))
+                room = self._buffer[self._end :]
+            else:
+                room = self.room()
             count = min(len(room), len(view))
             room[:count] = view[:count]
             yield from self.take(count)

@@ -164,6 +164,7 @@ async def _change(
         session.link,
         view,
         session.head,
+        session.saw,
         change,
         device=session.device.id,
         key=session.device.sign_key,

@@ -40,9 +40,7 @@ from holdfast.protocol.errors import (
     Conflict,
     ForkDetected,
     HeadMoved,
-    OutcomeUnknown,
     Rollback,
-    Unreachable,
     Unwitnessed,
 )
 from holdfast.protocol.failpoints import reached
@@ -51,7 +49,15 @@ from holdfast.protocol.messages.accounts import AccountState
 from holdfast.protocol.messages.heads import HeadState, PostHead
 from holdfast.protocol.signing import Signed, sign
 
-__all__ = ["HeadView", "accept_devices", "accept_heads", "append_snapshot", "change_list", "read_head"]
+__all__ = [
+    "HeadView",
+    "accept_devices",
+    "accept_heads",
+    "append_snapshot",
+    "change_list",
+    "having_seen",
+    "read_head",
+]
 
 _HINT = "Do not trust this coordinator with new backups; ask its operator what was restored or rebuilt."
 
@@ -149,16 +155,21 @@ async def read_head(link: Link, known: KnownAccount, remember: Callable[[KnownAc
     view = await _shown_head(link, known)
     if known.head_seq == 0:
         view = await _confirmed(link, known, view)
-    seen = replace(
+    seen = having_seen(known, view)
+    if seen != known:
+        remember(seen)
+    return view
+
+
+def having_seen(known: KnownAccount, view: HeadView) -> KnownAccount:
+    """What a device knows that has seen a view."""
+    return replace(
         known,
         device_list_seq=view.devices.seq,
         device_list_digest=signed_digest(view.devices_signed),
         head_seq=view.seq,
         head_digest=view.digest,
     )
-    if seen != known:
-        remember(seen)
-    return view
 
 
 async def _confirmed(link: Link, known: KnownAccount, view: HeadView) -> HeadView:
@@ -253,6 +264,7 @@ async def change_list(
     link: Link,
     view: HeadView,
     reread: Callable[[], Awaitable[HeadView]],
+    saw: Callable[[HeadView], None],
     change: Callable[[HeadView], Awaitable[Sequence[SnapshotId]]],
     *,
     device: DeviceId,
@@ -265,6 +277,7 @@ async def change_list(
 
     Args:
         reread: awaitable factory that gives the newest verified view.
+        saw: told of the head that was posted and is witnessed: this device has seen it from now on.
         change: awaitable factory that gives the list wanted on top of a view. The view's own list
             means that there is nothing to do (any more): an earlier answer may have been lost.
         records: sealed records that are new in the list.
@@ -289,18 +302,12 @@ async def change_list(
             continue
         reached("client.head.answered")
         posted = decode(signed.payload, Head)
-        require_kept(posted, signed_digest(signed), answer.statements, link.cluster)
-        try:
-            return await reread()
-        except (Unreachable, OutcomeUnknown):
-            # It is there, and acknowledged: that it cannot be read back now does not undo it.
-            return replace(
-                view,
-                seq=posted.seq,
-                digest=signed_digest(signed),
-                head=posted,
-                snapshots=tuple(wanted),
-            )
+        digest = signed_digest(signed)
+        require_kept(posted, digest, answer.statements, link.cluster)
+        # It is our own, and a majority of its witnesses vouches for it: reading it back would prove no more.
+        made = replace(view, seq=posted.seq, digest=digest, head=posted, snapshots=tuple(wanted))
+        saw(made)
+        return made
     raise Conflict(
         "other devices of this account kept changing the list of snapshots at the same time",
         do="Run it again: nothing is sent twice.",
@@ -311,6 +318,7 @@ async def append_snapshot(
     link: Link,
     view: HeadView,
     reread: Callable[[], Awaitable[HeadView]],
+    saw: Callable[[HeadView], None],
     *,
     device: DeviceId,
     key: Ed25519PrivateKey,
@@ -338,6 +346,7 @@ async def append_snapshot(
         link,
         view,
         reread,
+        saw,
         with_it,
         device=device,
         key=key,

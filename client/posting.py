@@ -148,6 +148,7 @@ async def post_snapshot(
             session.link,
             view,
             session.head,
+            session.saw,
             device=session.device.id,
             key=session.device.sign_key,
             snapshot=snapshot,

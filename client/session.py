@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.client.download import Downloader
-from holdfast.client.heads import HeadView, read_head
+from holdfast.client.heads import HeadView, having_seen, read_head
 from holdfast.client.home import Home, KnownAccount
 from holdfast.client.identity import AccountKeys, open_account_keys
 from holdfast.client.link import Link
@@ -121,6 +121,10 @@ class Session:
         if not self._keys_proven or view.devices.epoch > self.current_keys.epoch:
             self._prove_keys(view.devices)
         return view
+
+    def saw(self, view: HeadView) -> None:
+        """A head that this device posted, and that is witnessed: never accept an older one again."""
+        self._remember(having_seen(self.known, view))
 
     def _prove_keys(self, listed: DeviceList) -> None:
         """What seals new chunks must be what the root-signed list holds for this device: under any other

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from holdfast.client.limits import WITNESS_TIMEOUT_S, WITNESSES_ASKED_MAX
 from holdfast.client.link import Link
 from holdfast.protocol.accounts import DeviceList, Head, Witness, open_head, signed_digest
+from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import HoldfastError, OutcomeUnknown, Refused
 from holdfast.protocol.ids import ClusterId, Digest, NodeId
 from holdfast.protocol.limits import NONCE_BYTES
@@ -61,15 +62,16 @@ def require_kept(head: Head, digest: Digest, statements: Sequence[Signed], clust
     Raises:
         OutcomeUnknown: too few do, or their word does not hold.
     """
+    witnesses = {witness.node: witness for witness in head.witnesses}
     keeping: set[NodeId] = set()
     for signed in statements:
-        for witness in head.witnesses:
-            try:
-                told = open_statement(signed, cluster, witness)
-            except HoldfastError:
-                continue
-            if (told.account, told.asked_seq, told.asked_head) == (head.account, head.seq, digest):
-                keeping.add(witness.node)
+        try:
+            witness = witnesses[decode(signed.payload, WitnessStatement).node]
+            told = open_statement(signed, cluster, witness)
+        except (HoldfastError, KeyError):
+            continue
+        if (told.account, told.asked_seq, told.asked_head) == (head.account, head.seq, digest):
+            keeping.add(witness.node)
     if len(keeping) < majority(len(head.witnesses)):
         raise OutcomeUnknown(
             f"the coordinator took head {head.seq}, and too few of its witnesses have confirmed it",

@@ -18,6 +18,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -197,16 +198,12 @@ class HeadStore:
         stored = self._get(bytes(account), self._runs)
         return int.from_bytes(stored, "big") if stored is not None else 0
 
-    def lacking(self, account: AccountId, wanted: Sequence[SnapshotId]) -> list[SnapshotId]:
-        """Those of the records that are not here, at most RECORDS_FETCH_MAX."""
-        gone: list[SnapshotId] = []
-        with self._env.begin() as txn:
-            for snapshot in wanted:
-                if txn.get(bytes(account) + snapshot, db=self._records) is None:
-                    gone.append(snapshot)
-                    if len(gone) == RECORDS_FETCH_MAX:
-                        break
-        return gone
+    def lacking(self, account: AccountId, wanted: Sequence[bytes]) -> list[SnapshotId]:
+        """Those of the records, by their ids, that are not here, at most RECORDS_FETCH_MAX."""
+        prefix = bytes(account)
+        with self._env.begin() as txn, txn.cursor(db=self._records) as cursor:
+            gone = (SnapshotId(snapshot) for snapshot in wanted if not cursor.set_key(prefix + snapshot))
+            return list(islice(gone, RECORDS_FETCH_MAX))
 
     def accounts(self, after: bytes) -> list[KeptAccount]:
         """Accounts in order behind an id."""

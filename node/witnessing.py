@@ -16,7 +16,7 @@ from holdfast.protocol.accounts import (
     NO_DIGEST,
     DeviceList,
     Head,
-    SnapshotList,
+    listed_ids,
     open_device_list,
     open_head,
     open_snapshot_list,
@@ -90,9 +90,9 @@ class Witnessing:
                 head_to_keep = (seq, KeptHead(1, asked.head, asked.snapshot_list))
         store.keep(account, facts=kept_facts, head=head_to_keep, run_from=run_from, records=records)
         newest = store.newest(account)
-        listed = decode(newest[1].snapshot_list, SnapshotList).snapshots if newest is not None else []
+        listed = listed_ids(newest[1].snapshot_list) if newest is not None else []
         return HeadKept(
-            statement=self._statement(account, seq, b"", now_ms),
+            statement=self._statement(account, newest, seq, b"", now_ms),
             since=store.run_from(account),
             lacking=store.lacking(account, listed),
         )
@@ -124,9 +124,9 @@ class Witnessing:
         kept = self.store.facts(facts.account)
         if kept is None:
             return True
-        old = decode(kept.facts.payload, AccountFacts)
-        if encode(old) == encode(facts):
+        if kept.facts.payload == encode(facts):
             return False
+        old = decode(kept.facts.payload, AccountFacts)
         return _list_seq(facts) >= _list_seq(old) and _age(facts) >= _age(old)
 
     def tell(
@@ -148,25 +148,22 @@ class Witnessing:
                 raise Refused("this device is not on the account's device list (any more)")
         newest = store.newest(account)
         return Witnessed(
-            statement=self._statement(account, seq, nonce, now_ms),
+            statement=self._statement(account, newest, seq, nonce, now_ms),
             head=newest[1].head if newest is not None and newest[0] > seq else None,
         )
 
-    def _statement(self, account: AccountId, asked_seq: int, nonce: bytes, now_ms: int) -> Signed:
-        store = self.store
-        newest = store.newest(account)
+    def _statement(
+        self,
+        account: AccountId,
+        newest: tuple[int, KeptHead] | None,
+        asked_seq: int,
+        nonce: bytes,
+        now_ms: int,
+    ) -> Signed:
+        seq, digest = (newest[0], signed_digest(newest[1].head)) if newest is not None else (0, NO_DIGEST)
+        asked = digest if asked_seq == seq else self.store.digest_at(account, asked_seq) or NO_DIGEST
         payload = encode(
-            WitnessStatement(
-                1,
-                self._identity.node,
-                account,
-                newest[0] if newest is not None else 0,
-                signed_digest(newest[1].head) if newest is not None else NO_DIGEST,
-                asked_seq,
-                store.digest_at(account, asked_seq) or NO_DIGEST,
-                now_ms,
-                nonce,
-            )
+            WitnessStatement(1, self._identity.node, account, seq, digest, asked_seq, asked, now_ms, nonce)
         )
         return Signed(payload, sign(self._identity.key, "witness", self._identity.cluster, payload))
 

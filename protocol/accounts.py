@@ -8,9 +8,10 @@ list" and "Head").
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import lru_cache
+from typing import Final, Literal
 
-from holdfast.protocol.codec import Record, decode, encode
+from holdfast.protocol.codec import Record, decode, decode_plain, encode
 from holdfast.protocol.errors import BadRequest, ForkDetected, Refused, Rollback
 from holdfast.protocol.ids import AccountId, ClusterId, DeviceId, Digest, NodeId, PublicKey, SnapshotId
 from holdfast.protocol.limits import (
@@ -37,12 +38,17 @@ __all__ = [
     "SnapshotList",
     "Witness",
     "list_digest",
+    "listed_ids",
     "open_device_list",
     "open_enrolment",
     "open_head",
     "open_snapshot_list",
     "signed_digest",
 ]
+
+_LISTS_REMEMBERED: Final = 64
+_LIST_REMEMBERED_BYTES_MAX: Final = 16 * 1024
+"""Of some twenty devices; longer lists, which would take much memory, are opened each time."""
 
 NO_DIGEST = Digest(bytes(32))
 """The previous hash of the first record of a chain."""
@@ -142,6 +148,12 @@ def open_device_list(signed: Signed, cluster: ClusterId) -> DeviceList:
     """
     if len(signed.payload) > DEVICE_LIST_BYTES_MAX:
         raise BadRequest(f"a device list has at most {DEVICE_LIST_BYTES_MAX} bytes")
+    if len(signed.payload) <= _LIST_REMEMBERED_BYTES_MAX:
+        return _opened_before(signed, cluster)
+    return _open_device_list(signed, cluster)
+
+
+def _open_device_list(signed: Signed, cluster: ClusterId) -> DeviceList:
     listed = decode(signed.payload, DeviceList)
     if account_id(listed.root_key) != listed.account:
         raise Refused("the device list's account is not its root key's")
@@ -164,6 +176,11 @@ def open_device_list(signed: Signed, cluster: ClusterId) -> DeviceList:
             raise BadRequest(f"a device's name has 1 to {LABEL_BYTES_MAX} bytes")
         seen.add(device.id)
     return listed
+
+
+_opened_before = lru_cache(maxsize=_LISTS_REMEMBERED)(_open_device_list)
+"""What holds of a list follows from its bytes, signature included: the very same need not be proven again.
+What is refused is not remembered."""
 
 
 def open_head(
@@ -207,6 +224,12 @@ def open_head(
     if head.device_list_seq < oldest_list_seq:
         raise Rollback("the head rests on an older device list than one already seen")
     return head
+
+
+def listed_ids(exact: bytes) -> list[bytes]:
+    """The ids of a list that was opened before it was stored, as they are: nothing is proven again."""
+    ids: list[bytes] = decode_plain(exact)[1]
+    return ids
 
 
 def open_snapshot_list(exact: bytes, head: Head) -> SnapshotList:

@@ -20,7 +20,7 @@ import msgspec
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.ids import FixedBytes
 
-__all__ = ["Message", "Record", "decode", "encode"]
+__all__ = ["Message", "Record", "decode", "decode_plain", "encode"]
 
 T = TypeVar("T")
 
@@ -98,6 +98,12 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
     except Exception as error:  # msgpack raises many kinds; each means the same here
         name = getattr(kind, "__name__", str(kind))
         raise BadRequest(f"not a valid {name}", why=str(error) or type(error).__name__) from error
+
+
+def decode_plain(data: bytes) -> Any:
+    """Lists, dicts, numbers, bytes and text, without a look at their shape: of what was decoded strictly
+    before it was stored."""
+    return msgpack.unpackb(data, raw=False)
 
 
 def _no_extension(code: int, data: bytes) -> Any:

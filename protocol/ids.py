@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+_BYTES_LIKE = (bytes, bytearray, memoryview)
+"""A tuple made once: ids are made by the thousand, and ``a | b`` makes a type each time."""
+
+
 class FixedBytes(bytes):
     """Bytes of exactly ``SIZE`` octets.
 
@@ -38,9 +42,9 @@ class FixedBytes(bytes):
     SHORT_HEX: ClassVar[int] = 8
 
     def __new__(cls, value: bytes | bytearray | memoryview) -> Self:
-        if not isinstance(value, bytes | bytearray | memoryview):
+        if not isinstance(value, _BYTES_LIKE):
             raise ValueError(f"{cls.__name__} wants bytes, not {type(value).__name__}")
-        made = super().__new__(cls, value)
+        made = bytes.__new__(cls, value)
         if len(made) != cls.SIZE:
             raise ValueError(f"{cls.__name__} is {cls.SIZE} bytes long, not {len(made)}")
         return made

@@ -9,6 +9,7 @@ order (for which signatures verify over anything), are refused before use.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from blake3 import blake3
@@ -54,6 +55,8 @@ KINDS: Final = frozenset(
     }
 )
 
+_KEYS_KEPT: Final = 1024
+"""Public keys checked and loaded lately: the same few sign request after request."""
 _P: Final = 2**255 - 19
 # The y coordinates of the eight points of small order on edwards25519
 # (RFC 8032; the list is that of libsodium's ge25519_has_small_order).
@@ -75,6 +78,7 @@ class Signed(Record):
     signature: Signature
 
 
+@lru_cache(maxsize=_KEYS_KEPT)
 def check_public_key(raw: PublicKey) -> Ed25519PublicKey:
     """The usable key.
 

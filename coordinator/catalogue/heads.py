@@ -19,6 +19,7 @@ from holdfast.protocol.accounts import (
     Head,
     SnapshotList,
     Witness,
+    listed_ids,
     open_device_list,
     open_head,
     open_snapshot_list,
@@ -166,7 +167,8 @@ def begin_head(
             "unused chunks were swept since this upload opened",
             do="Claim everything the snapshot reaches in a new upload, then post again.",
         )
-    fresh = _keep_records(connection, account, posted, open_snapshot_list(posted.snapshot_list, head))
+    listed = open_snapshot_list(posted.snapshot_list, head)
+    fresh = _keep_records(connection, account, posted, listed, newest[2] if newest else None)
     take_quota(connection, account, upload, sum(map(len, fresh.values())))
     _add_pending(connection, account, posted, head.seq, fresh, now_ms)
     made = pending_head(connection, account)
@@ -276,9 +278,14 @@ def kept_head(connection: Connection, account: AccountRow, seq: int) -> tuple[Si
 
 
 def _keep_records(
-    connection: Connection, account: AccountRow, posted: PostHead, listed: SnapshotList
+    connection: Connection, account: AccountRow, posted: PostHead, listed: SnapshotList, before: bytes | None
 ) -> dict[SnapshotId, bytes]:
-    """Insert the new records, and give them; every one that the list names must then be here."""
+    """Insert the new records, and give them; every one that the list names must then be here.
+
+    Args:
+        before: the newest head's list. What it names was looked for when it was posted, and is not again:
+            else each snapshot would cost more than the one before.
+    """
     if len(posted.records) > HEAD_NEW_RECORDS_MAX:
         raise BadRequest(f"a head brings at most {HEAD_NEW_RECORDS_MAX} new records")
     new = {SnapshotId(blake3(sealed).digest()): sealed for sealed in posted.records}
@@ -286,10 +293,10 @@ def _keep_records(
         raise BadRequest(f"a snapshot record has at most {SNAPSHOT_RECORD_BYTES_MAX} bytes")
     if not set(new) <= set(listed.snapshots):
         raise BadRequest("a head brings a record that its list does not name")
-    known = known_records(connection, account, listed.snapshots)
-    if unknown := [
-        snapshot for snapshot in listed.snapshots if snapshot not in known and snapshot not in new
-    ]:
+    earlier = frozenset(listed_ids(before)) if before is not None else frozenset()
+    added = [snapshot for snapshot in listed.snapshots if snapshot not in earlier]
+    known = known_records(connection, account, [*added, *(each for each in new if each in earlier)])
+    if unknown := [snapshot for snapshot in added if snapshot not in known and snapshot not in new]:
         raise BadRequest(f"the snapshot list names {unknown[0].short}, whose record is not here")
     fresh = {snapshot: sealed for snapshot, sealed in new.items() if snapshot not in known}
     insert_records(connection, account, fresh)
@@ -312,10 +319,10 @@ def _note_left(
     connection: Connection, account: AccountRow, before: bytes | None, now: bytes, seq: int
 ) -> None:
     """Note on the records which head left their snapshots out, to find them when they are missed."""
-    listed = set(decode(now, SnapshotList).snapshots)
-    earlier = set(decode(before, SnapshotList).snapshots) if before is not None else set()
+    listed = set(listed_ids(now))
+    earlier = set(listed_ids(before)) if before is not None else set()
     for changed, left_seq in ((earlier - listed, seq), (listed - earlier, None)):
-        for portion in batched([bytes(snapshot) for snapshot in changed]):
+        for portion in batched(list(changed)):
             connection.execute(
                 update(snapshot_records)
                 .where(snapshot_records.c.account == account.number, snapshot_records.c.id.in_(portion))

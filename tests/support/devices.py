@@ -39,6 +39,7 @@ async def post(
         session.link,
         view,
         session.head,
+        session.saw,
         device=session.device.id,
         key=session.device.sign_key,
         snapshot=snapshot_id(sealed),
