@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -39,18 +40,23 @@ from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import (
     Conflict,
     ForkDetected,
+    GroupMoved,
     HeadMoved,
+    NoQuorum,
     Rollback,
     Unwitnessed,
 )
 from holdfast.protocol.failpoints import reached
 from holdfast.protocol.ids import ClusterId, DeviceId, Digest, SnapshotId, UploadId
 from holdfast.protocol.messages.accounts import AccountState
+from holdfast.protocol.messages.backups import PostSnapshot
 from holdfast.protocol.messages.heads import HeadState, PostHead
+from holdfast.protocol.messages.uploads import Commit
 from holdfast.protocol.signing import Signed, sign
 
 __all__ = [
     "HeadView",
+    "HeldCommit",
     "accept_devices",
     "accept_heads",
     "append_snapshot",
@@ -143,8 +149,16 @@ def accept_heads(
     return HeadView(devices, devices_signed, newest.seq, newest_digest, newest, snapshots, proposed)
 
 
-async def read_head(link: Link, known: KnownAccount, remember: Callable[[KnownAccount], None]) -> HeadView:
+async def read_head(
+    link: Link,
+    known: KnownAccount,
+    remember: Callable[[KnownAccount], None],
+    told: tuple[AccountState, HeadState] | None = None,
+) -> HeadView:
     """Fetch and verify the newest head; what was seen is remembered before it is used.
+
+    Args:
+        told: what the coordinator said just now of account and heads, asked for what follows ``known``.
 
     A new device has seen nothing: it starts the chain at its first link, and asks the witnesses.
 
@@ -152,7 +166,7 @@ async def read_head(link: Link, known: KnownAccount, remember: Callable[[KnownAc
         Rollback, ForkDetected: it is older than, or other than, what this device has seen, or witnesses keep.
         Unwitnessed: too few witnesses could be asked to tell.
     """
-    view = await _shown_head(link, known)
+    view = await _shown_head(link, known, told)
     if known.head_seq == 0:
         view = await _confirmed(link, known, view)
     seen = having_seen(known, view)
@@ -215,10 +229,14 @@ def _unconfirmed(view: HeadView, told: Confirmation) -> Rollback | Unwitnessed:
     )
 
 
-async def _shown_head(link: Link, known: KnownAccount) -> HeadView:
+async def _shown_head(
+    link: Link, known: KnownAccount, told: tuple[AccountState, HeadState] | None = None
+) -> HeadView:
     """What the coordinator shows, held against everything this device has seen."""
-    # Together: whichever is older, a head by a device that the list does not have yet is refused alike.
-    account, state = await asyncio.gather(link.account_state(), link.heads(known.head_seq))
+    if told is None:
+        # Together: whichever is older, a head by a device that the list does not have yet is refused alike.
+        told = await asyncio.gather(link.account_state(), link.heads(known.head_seq))
+    account, state = told
     devices = accept_devices(known, account, link.cluster)
     links = list(state.links)
     while links and state.head is not None and links[-1] != state.head:
@@ -260,6 +278,36 @@ def next_head(
     return Signed(payload, sign(key, "head", cluster, payload)), exact
 
 
+class HeldCommit(Protocol):
+    """Chunks that a snapshot needs, stored and not committed yet: they may come with its head."""
+
+    @property
+    def held(self) -> Commit | None:
+        """What is to be committed, if anything is."""
+        ...
+
+    async def commit_held(self) -> None:
+        """Commit it by itself, in other groups where it must be."""
+        ...
+
+    def ended_with_head(self) -> None:
+        """It came with a head that counts, and the upload ended with it."""
+        ...
+
+
+async def _posted(link: Link, message: PostHead, chunks: HeldCommit | None) -> HeadState:
+    """Post a head, with the chunks that are held back for it."""
+    if chunks is not None and chunks.held is not None:
+        try:
+            answer = await link.post_snapshot(PostSnapshot(commit=chunks.held, post=message))
+        except (GroupMoved, NoQuorum):
+            await chunks.commit_held()
+        else:
+            chunks.ended_with_head()
+            return answer
+    return await link.post_head(message)
+
+
 async def change_list(
     link: Link,
     view: HeadView,
@@ -272,6 +320,7 @@ async def change_list(
     records: Sequence[bytes],
     upload: UploadId,
     time_ns: int,
+    chunks: HeldCommit | None = None,
 ) -> HeadView:
     """Post a head with a changed list; reads again, changes anew and retries when another was first.
 
@@ -282,6 +331,7 @@ async def change_list(
             means that there is nothing to do (any more): an earlier answer may have been lost.
         records: sealed records that are new in the list.
         upload: an open one. Whatever the list names beyond the view's own must be claimed under it.
+        chunks: of this upload, held back to come with the head.
 
     Raises:
         SweptSince: unused chunks were swept since the upload opened.
@@ -296,7 +346,7 @@ async def change_list(
         message = PostHead(head=signed, snapshot_list=exact, records=list(records), upload=upload)
         reached("client.head.posting")
         try:
-            answer = await link.post_head(message)
+            answer = await _posted(link, message, chunks)
         except HeadMoved:
             view = await reread()
             continue
@@ -327,6 +377,7 @@ async def append_snapshot(
     upload: UploadId,
     time_ns: int,
     parent_kept: Callable[[HeadView], Awaitable[None]],
+    chunks: HeldCommit | None = None,
 ) -> HeadView:
     """Post a head whose list ends with a new snapshot; see :func:`change_list`.
 
@@ -353,4 +404,5 @@ async def append_snapshot(
         records=[sealed_record],
         upload=upload,
         time_ns=time_ns,
+        chunks=chunks,
     )

@@ -53,6 +53,9 @@ XATTR_BYTES_MAX = 256 * KIB
 BATCH_SEALED_BYTES = 8 * MIB
 BATCH_CHUNKS_MAX = 256
 BATCHES_IN_FLIGHT_MAX = 3
+HELD_SEALED_BYTES_MAX = 256 * KIB
+"""A last batch of so many sealed bytes is committed together with the head; a longer one's rows are there at
+once, so that an upload which is interrupted goes on from them."""
 LATE_RECEIPT_WAIT_S = 0.25
 """How long a batch that has its write quorum waits for the remaining slots."""
 PUT_TIMEOUT_S = 20.0

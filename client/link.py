@@ -19,6 +19,7 @@ from holdfast.protocol.errors import BadRequest, OutcomeUnknown, Refused, Unreac
 from holdfast.protocol.ids import AccountId, ChunkId, ClusterId, Digest, NodeId, SnapshotId, UploadId
 from holdfast.protocol.limits import RECORDS_FETCH_MAX
 from holdfast.protocol.messages import accounts as account_messages
+from holdfast.protocol.messages import backups as backup_messages
 from holdfast.protocol.messages import heads as head_messages
 from holdfast.protocol.messages import sweep as sweep_messages
 from holdfast.protocol.messages import uploads as upload_messages
@@ -174,6 +175,15 @@ class Link:
         )
         return await self._call("POST", "/v1/uploads", message, upload_messages.UploadOpened)
 
+    async def begin_backup(
+        self, upload: UploadId, expected_bytes: int, since: int
+    ) -> backup_messages.BackupBegun:
+        """Open an upload, and learn what the account's newest head is in that moment."""
+        message = backup_messages.BeginBackup(
+            upload=upload, expected_bytes=expected_bytes, exclude=[], since=since
+        )
+        return await self._call("POST", "/v1/backups", message, backup_messages.BackupBegun)
+
     async def renew_upload(self, upload: UploadId, exclude: Sequence[NodeId]) -> upload_messages.UploadOpened:
         """Keep it alive; fresh leases."""
         message = upload_messages.RenewUpload(exclude=list(exclude))
@@ -227,6 +237,10 @@ class Link:
     async def post_head(self, message: head_messages.PostHead) -> head_messages.HeadState:
         """The next head."""
         return await self._call("POST", "/v1/heads", message, head_messages.HeadState)
+
+    async def post_snapshot(self, message: backup_messages.PostSnapshot) -> head_messages.HeadState:
+        """The next head, together with the chunks that it needs and that are not committed yet."""
+        return await self._call("POST", "/v1/snapshots", message, head_messages.HeadState)
 
     async def heads(self, since: int) -> head_messages.HeadState:
         """The newest head, and the links after one that is known."""

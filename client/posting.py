@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from holdfast.client.backup import BackupPlan, BackupResult, run_backup
 from holdfast.client.chunks import MemoryChunks
-from holdfast.client.heads import HeadView, append_snapshot
+from holdfast.client.heads import HeadView, HeldCommit, append_snapshot
 from holdfast.client.limits import SWEEPS_MET_MAX
 from holdfast.client.progress import OnProgress
 from holdfast.client.reach import snapshots_reach
@@ -19,10 +20,13 @@ from holdfast.client.upload import Uploader
 from holdfast.protocol.errors import BadRequest, Conflict, SweptSince
 from holdfast.protocol.ids import SnapshotId, UploadId
 from holdfast.protocol.limits import SNAPSHOTS_MAX
+from holdfast.protocol.messages.backups import BackupBegun
+from holdfast.protocol.messages.uploads import UploadOpened
 from holdfast.protocol.program import program_version
 
 __all__ = [
     "NO_SNAPSHOT",
+    "begin_backup",
     "claim_reached",
     "find_parent",
     "in_new_uploads",
@@ -32,6 +36,23 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+@asynccontextmanager
+async def begin_backup(session: Session) -> AsyncIterator[tuple[Uploader, HeadView]]:
+    """An upload, and the head when it opened: what a snapshot in that holds may be reused unclaimed."""
+    known = session.home.account()
+    begun: list[BackupBegun] = []
+
+    async def open_upload(upload: UploadId, expected_bytes: int) -> UploadOpened:
+        begun.append(await session.link.begin_backup(upload, expected_bytes, known.head_seq))
+        return begun[0].opened
+
+    async with Uploader(
+        session.link, source=session.source, open_upload=open_upload, holds_last=True
+    ) as uploader:
+        yield uploader, await session.head_begun(known, begun[0])
+
 
 NO_SNAPSHOT = SnapshotId(bytes(32))
 """The id of what a dry run returns."""
@@ -143,7 +164,12 @@ async def post_snapshot(
                 do="Run the backup again: what is stored is not sent twice.",
             )
 
-    async def post(upload: UploadId, view: HeadView, kept: Callable[[HeadView], Awaitable[None]]) -> None:
+    async def post(
+        upload: UploadId,
+        view: HeadView,
+        kept: Callable[[HeadView], Awaitable[None]],
+        chunks: HeldCommit | None = None,
+    ) -> None:
         await append_snapshot(
             session.link,
             view,
@@ -156,12 +182,14 @@ async def post_snapshot(
             upload=upload,
             time_ns=record.time_ns,
             parent_kept=kept,
+            chunks=chunks,
         )
 
     made = Snapshot.of(snapshot, record, result)
     try:
-        await post(uploader.upload, head, parent_kept)
+        await post(uploader.upload, head, parent_kept, uploader)
     except SweptSince:
+        await uploader.commit_held()
 
         async def post_again(again: Uploader, view: HeadView) -> None:
             # The upload before stays open meanwhile: what it claimed is not erased.

@@ -24,12 +24,11 @@ from holdfast.client.entries import Entry, check_path
 from holdfast.client.exclude import Excluder
 from holdfast.client.home import Home
 from holdfast.client.manifest import UnreadablePage, read_manifest
-from holdfast.client.posting import find_parent, post_snapshot, rehearse, snapshots_of
+from holdfast.client.posting import begin_backup, find_parent, post_snapshot, rehearse, snapshots_of
 from holdfast.client.progress import OnProgress
 from holdfast.client.sealing import SealedChunk
 from holdfast.client.session import Session
 from holdfast.client.snapshots import Snapshot, checked_tags, choose
-from holdfast.client.upload import Uploader
 from holdfast.client.walk import components, normal_roots
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM, Source
@@ -235,9 +234,7 @@ class AsyncClient:
         session = await self._opened()
         if dry_run:
             return await rehearse(session, plan, labels, on_progress)
-        async with Uploader(session.link, source=self._source) as uploader:
-            # Read after the upload opened: what the parent in it holds may be reused without a claim.
-            head = await session.head()
+        async with begin_backup(session) as (uploader, head):
             parent = await find_parent(session, head, plan.roots)
             result = await run_backup(
                 plan,
@@ -265,8 +262,7 @@ class AsyncClient:
         except HoldfastError as error:
             raise BadRequest("a stream's name must be a plain relative path", why=error.why) from None
         session = await self._opened()
-        async with Uploader(session.link, source=self._source) as uploader:
-            head = await session.head()
+        async with begin_backup(session) as (uploader, head):
             result = await run_stream_backup(
                 path, portions, session.current_keys, uploader, source=self._source
             )

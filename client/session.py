@@ -25,6 +25,7 @@ from holdfast.protocol.errors import (
     TooFewShards,
 )
 from holdfast.protocol.ids import ChunkId, SnapshotId
+from holdfast.protocol.messages.backups import BackupBegun
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.transport import Transport
 
@@ -117,7 +118,17 @@ class Session:
             WrongKey: the device's key does not open what the device list holds for it. Else as read_head.
         """
         self.known = self.home.account()
-        view = await read_head(self.link, self.known, self._remember)
+        return self._proven(await read_head(self.link, self.known, self._remember))
+
+    async def head_begun(self, known: KnownAccount, begun: BackupBegun) -> HeadView:
+        """The newest head as it was when a backup's upload opened, verified as by :meth:`head`.
+
+        Args:
+            known: what this device had seen when it asked.
+        """
+        return self._proven(await read_head(self.link, known, self._remember, (begun.account, begun.heads)))
+
+    def _proven(self, view: HeadView) -> HeadView:
         if not self._keys_proven or view.devices.epoch > self.current_keys.epoch:
             self._prove_keys(view.devices)
         return view

@@ -16,10 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from holdfast.client.leases import Leases
+from holdfast.client.leases import Leases, OpenUpload
 from holdfast.client.limits import (
     BATCH_SEALED_BYTES,
     BATCHES_IN_FLIGHT_MAX,
+    HELD_SEALED_BYTES_MAX,
     LATE_RECEIPT_WAIT_S,
     PUT_TIMEOUT_S,
 )
@@ -88,10 +89,19 @@ class Uploader:
         link: a link signed by the account's device.
         expected_bytes: sealed bytes to reserve against the quota.
         calls: how nodes are called.
+        open_upload: how it is opened, where not by itself.
+        holds_last: what is small and comes last is not committed, but held for the head (:attr:`held`).
     """
 
     def __init__(
-        self, link: Link, *, source: Source = SYSTEM, expected_bytes: int = 0, calls: NodeCalls | None = None
+        self,
+        link: Link,
+        *,
+        source: Source = SYSTEM,
+        expected_bytes: int = 0,
+        calls: NodeCalls | None = None,
+        open_upload: OpenUpload | None = None,
+        holds_last: bool = False,
     ) -> None:
         self._link = link
         self._expected_bytes = expected_bytes
@@ -106,9 +116,14 @@ class Uploader:
         self._late: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._open_upload = open_upload
+        self._holds_last = holds_last
+        self._is_last = False
+        self._held: tuple[StripeBatch, list[SealedChunk], list[Signed]] | None = None
+        self._is_over = False
 
     async def __aenter__(self) -> Self:
-        self.head_seq = await self._leases.open(self._expected_bytes)
+        self.head_seq = await self._leases.open(self._expected_bytes, self._open_upload)
         reached("client.upload.opened")
         self._keeping = asyncio.create_task(self._leases.keep_alive())
         return self
@@ -118,6 +133,8 @@ class Uploader:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        if self._is_over:
+            return
         # Nobody waits for this: an upload that is not ended expires by itself.
         with suppress(HoldfastError):
             await self._link.end_upload(self.upload)
@@ -139,7 +156,8 @@ class Uploader:
         task.add_done_callback(self._batches.discard)
 
     async def settle(self) -> None:
-        """See ChunkSink.settle."""
+        """See ChunkSink.settle; what is :attr:`held` is durable on its nodes, and not committed."""
+        self._is_last = True
         while self._batches:
             await asyncio.wait(set(self._batches))
         self._raise_first()
@@ -192,6 +210,11 @@ class Uploader:
         sending = [chunk for chunk in chunks if chunk.chunk_id in replaces]
         if not sending:
             return
+        await self._send_to_any(sending, replaces)
+        self.stats.new_chunks += len(sending)
+        self.stats.new_bytes += sum(len(chunk.sealed) for chunk in sending)
+
+    async def _send_to_any(self, sending: list[SealedChunk], replaces: dict[ChunkId, bytes]) -> None:
         for attempt in range(1, _BATCH_TRIES_MAX + 1):
             try:
                 await self._send(sending, replaces, await self._leases.next())
@@ -200,8 +223,6 @@ class Uploader:
                 if attempt == _BATCH_TRIES_MAX:
                     raise
                 await self._leases.renew(after=error)
-        self.stats.new_chunks += len(sending)
-        self.stats.new_bytes += sum(len(chunk.sealed) for chunk in sending)
 
     async def _send(self, chunks: list[SealedChunk], replaces: dict[ChunkId, bytes], lease: Lease) -> None:
         """Store a batch in one group and commit it.
@@ -242,6 +263,9 @@ class Uploader:
             self._raise_short(lease, errors)
         early = list(receipts)
         reached("client.put.acknowledged")
+        if self._may_hold(chunks, lease, early):
+            self._held = (batch, chunks, early)
+            return
         answer = await self._link.commit(self.upload, Commit(chunks=batch.commit, receipts=early))
         reached("client.commit.answered")
         self.stats.missing_slots += sum(chunk.missing for chunk in answer.chunks)
@@ -250,6 +274,37 @@ class Uploader:
             late = asyncio.create_task(self._finish_late(batch, waiting, receipts, len(early), lease))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
+
+    # What comes last
+
+    def _may_hold(self, chunks: list[SealedChunk], lease: Lease, receipts: list[Signed]) -> bool:
+        """The last batch, whole on every node, and so small that nobody minds sending it again."""
+        size = sum(len(chunk.sealed) for chunk in chunks)
+        is_whole = len(receipts) == lease.profile.n
+        is_alone = self._is_last and len(self._batches) == 1 and self._held is None
+        return self._holds_last and is_alone and is_whole and size <= HELD_SEALED_BYTES_MAX
+
+    @property
+    def held(self) -> Commit | None:
+        """See heads.HeldCommit: the last batch, once everything else has settled."""
+        return Commit(chunks=self._held[0].commit, receipts=self._held[2]) if self._held is not None else None
+
+    async def commit_held(self) -> None:
+        """See heads.HeldCommit."""
+        if self._held is None:
+            return
+        self._holds_last = False
+        (batch, chunks, receipts), self._held = self._held, None
+        try:
+            await self._link.commit(self.upload, Commit(chunks=batch.commit, receipts=receipts))
+            reached("client.commit.answered")
+        except (NoQuorum, GroupMoved, TicketExpired) as error:
+            await self._leases.renew(after=error)
+            await self._send_to_any(chunks, {chunk.chunk: chunk.replaces for chunk in batch.commit})
+
+    def ended_with_head(self) -> None:
+        """See heads.HeldCommit."""
+        self._held, self._is_over = None, True
 
     async def _until_quorum(
         self, tasks: dict[int, asyncio.Task[None]], receipts: list[Signed], lease: Lease

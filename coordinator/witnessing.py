@@ -10,22 +10,26 @@ keeps another head, is dropped, and what the witnesses have is taken over (coord
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import structlog
+from blake3 import blake3
 
 from holdfast.coordinator.catalogue import heads as head_rows
 from holdfast.coordinator.catalogue.accounts import AccountRow, account_row
+from holdfast.coordinator.catalogue.engine import Command
 from holdfast.coordinator.catalogue.heads import Pending
+from holdfast.coordinator.catalogue.uploads import end_upload
 from holdfast.coordinator.catching_up import catch_up
 from holdfast.coordinator.limits import RECORDS_WITH_A_HEAD_BYTES, WITNESS_CALL_TIMEOUT_S
 from holdfast.protocol.accounts import Head, Witness, signed_digest
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import (
     BadRequest,
+    Conflict,
     ForkDetected,
     HeadMoved,
     HoldfastError,
@@ -34,7 +38,7 @@ from holdfast.protocol.errors import (
     Rollback,
 )
 from holdfast.protocol.failpoints import reached
-from holdfast.protocol.ids import AccountId, NodeId
+from holdfast.protocol.ids import AccountId, NodeId, SnapshotId, UploadId
 from holdfast.protocol.messages.heads import HeadState, PostHead
 from holdfast.protocol.messages.witness import AccountFacts, HeadKept, KeepHead
 from holdfast.protocol.signing import Signed, sign
@@ -48,6 +52,7 @@ from holdfast.protocol.witnessing import (
 )
 
 if TYPE_CHECKING:
+    from holdfast.coordinator.quorum import DurableStripe
     from holdfast.coordinator.service.desk import Desk
 
 __all__ = ["Given", "Witnessing", "facts_of", "give", "given_up", "post_head", "proposed", "settle"]
@@ -142,8 +147,18 @@ def facts_of(desk: Desk, account: AccountRow) -> Signed:
     return Signed(payload, sign(identity.key, "account", identity.cluster, payload))
 
 
-async def post_head(desk: Desk, account: AccountId, posted: PostHead) -> HeadState:
+async def post_head(
+    desk: Desk,
+    account: AccountId,
+    posted: PostHead,
+    *,
+    stripes: Sequence[DurableStripe] = (),
+    ends: bool = False,
+) -> HeadState:
     """Take a head, have it witnessed, acknowledge it.
+
+    Args:
+        stripes: committed in the transaction that takes the head. ends: its upload ends with it.
 
     Raises:
         NoQuorum: too few of its witnesses are up; nothing was taken.
@@ -152,36 +167,56 @@ async def post_head(desk: Desk, account: AccountId, posted: PostHead) -> HeadSta
     """
     async with desk.witnessing.turn(account):
         try:
-            await _settle_waiting(desk, account, posted)
-            row, waiting, before = await desk.catalogue.read(
-                lambda c: (
-                    (found := account_row(c, account)),
-                    head_rows.pending_head(c, found),
-                    head_rows.newest_witnesses(c, found),
-                )
-            )
-            if waiting is None:
-                _require_up(desk, decode(posted.head.payload, Head).witnesses, before)
-            nodes = {node: known.key for node, known in desk.live.nodes.items()}
-            now_ms, cluster = desk.source.now_ms(), desk.identity.cluster
-            begun = await desk.catalogue.write(
-                lambda c: head_rows.begin_head(c, cluster, account_row(c, account), posted, nodes, now_ms)
-            )
+            take = _taking(desk, account, posted, stripes, ends)
+            try:
+                row, begun = await desk.catalogue.write(take)
+            except Conflict:
+                if not await _settle_waiting(desk, account, posted):
+                    raise
+                row, begun = await desk.catalogue.write(take)
+            ended = posted.upload if ends else None
             if isinstance(begun, Pending):
+                if stripes:
+                    reached("coordinator.commit.committed")
                 reached("coordinator.head.waiting")
-                return await settle(desk, row, begun)
+                return await settle(desk, row, begun, records=posted.records, ended=ended)
+            if ended is not None:
+                await desk.catalogue.write(lambda c: end_upload(c, row, ended))
             return await _vouched(desk, row, begun, posted)
         finally:
             desk.witnessing.dirty.add(account)
 
 
-async def _settle_waiting(desk: Desk, account: AccountId, posted: PostHead) -> None:
-    """An earlier head first; it may be this very one, and then it is left to be."""
+def _taking(
+    desk: Desk, account: AccountId, posted: PostHead, stripes: Sequence[DurableStripe], ends: bool
+) -> Command[tuple[AccountRow, Pending | HeadState]]:
+    """The command that takes a head."""
+    nodes = {node: known.key for node, known in desk.live.nodes.items()}
+    now_ms, cluster = desk.source.now_ms(), desk.identity.cluster
+
+    return lambda c: (
+        (row := account_row(c, account)),
+        head_rows.begin_head(
+            c,
+            cluster,
+            row,
+            posted,
+            nodes,
+            now_ms,
+            stripes=stripes,
+            ends=ends,
+            require_up=lambda own, before: _require_up(desk, own, before),
+        ),
+    )
+
+
+async def _settle_waiting(desk: Desk, account: AccountId, posted: PostHead) -> bool:
+    """An earlier head first; was there one, other than this very one?"""
     row, waiting = await desk.catalogue.read(
         lambda c: ((found := account_row(c, account)), head_rows.pending_head(c, found))
     )
     if waiting is None or waiting.signed == posted.head:
-        return
+        return False
     try:
         await settle(desk, row, waiting)
     except OutcomeUnknown as error:
@@ -191,7 +226,8 @@ async def _settle_waiting(desk: Desk, account: AccountId, posted: PostHead) -> N
             do="Start the nodes named ('holdfast status' shows them) and run it again.",
         ) from error
     except HeadMoved:
-        return  # it was dropped: what is there now decides
+        pass  # it was dropped: what is there now decides
+    return True
 
 
 def _require_up(desk: Desk, own: Collection[Witness], before: Collection[Witness]) -> None:
@@ -207,8 +243,19 @@ def _require_up(desk: Desk, own: Collection[Witness], before: Collection[Witness
         )
 
 
-async def settle(desk: Desk, account: AccountRow, waiting: Pending) -> HeadState:
+async def settle(
+    desk: Desk,
+    account: AccountRow,
+    waiting: Pending,
+    *,
+    records: Sequence[bytes] = (),
+    ended: UploadId | None = None,
+) -> HeadState:
     """Give a pending head out, and make it the newest once it is agreed. The account's turn is held.
+
+    Args:
+        records: those that came with it, where they are at hand.
+        ended: an upload that ends in the transaction which makes the head the newest.
 
     Where so many of its own witnesses were given up since it was taken that there never will be a
     majority, those that are left decide: no other head was taken meanwhile, and the account must go on.
@@ -217,7 +264,7 @@ async def settle(desk: Desk, account: AccountRow, waiting: Pending) -> HeadState
         OutcomeUnknown: it is not agreed yet. HeadMoved: it never will be, and was dropped; what its
             witnesses keep instead is taken over by now.
     """
-    given = await _give_out(desk, account, waiting)
+    given = await _give_out(desk, account, waiting, records)
     own = [each.node for each in waiting.witnesses]
     before = [each.node for each in waiting.before]
     gone = given_up(desk, waiting.before)
@@ -229,7 +276,7 @@ async def settle(desk: Desk, account: AccountRow, waiting: Pending) -> HeadState
         # They keep a head that was never agreed, and now never will be: the next head names others.
         desk.witnessing.forked.update((account.id, node) for node in given.refused)
         state = await desk.catalogue.write(
-            lambda c: head_rows.settle_head(c, account_row(c, account.id), waiting.digest)
+            lambda c: head_rows.settle_head(c, account_row(c, account.id), waiting.digest, ended=ended)
         )
         return HeadState(
             head=state.head,
@@ -288,9 +335,11 @@ async def _vouched(desk: Desk, account: AccountRow, state: HeadState, posted: Po
     )
 
 
-async def _give_out(desk: Desk, account: AccountRow, waiting: Pending) -> Given:
+async def _give_out(
+    desk: Desk, account: AccountRow, waiting: Pending, records: Sequence[bytes] = ()
+) -> Given:
     """Ask all witnesses at once, until enough have answered; the others go on without being waited for."""
-    messages = await _messages(desk, account, waiting)
+    messages = await _messages(desk, account, waiting, records)
     own, before = [each.node for each in waiting.witnesses], [each.node for each in waiting.before]
     asked = {each.node: each for each in (*waiting.before, *waiting.witnesses)}
     gone = given_up(desk, waiting.before)
@@ -322,9 +371,14 @@ async def _give_out(desk: Desk, account: AccountRow, waiting: Pending) -> Given:
     return Given(dict(statements), frozenset(refused))
 
 
-async def _messages(desk: Desk, account: AccountRow, waiting: Pending) -> list[KeepHead]:
+async def _messages(
+    desk: Desk, account: AccountRow, waiting: Pending, records: Sequence[bytes]
+) -> list[KeepHead]:
     """The new records, as many in each as fit; the last brings the head."""
-    stored: list[bytes] = []
+    at_hand = {SnapshotId(blake3(sealed).digest()): sealed for sealed in records}
+    stored = [at_hand[snapshot] for snapshot in waiting.records if snapshot in at_hand]
+    if len(stored) < len(waiting.records):
+        stored.clear()
     while len(stored) < len(waiting.records):
         rest = waiting.records[len(stored) :]
         found = await desk.catalogue.read(lambda c: head_rows.records(c, account, rest))  # noqa: B023

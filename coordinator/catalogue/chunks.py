@@ -139,11 +139,15 @@ def commit(
     account: AccountRow,
     upload: UploadRow,
     stripes: Sequence[DurableStripe],
+    beside_bytes: int = 0,
 ) -> list[CommittedChunk]:
     """Insert rows for stripes at their write quorum; note slots without a receipt as missing.
 
     A row that is there stays, and is pinned, unless claim told to replace its very generation.
     Committing the same stripe again with more receipts clears its missing slots.
+
+    Args:
+        beside_bytes: what the same transaction stores for the upload beside the stripes.
 
     Raises:
         GroupMoved: a group changed since the stripes were judged.
@@ -177,7 +181,7 @@ def commit(
             added += stripe.sealed_bytes
             fresh.append(stripe)
             answers.append(CommittedChunk(upload.id, len(stripe.missing)))
-    take_quota(connection, account, upload, added)
+    take_quota(connection, account, upload, added + beside_bytes)
     _pin(connection, account, pinned)
     _remove(connection, account, replaced)
     _insert(connection, account, upload, fresh)

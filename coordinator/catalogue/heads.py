@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -11,9 +11,11 @@ from blake3 import blake3
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
+from holdfast.coordinator.catalogue.chunks import commit
 from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.schema import accounts, heads, pending_heads, snapshot_records
-from holdfast.coordinator.catalogue.uploads import require_open, take_quota
+from holdfast.coordinator.catalogue.uploads import end_upload, require_open, take_quota
+from holdfast.coordinator.quorum import DurableStripe
 from holdfast.protocol.accounts import (
     NO_DIGEST,
     Head,
@@ -28,7 +30,7 @@ from holdfast.protocol.accounts import (
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, Conflict, HeadMoved, SweptSince
 from holdfast.protocol.failpoints import reached
-from holdfast.protocol.ids import AccountId, ClusterId, Digest, NodeId, PublicKey, SnapshotId
+from holdfast.protocol.ids import AccountId, ClusterId, Digest, NodeId, PublicKey, SnapshotId, UploadId
 from holdfast.protocol.limits import (
     HEAD_LINKS_MAX,
     HEAD_NEW_RECORDS_MAX,
@@ -54,6 +56,10 @@ __all__ = [
     "records",
     "settle_head",
 ]
+
+
+RequireUp = Callable[[Collection[Witness], Collection[Witness]], None]
+"""Are enough of a head's witnesses, and of its predecessor's, up? Raises NoQuorum."""
 
 
 def _newest(connection: Connection, account: AccountRow) -> tuple[int, Signed, bytes, int] | None:
@@ -125,11 +131,18 @@ def begin_head(
     posted: PostHead,
     nodes: Mapping[NodeId, PublicKey],
     now_ms: int,
+    *,
+    stripes: Sequence[DurableStripe] = (),
+    ends: bool = False,
+    require_up: RequireUp | None = None,
 ) -> Pending | HeadState:
     """Compare-and-swap on (seq, previous hash): take a head as pending, until :func:`settle_head`.
 
     Args:
         nodes: who may be a witness, with its key.
+        stripes: what is committed with it; see :func:`chunks.commit`.
+        ends: where nobody has to agree, the upload ends with it.
+        require_up: asked about its witnesses, and those of its predecessor, before it is taken.
 
     Returns:
         What waits for its witnesses, also when this very head did already. The state with the head in
@@ -139,9 +152,10 @@ def begin_head(
         HeadMoved: another head is there; details: seq.
         Conflict: another head waits for its witnesses.
         UploadEnded: its upload has ended. SweptSince: it started before the last sweep.
-        QuotaExceeded: the new records do not fit.
+        QuotaExceeded: the new records or stripes do not fit. GroupMoved: see :func:`chunks.commit`.
         Refused, Rollback, ForkDetected, BadRequest: see protocol.accounts.open_head; or a witness is no
             node of the cluster.
+        Whatever ``require_up`` raises.
     """
     newest = _newest(connection, account)
     if newest is not None and newest[1] == posted.head:
@@ -168,14 +182,30 @@ def begin_head(
             do="Claim everything the snapshot reaches in a new upload, then post again.",
         )
     listed = open_snapshot_list(posted.snapshot_list, head)
+    before = tuple(decode(newest[1].payload, Head).witnesses) if newest else ()
+    if require_up is not None:
+        require_up(head.witnesses, before)
     fresh = _keep_records(connection, account, posted, listed, newest[2] if newest else None)
-    take_quota(connection, account, upload, sum(map(len, fresh.values())))
-    _add_pending(connection, account, posted, head.seq, fresh, now_ms)
-    made = pending_head(connection, account)
-    assert made is not None
-    if not made.witnesses and not made.before:
-        return settle_head(connection, account, made.digest)
-    return made
+    records_bytes = sum(map(len, fresh.values()))
+    if stripes:
+        commit(connection, account, upload, stripes, records_bytes)
+    else:
+        take_quota(connection, account, upload, records_bytes)
+    digest = signed_digest(posted.head)
+    _add_pending(connection, account, posted, head.seq, digest, fresh, now_ms)
+    if not head.witnesses and not before:
+        return settle_head(connection, account, digest, ended=upload.id if ends else None)
+    return Pending(
+        account.id,
+        head.seq,
+        posted.head,
+        digest,
+        posted.snapshot_list,
+        account.device_list,
+        tuple(fresh),
+        tuple(head.witnesses),
+        before,
+    )
 
 
 def _check_witnesses(head: Head, nodes: Mapping[NodeId, PublicKey]) -> None:
@@ -199,6 +229,7 @@ def _add_pending(
     account: AccountRow,
     posted: PostHead,
     seq: int,
+    digest: Digest,
     fresh: Collection[bytes],
     now_ms: int,
 ) -> None:
@@ -208,7 +239,7 @@ def _add_pending(
             account=account.number,
             seq=seq,
             signed=encode(posted.head),
-            digest=bytes(signed_digest(posted.head)),
+            digest=bytes(digest),
             snapshot_list=posted.snapshot_list,
             records=b"".join(fresh),
             device_list=encode(account.device_list),
@@ -217,12 +248,19 @@ def _add_pending(
     )
 
 
-def settle_head(connection: Connection, account: AccountRow, digest: Digest) -> HeadState:
+def settle_head(
+    connection: Connection, account: AccountRow, digest: Digest, *, ended: UploadId | None = None
+) -> HeadState:
     """A pending head is agreed: it is the account's newest now. Again is fine.
+
+    Args:
+        ended: an upload that has nothing more to do then.
 
     Raises:
         HeadMoved: it is neither pending nor the newest.
     """
+    if ended is not None:
+        end_upload(connection, account, ended)
     newest = _newest(connection, account)
     row = connection.execute(
         select(pending_heads).where(pending_heads.c.account == account.number)

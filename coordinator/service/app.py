@@ -7,6 +7,7 @@ from aiohttp import web
 from holdfast.coordinator.service.accounts import AccountHandlers
 from holdfast.coordinator.service.admin import AdminHandlers
 from holdfast.coordinator.service.audits import AuditHandlers
+from holdfast.coordinator.service.backups import BackupHandlers
 from holdfast.coordinator.service.compacts import CompactHandlers
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.heads import HeadHandlers
@@ -24,9 +25,11 @@ __all__ = ["make_app"]
 def make_app(desk: Desk) -> web.Application:
     """All routes over one desk."""
     app = web.Application(middlewares=[errors_middleware], client_max_size=MESSAGE_BYTES_MAX)
+    uploads = UploadHandlers(desk)
     for handlers in (
         AccountHandlers(desk),
-        UploadHandlers(desk),
+        uploads,
+        BackupHandlers(desk, uploads),
         HeadHandlers(desk),
         SweepHandlers(desk),
         NodeHandlers(desk),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 from aiohttp import web
@@ -11,15 +12,27 @@ from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.heads import head_state, newest_witnesses, records
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.witnessing import post_head, proposed
+from holdfast.protocol.accounts import Witness
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.failpoints import reached
+from holdfast.protocol.ids import AccountId
 from holdfast.protocol.messages.heads import FetchRecords, HeadState, PostHead, Records
 from holdfast.protocol.serving import msgpack_answer
 
-__all__ = ["HeadHandlers"]
+__all__ = ["HeadHandlers", "shown"]
 
 _NUMBER: Final = re.compile(r"[0-9]{1,15}")
+
+
+def shown(desk: Desk, account: AccountId, state: HeadState, witnesses: Collection[Witness]) -> HeadState:
+    """The newest head, whose witnesses these are, with those that shall witness the next one."""
+    return HeadState(
+        head=state.head,
+        snapshot_list=state.snapshot_list,
+        links=state.links,
+        proposed=proposed(desk, account, witnesses),
+    )
 
 
 class HeadHandlers:
@@ -55,14 +68,7 @@ class HeadHandlers:
                 newest_witnesses(c, row),
             )
         )
-        return msgpack_answer(
-            HeadState(
-                head=state.head,
-                snapshot_list=state.snapshot_list,
-                links=state.links,
-                proposed=proposed(self._desk, asked.account, witnesses),
-            )
-        )
+        return msgpack_answer(shown(self._desk, asked.account, state, witnesses))
 
     async def records(self, request: web.Request) -> web.Response:
         """Sealed snapshot records."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
 from holdfast.coordinator.catalogue import chunks as chunk_rows
@@ -10,7 +12,7 @@ from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.placement import Group
-from holdfast.coordinator.quorum import durable_stripes, open_receipts
+from holdfast.coordinator.quorum import DurableStripe, durable_stripes, open_receipts
 from holdfast.coordinator.reconciling import unproven_slots
 from holdfast.coordinator.service.desk import Asked, Desk
 from holdfast.coordinator.service.stripes import bare_slots
@@ -44,7 +46,7 @@ from holdfast.protocol.messages.uploads import (
 )
 from holdfast.protocol.serving import msgpack_answer
 
-__all__ = ["UploadHandlers"]
+__all__ = ["UploadHandlers", "check_opening", "proven_stripes"]
 
 
 def _bounded(count: int, most: int, what: str) -> None:
@@ -69,6 +71,31 @@ def _holders(live: Live, group: Group) -> list[list[NodeId]]:
     return found
 
 
+def check_opening(exclude: Sequence[NodeId], expected_bytes: int) -> None:
+    """Bounds of what an upload is opened with."""
+    _bounded(len(exclude), NODES_MAX, "excluded nodes")
+    if not 0 <= expected_bytes <= COUNTED_BYTES_MAX:
+        raise BadRequest(f"a backup is expected to have 0 to {COUNTED_BYTES_MAX} bytes")
+
+
+def proven_stripes(desk: Desk, asked: Asked, upload: UploadId, told: Commit) -> list[DurableStripe]:
+    """What a commit names, as far as receipts prove it: all of it, or it is refused."""
+    _bounded(len(told.chunks), COMMIT_CHUNKS_MAX, "chunks")
+    _bounded(len(told.receipts), COMMIT_RECEIPTS_MAX, "receipts")
+    if len({chunk.chunk for chunk in told.chunks}) != len(told.chunks):
+        raise BadRequest("a commit names each chunk once")
+    receipts = open_receipts(
+        told.receipts,
+        {node: row.key for node, row in desk.live.nodes.items()},
+        cluster=desk.identity.cluster,
+        account=asked.account,
+        upload=upload,
+        term=desk.identity.term,
+    )
+    trusted = [receipt for receipt in receipts if desk.live.is_trusted(receipt.node)]
+    return durable_stripes(told.chunks, trusted, desk.live.groups, upload)
+
+
 class UploadHandlers:
     """See protocol.messages.uploads."""
 
@@ -85,17 +112,18 @@ class UploadHandlers:
         router.add_post("/v1/locate", self.locate)
         router.add_post("/v1/reports", self.report)
 
-    async def _opened(self, asked: Asked, row: upload_rows.UploadRow, exclude: list[NodeId]) -> web.Response:
+    async def opened(
+        self, asked: Asked, row: upload_rows.UploadRow, exclude: Sequence[NodeId]
+    ) -> UploadOpened:
+        """An upload with its leases."""
         leases = await self._desk.leases(asked, row.id, frozenset(exclude))
-        return msgpack_answer(
-            UploadOpened(
-                upload=row.id,
-                leases=leases,
-                epoch=self._desk.live.epoch,
-                head_seq=row.head_seq,
-                sweep_generation=row.sweep_generation,
-                silence_ms=UPLOAD_SILENCE_MS,
-            )
+        return UploadOpened(
+            upload=row.id,
+            leases=leases,
+            epoch=self._desk.live.epoch,
+            head_seq=row.head_seq,
+            sweep_generation=row.sweep_generation,
+            silence_ms=UPLOAD_SILENCE_MS,
         )
 
     async def open(self, request: web.Request) -> web.Response:
@@ -103,9 +131,7 @@ class UploadHandlers:
         desk = self._desk
         asked = await desk.device(request)
         told = decode(asked.body, OpenUpload)
-        _bounded(len(told.exclude), NODES_MAX, "excluded nodes")
-        if not 0 <= told.expected_bytes <= COUNTED_BYTES_MAX:
-            raise BadRequest(f"a backup is expected to have 0 to {COUNTED_BYTES_MAX} bytes")
+        check_opening(told.exclude, told.expected_bytes)
         now_ms = desk.live.steady_ms()
         row = await desk.catalogue.write(
             lambda c: upload_rows.open_upload(
@@ -113,7 +139,7 @@ class UploadHandlers:
             )
         )
         reached("coordinator.upload.opened")
-        return await self._opened(asked, row, told.exclude)
+        return msgpack_answer(await self.opened(asked, row, told.exclude))
 
     async def renew(self, request: web.Request) -> web.Response:
         """A sign of life; fresh leases and tickets."""
@@ -125,7 +151,7 @@ class UploadHandlers:
         row = await desk.catalogue.write(
             lambda c: upload_rows.renew_upload(c, account_row(c, asked.account), upload, now_ms)
         )
-        return await self._opened(asked, row, told.exclude)
+        return msgpack_answer(await self.opened(asked, row, told.exclude))
 
     async def claim(self, request: web.Request) -> web.Response:
         """What is stored already."""
@@ -154,22 +180,8 @@ class UploadHandlers:
         """Stripes at their write quorum become rows."""
         desk = self._desk
         asked = await desk.device(request)
-        told = decode(asked.body, Commit)
-        _bounded(len(told.chunks), COMMIT_CHUNKS_MAX, "chunks")
-        _bounded(len(told.receipts), COMMIT_RECEIPTS_MAX, "receipts")
-        if len({chunk.chunk for chunk in told.chunks}) != len(told.chunks):
-            raise BadRequest("a commit names each chunk once")
         upload = _upload(request)
-        receipts = open_receipts(
-            told.receipts,
-            {node: row.key for node, row in desk.live.nodes.items()},
-            cluster=desk.identity.cluster,
-            account=asked.account,
-            upload=upload,
-            term=desk.identity.term,
-        )
-        trusted = [receipt for receipt in receipts if desk.live.is_trusted(receipt.node)]
-        stripes = durable_stripes(told.chunks, trusted, desk.live.groups, upload)
+        stripes = proven_stripes(desk, asked, upload, decode(asked.body, Commit))
 
         answers = await desk.catalogue.write(
             lambda c: chunk_rows.commit(

@@ -1,0 +1,81 @@
+"""A backup's first and last conversation: each one request, one transaction, where it would be three."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from holdfast.coordinator.catalogue.accounts import account_row
+from holdfast.coordinator.catalogue.heads import head_state, newest_witnesses
+from holdfast.coordinator.catalogue.uploads import open_upload
+from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.heads import shown
+from holdfast.coordinator.service.uploads import UploadHandlers, check_opening, proven_stripes
+from holdfast.coordinator.witnessing import post_head
+from holdfast.protocol.codec import decode
+from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.failpoints import reached
+from holdfast.protocol.messages.accounts import AccountState
+from holdfast.protocol.messages.backups import BackupBegun, BeginBackup, PostSnapshot
+from holdfast.protocol.serving import msgpack_answer
+
+__all__ = ["BackupHandlers"]
+
+_SINCE_MAX = 10**15
+
+
+class BackupHandlers:
+    """See protocol.messages.backups."""
+
+    def __init__(self, desk: Desk, uploads: UploadHandlers) -> None:
+        self._desk = desk
+        self._uploads = uploads
+
+    def routes(self, router: web.UrlDispatcher) -> None:
+        """Add the paths."""
+        router.add_post("/v1/backups", self.begin)
+        router.add_post("/v1/snapshots", self.post)
+
+    async def begin(self, request: web.Request) -> web.Response:
+        """An upload opens; account and heads are those of the same transaction."""
+        desk = self._desk
+        asked = await desk.device(request)
+        told = decode(asked.body, BeginBackup)
+        check_opening(told.exclude, told.expected_bytes)
+        if not 0 <= told.since < _SINCE_MAX:
+            raise BadRequest("'since' is the number of a head")
+        now_ms = desk.live.steady_ms()
+        row, account, state, witnesses = await desk.catalogue.write(
+            lambda c: (
+                open_upload(
+                    c,
+                    (found := account_row(c, asked.account)),
+                    told.upload,
+                    asked.device.id,
+                    told.expected_bytes,
+                    now_ms,
+                ),
+                found,
+                head_state(c, found, told.since),
+                newest_witnesses(c, found),
+            )
+        )
+        reached("coordinator.upload.opened")
+        return msgpack_answer(
+            BackupBegun(
+                opened=await self._uploads.opened(asked, row, told.exclude),
+                account=AccountState(
+                    account=account.id, device_list=account.device_list, quota_bytes=account.quota_bytes
+                ),
+                heads=shown(desk, asked.account, state, witnesses),
+            )
+        )
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Chunks and the head that needs them: taken together, acknowledged when the head is witnessed."""
+        desk = self._desk
+        asked = await desk.device(request)
+        told = decode(asked.body, PostSnapshot)
+        stripes = proven_stripes(desk, asked, told.post.upload, told.commit)
+        state = await post_head(desk, asked.account, told.post, stripes=stripes, ends=True)
+        reached("coordinator.head.committed")
+        return msgpack_answer(state)
