@@ -18,9 +18,7 @@ __all__ = ["backup", "check", "coordinator_option", "ls", "open_client", "restor
 def open_client(coordinator: str | None) -> AsyncClient:
     """A client for this device's account."""
     from holdfast.client.sdk import AsyncClient
-    from holdfast.protocol.terminal import configure_logging
 
-    configure_logging(False, "warning")
     return AsyncClient(coordinator=coordinator)
 
 
@@ -217,7 +215,7 @@ def restore(
     started = clock()
 
     async def work(moved: Any) -> Any:
-        from dataclasses import replace
+        from msgspec.structs import replace
 
         async with open_client(coordinator) as client:
             chosen = await client.find(wanted, device=device, path=of_path)

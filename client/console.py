@@ -7,11 +7,17 @@ imported when the command runs. This file is the house test's only exception to
 
 from __future__ import annotations
 
+import atexit
+import gc
+import os
+import sys
+import threading
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
-__all__ = ["main"]
+__all__ = ["entry", "main"]
 
 _COMMANDS = {
     "init": ("holdfast.client.command_account:init", "Create an account and print its recovery code."),
@@ -106,5 +112,28 @@ def main() -> None:
     """
 
 
+def entry() -> NoReturn:
+    """The whole process of the console script.
+
+    Garbage is not looked for while everything is being loaded: nothing of that is any (terminal.run turns
+    the collector on). At the end what a process promises is done, but the interpreter is not taken apart:
+    that takes longer than a round trip to the coordinator, and the kernel does it at once.
+    """
+    gc.disable()
+    try:
+        main(prog_name="holdfast")
+    except SystemExit as leaving:
+        if threading.active_count() > 1 or not isinstance(leaving.code, int | None):
+            raise  # somebody is still at work, or there is something to say: as usual
+        atexit._run_exitfuncs()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            raise leaving from None  # Python has its own way of telling that
+        os._exit(leaving.code or 0)
+    raise AssertionError("click ends a command with SystemExit")
+
+
 if __name__ == "__main__":
-    main(prog_name="holdfast")
+    entry()

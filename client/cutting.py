@@ -9,6 +9,7 @@ only sizes; it is obfuscation, not secrecy. Xia et al., "FastCDC", USENIX ATC
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -19,6 +20,7 @@ from holdfast.client.limits import CUT_BYTES_AVERAGE, CUT_BYTES_MAX, CUT_BYTES_M
 __all__ = ["StreamCutter", "cut_seed"]
 
 _BUFFER_BYTES = CUT_BYTES_MAX + READ_BYTES
+_LOOK_AGAIN_BYTES = CUT_BYTES_AVERAGE // 2
 
 
 def cut_seed(cut_key: bytes) -> int:
@@ -42,48 +44,44 @@ class StreamCutter:
         self._cutter = _cutter(seed)
         self._buffer = memoryview(b"")
         self._start = self._end = 0
+        self._look_at = CUT_BYTES_AVERAGE
 
     def room(self) -> memoryview:
         """Where to put up to READ_BYTES of what comes next; then call :meth:`take`."""
-        self._grow_to(_BUFFER_BYTES)
+        if not self._buffer:
+            # Zeros of the kernel's: a short stream pays for the pages that it fills, no others.
+            self._buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
         if len(self._buffer) - self._end < READ_BYTES:
             held = self.held_bytes
             self._buffer[:held] = self._buffer[self._start : self._end]
             self._start, self._end = 0, held
         return self._buffer[self._end : self._end + READ_BYTES]
 
-    def _grow_to(self, wanted: int) -> None:
-        """A stream of a few KiB gets a buffer of a few KiB: a whole one takes longer to zero than to seal."""
-        if len(self._buffer) < wanted:
-            longer = memoryview(bytearray(min(_BUFFER_BYTES, max(wanted, 2 * len(self._buffer)))))
-            longer[: self._end] = self._buffer[: self._end]
-            self._buffer = longer
-
     def take(self, count: int) -> Iterator[memoryview]:
         """So many bytes were put into the room; gives the chunks whose ends are certain by now.
 
-        A cut is certain once CUT_BYTES_MAX bytes from its start are there: nothing
-        that comes later can move it.
+        A cut that lies before the end of what is there is certain: the gear's hash fell upon it, and
+        nothing that comes later can move it. So is one at CUT_BYTES_MAX.
         """
         self._end += count
-        first, view = self._start, self._buffer[self._start : self._end]
-        if len(view) < CUT_BYTES_MAX:
+        if self.held_bytes < self._look_at:
             return
-        chunks = self._cutter.cut_buf(view)
-        while self.held_bytes >= CUT_BYTES_MAX:
-            chunk = next(chunks)
-            self._start = first + chunk.offset + chunk.length
-            yield view[chunk.offset : chunk.offset + chunk.length]
+        first, view = self._start, self._buffer[self._start : self._end]
+        for chunk in self._cutter.cut_buf(view):
+            end = chunk.offset + chunk.length
+            if end == len(view) and chunk.length < CUT_BYTES_MAX:
+                break
+            self._start = first + end
+            yield view[chunk.offset : end]
+        # What is held was looked at in vain: look again when there is a good deal more.
+        self._look_at = min(self.held_bytes + _LOOK_AGAIN_BYTES, CUT_BYTES_MAX)
 
     def feed(self, portion: bytes | bytearray | memoryview) -> Iterator[memoryview]:
         """Take bytes that lie elsewhere; gives the chunks whose ends are certain by now."""
         view = memoryview(portion)
         while len(view):
-            if self._end + len(view) <= _BUFFER_BYTES:
-                self._grow_to(self._end + len(view))
-                room = self._buffer[self._end :]
-            else:
-                room = self.room()
+            free = self._buffer[self._end :]
+            room = free if len(view) <= len(free) else self.room()
             count = min(len(room), len(view))
             room[:count] = view[:count]
             yield from self.take(count)
@@ -100,6 +98,7 @@ class StreamCutter:
     def clear(self) -> None:
         """Forget what was put in: a new stream begins."""
         self._start = self._end = 0
+        self._look_at = CUT_BYTES_AVERAGE
 
     @property
     def held_bytes(self) -> int:

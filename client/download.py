@@ -14,7 +14,8 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from holdfast.client.hedging import Hedging
 from holdfast.client.limits import (
@@ -45,8 +46,7 @@ _LOOK_S = 0.05
 """How often to look whether a hedge may be made by now."""
 
 
-@dataclass(slots=True, eq=False)
-class _Ask:
+class _Ask(Struct, eq=False):
     """One request under way, for those readings whose answers are still to come.
 
     ``lags``: others are asked meanwhile, it may still answer.

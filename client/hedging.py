@@ -9,7 +9,7 @@ Scale", CACM 56(2), 2013. Lag is 1.5 times what such a read typically takes, and
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
+from collections.abc import Iterable
 from typing import Final
 
 from holdfast.client.limits import HEDGE_AHEAD_MAX, HEDGE_LAG_S_MIN, HEDGE_PART, LATENCIES_REMEMBERED
@@ -50,8 +50,8 @@ class Hedging:
         """
         if len(self._recent) < _SAMPLES_MIN:
             return otherwise_s
-        typical_s = median(seconds for seconds, _ in self._recent)
-        typical_bytes = median(size for _, size in self._recent) or 1
+        typical_s = _middle(seconds for seconds, _ in self._recent)
+        typical_bytes = _middle(size for _, size in self._recent) or 1
         larger = max(1.0, answer_bytes / typical_bytes)
         return min(otherwise_s, max(HEDGE_LAG_S_MIN, _LAG_FACTOR * typical_s * larger))
 
@@ -62,3 +62,10 @@ class Hedging:
     def hedged(self) -> None:
         """A request was made because another one lags."""
         self.hedges += 1
+
+
+def _middle(values: Iterable[float]) -> float:
+    """The median: of an even number the upper one of the two in the middle. (The library's statistics
+    would be loaded for this alone, with fractions and random numbers.)"""
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]

@@ -51,6 +51,8 @@ XATTR_BYTES_MAX = 256 * KIB
 
 # Sending
 BATCH_SEALED_BYTES = 8 * MIB
+BATCH_FIRST_SEALED_BYTES = MIB
+"""The first batch; each may be twice the one before."""
 BATCH_CHUNKS_MAX = 256
 BATCHES_IN_FLIGHT_MAX = 3
 HELD_SEALED_BYTES_MAX = 256 * KIB
@@ -77,6 +79,8 @@ NODE_REST_S = 5.0
 """A node that failed a read is asked last for so long."""
 RESTORE_WINDOW_BYTES = 16 * MIB
 """Plaintext of the chunks of one restore window; up to three windows are in memory."""
+RESTORE_FIRST_WINDOW_BYTES = 2 * MIB
+"""The first window; each may be twice the one before."""
 RESTORE_WINDOW_ACTIONS_MAX = 2048
 RESTORE_WINDOWS_AHEAD_MAX = 2
 
@@ -108,5 +112,7 @@ assert (
     < CUT_BYTES_MAX
 )
 assert BATCH_CHUNKS_MAX <= SHARD_BATCH_ENTRIES_MAX
+assert BATCH_FIRST_SEALED_BYTES <= BATCH_SEALED_BYTES
+assert RESTORE_FIRST_WINDOW_BYTES <= RESTORE_WINDOW_BYTES
 assert BATCH_SEALED_BYTES + CHUNK_PLAIN_BYTES_MAX * 2 <= SHARD_BATCH_BODY_BYTES_MAX
 assert BATCH_CHUNKS_MAX <= LOCATE_CHUNKS_MAX

@@ -13,10 +13,10 @@ which (docs/FORMAT.md, "Manifest").
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from blake3 import blake3
+from msgspec import Struct
 
 from holdfast.client.entries import Entry, Extent, check_entry, check_path
 from holdfast.client.identity import AccountKeys
@@ -83,8 +83,7 @@ class _Page(Record):
     entries: list[PageEntry]
 
 
-@dataclass(frozen=True, slots=True)
-class UnreadablePage:
+class UnreadablePage(Struct, frozen=True):
     """A page that cannot be read now: everything between two paths is unknown.
 
     ``after`` and ``before`` are the last path known before it and the first behind it (empty: none).

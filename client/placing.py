@@ -17,8 +17,9 @@ import re
 import stat
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from holdfast.client.entries import Entry
 from holdfast.protocol.clock import SYSTEM, Source
@@ -37,8 +38,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
 
-@dataclass(slots=True)
-class Placed:
+class Placed(Struct):
     """Counts of what could not be set as a user who is not root."""
 
     owners_skipped: int = 0

@@ -53,22 +53,28 @@ class ChunkUse:
         """
         below = _Below(roots)
         used: dict[ChunkId, int] = {}
-        sizes: dict[ChunkId, int] = {}
+        enough: set[ChunkId] = set()
         for _, page in pages:
             if page is None:
                 continue
+            chunks = page.chunks
             for raw in page.raw_entries:
                 # Only small files count: large ones have chunks of their own.
-                if not raw.digest or not below.holds(raw.path) or not is_still_there(raw):
+                if not raw.digest or not below.holds(raw.path):
                     continue
-                for index, _, length in raw.extents:
-                    ref = page.chunks[index] if 0 <= index < len(page.chunks) else None
-                    if ref is not None:
-                        used[ref.chunk] = used.get(ref.chunk, 0) + length
-                        sizes[ref.chunk] = ref.plain_bytes
-        return cls(
-            frozenset(chunk for chunk, count in used.items() if 0 < count * REPACK_PARTS < sizes[chunk])
-        )
+                wanted = [
+                    (chunks[index], length)
+                    for index, _, length in raw.extents
+                    if 0 <= index < len(chunks) and chunks[index].chunk not in enough
+                ]
+                # Where nothing has changed, three files out of four need not be looked at.
+                if not wanted or not is_still_there(raw):
+                    continue
+                for ref, length in wanted:
+                    count = used[ref.chunk] = used.get(ref.chunk, 0) + length
+                    if count * REPACK_PARTS >= ref.plain_bytes:
+                        enough.add(ref.chunk)
+        return cls(frozenset(used.keys() - enough))
 
     def is_little(self, entry: Entry) -> bool:
         """Does a small file lie in a chunk that is hardly used?"""

@@ -10,12 +10,14 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from holdfast.client.chunks import ChunkSource
 from holdfast.client.entries import Entry, Extent
 from holdfast.client.exclude import Excluder
 from holdfast.client.limits import (
+    RESTORE_FIRST_WINDOW_BYTES,
     RESTORE_WINDOW_ACTIONS_MAX,
     RESTORE_WINDOW_BYTES,
     RESTORE_WINDOWS_AHEAD_MAX,
@@ -42,8 +44,7 @@ from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NotFound
 __all__ = ["RestorePlan", "RestoreReport", "open_refs", "run_restore"]
 
 
-@dataclass(frozen=True, slots=True)
-class RestorePlan:
+class RestorePlan(Struct, frozen=True):
     """What to restore, and where to.
 
     Attributes:
@@ -111,9 +112,19 @@ class _Planner:
         self._folders: list[tuple[Entry, tuple[bytes, ...], bool]] = []
         self._job: FileJob | None = None
         self._rest: deque[Extent] = deque()
+        self._most_bytes = RESTORE_FIRST_WINDOW_BYTES
         self._linked: dict[tuple[int, int], FileJob] = {}
         self.window = Window()
         self.matched = 0
+
+    def next_window(self) -> Window:
+        """The window as it is, for carrying out; a new one begins.
+
+        The first is small and each may be twice the one before, up to the most: writing begins early.
+        """
+        full, self.window = self.window, Window()
+        self._most_bytes = min(2 * self._most_bytes, RESTORE_WINDOW_BYTES)
+        return full
 
     def take(self, entry: Entry) -> bool:
         """Plan one entry; False when the present window must be carried out first (then ask again)."""
@@ -177,14 +188,14 @@ class _Planner:
     def _drain(self) -> bool:
         """Put the file's extents into the window as far as they fit; True when none is left."""
         fitting: list[Extent] = []
-        while self._rest and self.window.plain_bytes < RESTORE_WINDOW_BYTES:
+        while self._rest and self.window.plain_bytes < self._most_bytes:
             extent = self._rest.popleft()
             self.window.need(extent.ref)
             fitting.append(extent)
         if fitting:
             assert self._job is not None
             self.window.actions.append(Content(self._job, tuple(fitting), False))
-        return not self._rest and self.window.plain_bytes < RESTORE_WINDOW_BYTES
+        return not self._rest and self.window.plain_bytes < self._most_bytes
 
     def _end_file(self) -> None:
         if self._job is None:
@@ -230,6 +241,8 @@ class _Restorer:
         self._fetching.append((window, asyncio.create_task(self._fetch(window, before))))
         if len(self._fetching) > RESTORE_WINDOWS_AHEAD_MAX:
             await self._write_next()
+        else:
+            await asyncio.sleep(0)  # the fetch sets out while planning goes on
 
     async def _fetch(
         self,
@@ -314,12 +327,10 @@ async def run_restore(
                 continue
             at = entry.path
             while not planner.take(entry):
-                await restorer.add(planner.window)
-                planner.window = Window()
+                await restorer.add(planner.next_window())
         while not planner.finish():
-            await restorer.add(planner.window)
-            planner.window = Window()
-        await restorer.add(planner.window)
+            await restorer.add(planner.next_window())
+        await restorer.add(planner.next_window())
         at = b""
         await restorer.finish()
         # Contents were durable before they got their names; now the names are, too.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from blake3 import blake3
+from msgspec import Struct, field
 
 from holdfast.client.entries import Entry, Extent
 from holdfast.client.placing import Target, no_room_or
@@ -40,8 +40,7 @@ Contents = Mapping[ChunkRef, Plain | HoldfastError]
 _EntryPath: TypeAlias = bytes
 
 
-@dataclass(slots=True)
-class RestoreReport:
+class RestoreReport(Struct):
     """What a restore did.
 
     Attributes:
@@ -71,8 +70,7 @@ class RestoreReport:
         return not self.failed and not self.unreadable
 
 
-@dataclass(slots=True, eq=False)
-class FileJob:
+class FileJob(Struct, eq=False):
     """One file being written; ``position`` counts bytes of content (holes left out)."""
 
     entry: Entry
@@ -103,8 +101,7 @@ class FileJob:
             offset, length = offset + run, length - run
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """Some of a file's extents; ``last``: the file is complete after them."""
 
     job: FileJob
@@ -112,16 +109,14 @@ class Content:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Make:
+class Make(Struct, frozen=True):
     """A folder, symbolic link or named pipe."""
 
     entry: Entry
     parts: Parts
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """Another name of a file."""
 
     entry: Entry
@@ -129,8 +124,7 @@ class Link:
     first: FileJob
 
 
-@dataclass(frozen=True, slots=True)
-class FinishFolder:
+class FinishFolder(Struct, frozen=True):
     """Everything in this folder has been told."""
 
     entry: Entry
@@ -140,8 +134,7 @@ class FinishFolder:
 Action = Content | Make | Link | FinishFolder
 
 
-@dataclass(slots=True)
-class Window:
+class Window(Struct):
     """Actions in order, and the chunks they need."""
 
     actions: list[Action] = field(default_factory=list)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from holdfast.client.sealing import SealedChunk
 from holdfast.protocol import erasure
@@ -20,8 +21,7 @@ from holdfast.protocol.stripes import StripeHeader, digest_of
 __all__ = ["StripeBatch", "check_receipt", "encode_batch", "proves_stored"]
 
 
-@dataclass(frozen=True, slots=True)
-class StripeBatch:
+class StripeBatch(Struct, frozen=True):
     """For each slot its header and shards; for the coordinator the chunks; the stripes in order."""
 
     lease: Lease

@@ -13,8 +13,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Self
+
+from msgspec import Struct
 
 from holdfast.client.leases import Leases, OpenUpload
 from holdfast.client.limits import (
@@ -52,8 +53,7 @@ _BATCH_TRIES_MAX = 6
 _LATE_WAIT_S = 3.0
 
 
-@dataclass(slots=True)
-class UploadStats:
+class UploadStats(Struct):
     """What an upload has done so far; bytes are sealed bytes."""
 
     chunks: int = 0

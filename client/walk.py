@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from holdfast.client.exclude import Excluder
 from holdfast.protocol.errors import BadRequest
@@ -26,8 +26,7 @@ class Found(msgspec.Struct, frozen=True):
     stat: os.stat_result
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """Something that could not be looked at."""
 
     path: bytes

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from holdfast.client.limits import WITNESS_TIMEOUT_S, WITNESSES_ASKED_MAX
 from holdfast.client.link import Link
@@ -29,8 +30,7 @@ __all__ = ["Confirmation", "ask_witnesses", "checked_witnesses", "hidden_head", 
 _HINT = "Do not trust this coordinator with new backups; ask its operator what was restored or rebuilt."
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmation:
+class Confirmation(Struct, frozen=True):
     """What the witnesses of a head say: how many of how many keep it, and what follows."""
 
     verdict: Verdict

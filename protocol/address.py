@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.ids import ClusterId
 from holdfast.protocol.limits import TOKEN_SECRET_BYTES, URL_BYTES_MAX
@@ -62,8 +64,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """A cluster's URL and, where it is known, its id."""
 
     url: str

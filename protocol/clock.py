@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 __all__ = ["CLOCK_VARIABLE", "SYSTEM", "FixedSource", "OffsetSource", "Source", "SystemSource"]
 
@@ -87,8 +88,7 @@ class OffsetSource(SystemSource):
         return self._told
 
 
-@dataclass(slots=True)
-class FixedSource:
+class FixedSource(Struct):
     """A source for tests: time moves when told to, bytes come from a seeded counter hash."""
 
     wall_ns: int = 1_700_000_000_000_000_000

@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, cast
+
+from msgspec import Struct
 
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.limits import ANSWER_HEAD_BYTES_MAX, CONNECT_TIMEOUT_S
@@ -45,8 +46,7 @@ class BadAnswer(Exception):
     """What came is not an answer that a server of this cluster gives."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """Status, and the whole body."""
 
     status: int

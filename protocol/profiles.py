@@ -7,7 +7,8 @@ any ``k`` of the ``n`` give the chunk back. All arithmetic of quorums lives here
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.limits import STRIPE_SHARDS_MAX
@@ -15,8 +16,7 @@ from holdfast.protocol.limits import STRIPE_SHARDS_MAX
 __all__ = ["Profile", "default_profile", "fallback_profile"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Profile:
+class Profile(Struct, frozen=True, order=True):
     """``k`` data shards and ``m`` parity shards.
 
     Raises:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 __all__ = ["program_version"]
 
+_BEFORE, _BEHIND = "holdfast-", ".dist-info"
+
 
 @cache
 def program_version() -> str:
-    """The installed version, e.g. "0.1.0"; "unreleased" when run from sources without installing."""
-    from importlib.metadata import PackageNotFoundError, version  # parsers of mail and zip files: 20 ms
+    """The installed version, e.g. "0.1.0"; "unreleased" when run from sources without installing.
+
+    The folder that an installer leaves beside the package says it in its name (PyPA, "Recording
+    installed projects"). Only where there is none is the library asked: it loads parsers of mail and
+    zip files first.
+    """
+    beside = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    found = [name for name in os.listdir(beside) if name.startswith(_BEFORE) and name.endswith(_BEHIND)]
+    if len(found) == 1:
+        return found[0][len(_BEFORE) : -len(_BEHIND)]
+    from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("holdfast")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Struct
 
 from holdfast.protocol.codec import Record, decode, encode
 from holdfast.protocol.errors import BadRequest, Refused, StaleRequest
@@ -87,8 +88,7 @@ def _covered(receiver: bytes, auth: Auth | _Unsigned, method: str, target: str, 
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Unsigned:
+class _Unsigned(Struct, frozen=True):
     role: Role
     account: bytes
     signer: bytes

@@ -7,11 +7,11 @@ counts; the decoded chunk must hash to its id. Runs in threads; touches no netwo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import combinations, islice
 from typing import Literal
 
 from blake3 import blake3
+from msgspec import Struct, field
 
 from holdfast.protocol import erasure
 from holdfast.protocol.codec import decode
@@ -28,8 +28,7 @@ __all__ = ["Reading", "Sealed", "Wrong", "finish", "open_read_answer", "take_ans
 Sealed = bytes | bytearray
 
 
-@dataclass(slots=True, eq=False)
-class Reading:
+class Reading(Struct, eq=False):
     """One chunk being read: what the catalogue says, what has come, what was tried."""
 
     chunk: ChunkId

@@ -10,10 +10,10 @@ faults; against liars the chunk id decides (docs/FORMAT.md, "Stripes").
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final
 
 from blake3 import blake3
+from msgspec import Struct
 
 from holdfast.protocol.errors import BadRequest, IntegrityFailure
 from holdfast.protocol.ids import AccountId, ChunkId, Digest, UploadId
@@ -34,8 +34,7 @@ def digest_of(content: bytes | memoryview) -> Digest:
     return Digest(blake3(content).digest())
 
 
-@dataclass(frozen=True, slots=True)
-class StripeHeader:
+class StripeHeader(Struct, frozen=True):
     """k, m, the sealed chunk's length in bytes, and n shard digests joined (n * 32 bytes).
 
     Raises:
@@ -71,8 +70,7 @@ class StripeHeader:
         return Digest(blake3(head + self.digests).digest())
 
 
-@dataclass(frozen=True, slots=True)
-class ShardRecord:
+class ShardRecord(Struct, frozen=True):
     """Everything a node knows about one shard except its bytes."""
 
     account: AccountId

@@ -211,6 +211,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     keep_freed_memory()
     gc.freeze()  # what is imported by now stays: the collector need not walk it again and again
     gc.set_threshold(*_COLLECT_AFTER)
+    gc.enable()  # the console script loads everything without it
     stopped = False
 
     async def until_done() -> T:

@@ -18,11 +18,11 @@ docs/FORMAT.md, "Witnesses".
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
 from blake3 import blake3
+from msgspec import Struct
 
 from holdfast.protocol.accounts import NO_DIGEST, Head, Witness, open_device_list
 from holdfast.protocol.charter import Charter
@@ -82,8 +82,7 @@ def is_agreed(
     return agrees(own, keeping) and agrees([node for node in before if node not in given_up], keeping)
 
 
-@dataclass(frozen=True, slots=True)
-class Willing:
+class Willing(Struct, frozen=True):
     """A node that could be a witness; ``is_up`` now."""
 
     id: NodeId
@@ -192,8 +191,7 @@ _opened_before = lru_cache(maxsize=_FACTS_REMEMBERED)(_open_facts)
 """They come with every head, and are the same until something changes: see accounts.open_device_list."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """What one witness says of the head it was asked for. ``newer``: it showed a valid head behind it."""
 
     has_it: bool

@@ -225,6 +225,24 @@ def test_the_help_of_the_command_line_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]", done.stderr
 
 
+def test_what_backup_and_restore_load_is_what_they_use() -> None:
+    """Half of a small backup is Python's start: what only servers, bars or other verbs need stays out."""
+    unneeded = "aiohttp,sqlalchemy,lmdb,rich,structlog,importlib.metadata,statistics,holdfast.client.check"
+    code = (
+        "import sys\n"
+        "from holdfast.protocol.program import program_version\n"
+        "from holdfast.client.command import backup, open_client, restore\n"
+        "from holdfast.client import bars, show\n"
+        "import holdfast.client.sdk, holdfast.client.restore\n"
+        "open_client(None), program_version()\n"
+        f"print([m for m in '{unneeded}'.split(',') if m in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 def test_nothing_names_a_machine() -> None:
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -60,7 +60,7 @@ def test_the_wheel_names_its_licence_and_its_command(wheel: Path) -> None:
     metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
     assert metadata["License-Expression"] == "Apache-2.0"
     assert f"{info}/licenses/LICENSE" in archive.namelist()
-    assert "holdfast = holdfast.client.console:main" in archive.read(f"{info}/entry_points.txt").decode()
+    assert "holdfast = holdfast.client.console:entry" in archive.read(f"{info}/entry_points.txt").decode()
     wanted = {
         line.split(";")[0].split("<")[0].split(">")[0].strip()
         for line in metadata.get_all("Requires-Dist", [])

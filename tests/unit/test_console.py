@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -15,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from holdfast.client.console import _COMMANDS, main
+from holdfast.protocol.program import program_version
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
@@ -62,6 +65,39 @@ def test_it_runs_as_a_module_too() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "erasure kernel:" in done.stdout
+
+
+def test_the_version_is_the_installed_one() -> None:
+    """Read off a folder's name; what the library makes of the whole installation must agree."""
+    assert program_version() == version("holdfast")
+
+
+@pytest.mark.parametrize(("words", "code"), [(["version", "--json"], 0), (["qqqqqq"], 2)])
+def test_its_process_ends_with_everything_said_and_the_right_code(words: list[str], code: int) -> None:
+    """The interpreter is not taken apart at the end; nothing that was said may stay in a buffer for that."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "holdfast.client.console", *words],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )  # fmt: skip
+    assert done.returncode == code
+    assert json.loads(done.stdout)["message_type"] == "summary" if code == 0 else "Usage:" in done.stderr
+
+
+def test_whoever_still_works_at_the_end_is_waited_for() -> None:
+    code = (
+        "import threading, sys\n"
+        "import holdfast.client.console as console\n"
+        "def work():\n    threading.main_thread().join()\n    print('done')\n"
+        "threading.Thread(target=work).start()\n"
+        "sys.argv = ['holdfast', '--version']\n"
+        "console.entry()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "done"
 
 
 def test_the_package_gives_both_clients_without_importing_them_early() -> None:

@@ -9,9 +9,10 @@ import pytest
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyfastcdc import FastCDC
 
 from holdfast.client.cutting import StreamCutter, cut_seed
-from holdfast.client.limits import CUT_BYTES_MAX, CUT_BYTES_MIN
+from holdfast.client.limits import CUT_BYTES_AVERAGE, CUT_BYTES_MAX, CUT_BYTES_MIN
 
 DATA = random.Random(7).randbytes(24 * 2**20)
 
@@ -32,11 +33,31 @@ def test_chunks_are_the_stream_in_bounds() -> None:
     assert 10 < len(chunks) < 60
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(1_000, 7 * 2**20), st.integers(0, 12 * 2**20))
-def test_portions_do_not_matter(portion: int, length: int) -> None:
-    data = DATA[:length]
-    assert cut(data, portion=max(portion, 50_000)) == cut(data, portion=max(length, 1))
+def cut_at_once(data: bytes, seed: int = 1) -> list[bytes]:
+    """The definition: the cutter's library, given the whole stream."""
+    whole = FastCDC(CUT_BYTES_AVERAGE, min_size=CUT_BYTES_MIN, max_size=CUT_BYTES_MAX, seed=seed)
+    return [data[chunk.offset : chunk.offset + chunk.length] for chunk in whole.cut_buf(data)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    portion=st.one_of(st.integers(10_000, 200_000), st.integers(200_000, 7 * 2**20)),
+    length=st.integers(0, 12 * 2**20),
+    start=st.integers(0, 2**20),
+    zeros=st.one_of(st.just(0), st.integers(0, 9 * 2**20)),
+)
+def test_portions_do_not_matter(portion: int, length: int, start: int, zeros: int) -> None:
+    data = DATA[start : start + length // 2] + bytes(zeros) + DATA[start + length // 2 : start + length]
+    assert cut(data, portion=portion) == cut_at_once(data)
+
+
+def test_a_chunk_is_given_as_soon_as_its_end_is_found() -> None:
+    """Not when its end could no longer lie elsewhere: sending begins sooner, and less is held."""
+    cutter, given_after = StreamCutter(1), []
+    for start in range(0, len(DATA), 2**16):
+        given_after += [start + 2**16 for _ in cutter.feed(DATA[start : start + 2**16])]
+    ends = [sum(map(len, cut_at_once(DATA)[: n + 1])) for n in range(len(given_after))]
+    assert all(0 < after - end <= 2**20 for after, end in zip(given_after, ends, strict=True))
 
 
 def test_an_insertion_changes_the_chunks_around_it_only() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from blake3 import blake3
+from msgspec.structs import replace
 
 from holdfast.protocol import erasure
 from holdfast.protocol.ids import AccountId, ChunkId, UploadId
