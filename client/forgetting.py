@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from holdfast.client.heads import HeadView, change_list
-from holdfast.client.posting import claim_reached, in_new_uploads, snapshots_of
+from holdfast.client.posting import claim_reached, in_new_uploads
 from holdfast.client.retention import Decision, GroupBy, RetentionPolicy, apply_policy, require_something_kept
 from holdfast.client.session import Session
-from holdfast.client.snapshots import Snapshot, choose, is_of
+from holdfast.client.snapshots import Snapshot, choose, is_of, snapshots_of
 from holdfast.client.upload import Uploader
 from holdfast.protocol.errors import BadRequest, Conflict, HoldfastError, NotFound
 from holdfast.protocol.ids import ChunkId, SnapshotId

@@ -15,7 +15,7 @@ from holdfast.client.progress import OnProgress
 from holdfast.client.reach import snapshots_reach
 from holdfast.client.session import Session
 from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
-from holdfast.client.snapshots import Snapshot, parent_of
+from holdfast.client.snapshots import Snapshot, parent_of, snapshots_of
 from holdfast.client.upload import Uploader
 from holdfast.protocol.errors import BadRequest, Conflict, SweptSince
 from holdfast.protocol.ids import SnapshotId, UploadId
@@ -32,7 +32,6 @@ __all__ = [
     "in_new_uploads",
     "post_snapshot",
     "rehearse",
-    "snapshots_of",
 ]
 
 T = TypeVar("T")
@@ -57,16 +56,6 @@ async def begin_backup(session: Session) -> AsyncIterator[tuple[Uploader, HeadVi
 NO_SNAPSHOT = SnapshotId(bytes(32))
 """The id of what a dry run returns."""
 _LOOKED_AT_TOGETHER = 64
-
-
-async def snapshots_of(session: Session, wanted: Sequence[SnapshotId]) -> list[Snapshot]:
-    """These snapshots, opened, in order.
-
-    Raises:
-        IntegrityFailure: a record is gone or does not open.
-    """
-    records = await session.records(wanted)
-    return [Snapshot.of(snapshot, record) for snapshot, record in zip(wanted, records, strict=True)]
 
 
 async def find_parent(session: Session, head: HeadView, roots: Sequence[bytes]) -> Snapshot | None:

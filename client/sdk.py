@@ -19,16 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from holdfast.client.backup import BackupPlan, run_backup, run_stream_backup
 from holdfast.client.entries import Entry, check_path
 from holdfast.client.exclude import Excluder
 from holdfast.client.home import Home
 from holdfast.client.manifest import UnreadablePage, read_manifest
-from holdfast.client.posting import begin_backup, find_parent, post_snapshot, rehearse, snapshots_of
 from holdfast.client.progress import OnProgress
 from holdfast.client.sealing import SealedChunk
 from holdfast.client.session import Session
-from holdfast.client.snapshots import Snapshot, checked_tags, choose
+from holdfast.client.snapshots import Snapshot, checked_tags, choose, snapshots_of
 from holdfast.client.walk import components, normal_roots
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM, Source
@@ -229,6 +227,9 @@ class AsyncClient:
             BadRequest: a path or pattern is wrong. NoRoom, NoQuorum, QuotaExceeded: nowhere to store it.
             Unreachable, OutcomeUnknown: the coordinator went away; running it again is safe.
         """
+        from holdfast.client.backup import BackupPlan, run_backup
+        from holdfast.client.posting import begin_backup, find_parent, post_snapshot, rehearse
+
         plan = BackupPlan(normal_roots(paths), Excluder(exclude), one_file_system, dry_run)
         labels = checked_tags(tags)
         session = await self._opened()
@@ -256,6 +257,9 @@ class AsyncClient:
         Raises:
             BadRequest: the name is not a plain relative path. Else as :meth:`backup`.
         """
+        from holdfast.client.backup import run_stream_backup
+        from holdfast.client.posting import begin_backup, post_snapshot
+
         path = os.fsencode(name).lstrip(b"/")
         try:
             check_path(path)

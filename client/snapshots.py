@@ -6,17 +6,21 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from holdfast.client.backup import BackupResult, Skipped
+from holdfast.client.backup_result import BackupResult, Skipped
 from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord
 from holdfast.protocol.errors import BadRequest, NotFound
 from holdfast.protocol.ids import DeviceId, SnapshotId
 from holdfast.protocol.limits import LABEL_BYTES_MAX
 
+if TYPE_CHECKING:
+    from holdfast.client.session import Session
+
 PathBytes = bytes
 """The name ``bytes`` means a count inside :class:`Snapshot`."""
 
-__all__ = ["Snapshot", "checked_tags", "choose", "is_of", "parent_of", "split_reference"]
+__all__ = ["Snapshot", "checked_tags", "choose", "is_of", "parent_of", "snapshots_of", "split_reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +138,13 @@ def checked_tags(tags: Iterable[str]) -> list[str]:
                 why=f"a tag has 1 to {LABEL_BYTES_MAX} bytes of printable text and no comma",
             )
     return made
+
+
+async def snapshots_of(session: Session, wanted: Sequence[SnapshotId]) -> list[Snapshot]:
+    """These snapshots, opened, in order.
+
+    Raises:
+        IntegrityFailure: a record is gone or does not open.
+    """
+    records = await session.records(wanted)
+    return [Snapshot.of(snapshot, record) for snapshot, record in zip(wanted, records, strict=True)]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from holdfast.client.heads import HeadView
 from holdfast.client.limits import PRUNE_TRIES_MAX
-from holdfast.client.posting import snapshots_of
 from holdfast.client.progress import OnProgress, Progress
 from holdfast.client.reach import Reached, snapshots_reach
 from holdfast.client.session import Session
+from holdfast.client.snapshots import snapshots_of
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import Conflict, HeadMoved, HoldfastError
 from holdfast.protocol.failpoints import reached

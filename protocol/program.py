@@ -25,6 +25,7 @@ def program_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("holdfast")
+        # An installation without its metadata has none; no record may say so, for none could be read.
+        return str(version("holdfast") or "unreleased")
     except PackageNotFoundError:
         return "unreleased"

@@ -56,7 +56,7 @@ async def both_ways(
     """Back up with pages taken over, and without: it must be the same manifest."""
     fast = await pipeline.backup(tree, parent=parent)
     with monkeypatch.context() as patched:
-        patched.setattr("holdfast.client.backup.still_is", lambda found, raw: False)
+        patched.setattr("holdfast.client.producing.still_is", lambda found, raw: False)
         slow = await pipeline.backup(tree, parent=parent)
     assert await pages_below(pipeline, fast, tree) == await pages_below(pipeline, slow, tree)
     counts = [(r.entries, r.files, r.total_bytes, r.read_files, r.read_bytes) for r in (fast, slow)]
