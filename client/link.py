@@ -2,20 +2,29 @@
 
 First contact proves the cluster: the fetched root key must hash to the cluster's
 id and the charter must be signed by it. Answers that got lost are asked for
-again for a while; every command of the coordinator may be repeated.
+again for a while; every command of the coordinator may be repeated. Where a
+coordinator of a higher term answers by now (it was rebuilt or restored meanwhile),
+the connection goes on with that one; with one whose term is over, never.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from holdfast.client.limits import PATIENCE_S
 from holdfast.protocol.address import Address
 from holdfast.protocol.charter import Charter, cluster_id, open_charter
 from holdfast.protocol.clock import SYSTEM, Source
-from holdfast.protocol.errors import BadRequest, OutcomeUnknown, Refused, Unreachable
+from holdfast.protocol.errors import (
+    BadRequest,
+    HoldfastError,
+    OutcomeUnknown,
+    Refused,
+    Rollback,
+    Unreachable,
+)
 from holdfast.protocol.ids import AccountId, ChunkId, ClusterId, Digest, NodeId, SnapshotId, UploadId
 from holdfast.protocol.limits import RECORDS_FETCH_MAX
 from holdfast.protocol.messages import accounts as account_messages
@@ -56,6 +65,8 @@ class Link:
         self._signer: Signer | None = None
         self._nodes: dict[NodeId, MapNode] = {}
         self._epoch = -1
+        self.reigned: Callable[[Charter], None] = lambda charter: None
+        """Told of the coordinator that has come to answer in place of the one before."""
 
     @classmethod
     async def connect(
@@ -109,6 +120,7 @@ class Link:
         pause = 0.1
         unknown: OutcomeUnknown | None = None
         while True:
+            charter = self.charter
             try:
                 return await self.transport.call(
                     method,
@@ -117,7 +129,7 @@ class Link:
                     message,
                     answer=answer,
                     signer=self.signer if signed else None,
-                    receiver=self.charter.coordinator,
+                    receiver=charter.coordinator,
                     reads=reads or method == "GET",
                 )
             except (Unreachable, OutcomeUnknown) as error:
@@ -127,8 +139,50 @@ class Link:
                     if unknown is not None and unknown is not error:
                         raise unknown from error
                     raise
+            except Refused as error:
+                # Perhaps it was signed for another coordinator than the one that answers by now.
+                refusal: HoldfastError = error
+                try:
+                    if signed and await self._met_successor(charter):
+                        continue
+                except (Refused, Rollback) as other:
+                    refusal = other
+                except Unreachable:
+                    pass
+                if unknown is not None:
+                    # It says nothing of the try whose answer was lost.
+                    raise unknown from refusal
+                raise refusal from None
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
+
+    async def _met_successor(self, before: Charter) -> bool:
+        """Go on with the coordinator that answers, where its term is higher; False: it is the one before.
+
+        Raises:
+            Rollback: its term is over. Refused: it is of another cluster. Unreachable: nobody answers.
+        """
+        if self.charter != before:
+            return True  # another call that was under way has met it
+        url = self.address.url
+        info = await self.transport.call("GET", url, "/v1/cluster", answer=ClusterInfo, reads=True)
+        charter = open_charter(info.root_key, info.charter, self.cluster)
+        self.require_term(charter, self.charter.term)
+        if charter.term == self.charter.term:
+            return self.charter != before
+        self.charter = charter
+        self._nodes, self._epoch = {}, -1
+        self.reigned(charter)
+        return True
+
+    def require_term(self, charter: Charter, met: int) -> None:
+        """A coordinator must not be of a lower term than one that was met; raises Rollback."""
+        if charter.term < met:
+            raise Rollback(
+                f"the coordinator at {self.address.url} is of term {charter.term}, which is over",
+                why=f"this device has met the one of term {met}, which was restored or rebuilt since",
+                do="Ask its operator for the address, and set HOLDFAST_COORDINATOR to it.",
+            )
 
     # Accounts
 

@@ -15,13 +15,13 @@ from holdfast.client.sealing import SealingKeys
 from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord, open_record
 from holdfast.protocol.accounts import DeviceList
 from holdfast.protocol.address import Address
+from holdfast.protocol.charter import Charter
 from holdfast.protocol.clock import Source
 from holdfast.protocol.errors import (
     HoldfastError,
     IntegrityFailure,
     NotFound,
     Refused,
-    Rollback,
     TooFewShards,
 )
 from holdfast.protocol.ids import ChunkId, SnapshotId
@@ -72,18 +72,17 @@ class Session:
                 )
             address = Address(coordinator.url, address.cluster)
         link = await Link.connect(address, transport=transport, source=source)
-        if link.charter.term < known.term:
-            raise Rollback(
-                f"the coordinator at {address.url} is of term {link.charter.term}, which is over",
-                why=f"this device has met the one of term {known.term}, which was restored or rebuilt since",
-                do="Ask its operator for the address, and set HOLDFAST_COORDINATOR to it.",
-            )
+        link.require_term(link.charter, known.term)
         device = home.device()
         link.signed_by(Signer("device", known.account, device.id, device.sign_key, link.cluster))
         opened = cls(home, known, link, source)
+        link.reigned = opened._reigned
         if link.charter.term > known.term:
-            opened._remember(replace(known, term=link.charter.term))
+            opened._reigned(link.charter)
         return opened
+
+    def _reigned(self, charter: Charter) -> None:
+        self._remember(replace(self.known, term=charter.term))
 
     @property
     def current_keys(self) -> AccountKeys:
