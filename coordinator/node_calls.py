@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 from holdfast.coordinator.catalogue.nodes import NodeRow
 from holdfast.coordinator.identity import CoordinatorIdentity
 from holdfast.coordinator.limits import NODE_CALL_TIMEOUT_S
+from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.signing import key_id
-from holdfast.protocol.transport import Transport
+from holdfast.protocol.transport import Transport, body_digest
 
 __all__ = ["NodeCalls"]
 
@@ -38,14 +39,21 @@ class NodeCalls:
         Raises:
             Unreachable: no answer. HoldfastError: what the node refuses.
         """
-        return await self._transport.call(
+        return await self.ask_encoded(node, method, target, encode(message), answer, timeout_s=timeout_s)
+
+    async def ask_encoded(
+        self, node: NodeRow, method: str, target: str, message: bytes, answer: type[T], *, timeout_s: float
+    ) -> T:
+        """:meth:`ask` with a message that is encoded already."""
+        told = await self._transport.send(
             method,
             node.url,
             target,
-            message,
-            answer=answer,
+            [message],
             signer=self._signer,
             receiver=node.id,
+            digest=body_digest(message),
             reads=True,
             timeout_s=timeout_s,
         )
+        return decode(told, answer)

@@ -183,8 +183,9 @@ async def post_head(
             if ended is not None:
                 await desk.catalogue.write(lambda c: end_upload(c, row, ended))
             return await _vouched(desk, row, begun, posted)
-        finally:
+        except BaseException:
             desk.witnessing.dirty.add(account)
+            raise
 
 
 def _taking(
@@ -339,7 +340,7 @@ async def _give_out(
     desk: Desk, account: AccountRow, waiting: Pending, records: Sequence[bytes] = ()
 ) -> Given:
     """Ask all witnesses at once, until enough have answered; the others go on without being waited for."""
-    messages = await _messages(desk, account, waiting, records)
+    messages = [encode(message) for message in await _messages(desk, account, waiting, records)]
     own, before = [each.node for each in waiting.witnesses], [each.node for each in waiting.before]
     asked = {each.node: each for each in (*waiting.before, *waiting.witnesses)}
     gone = given_up(desk, waiting.before)
@@ -349,15 +350,18 @@ async def _give_out(
     async def one(witness: Witness) -> None:
         try:
             for message in messages:
-                kept = await give(desk, witness.node, message)
+                kept = await _given(desk, witness.node, message)
             told = open_statement(kept.statement, desk.identity.cluster, witness)
             if (told.account, told.asked_seq, told.asked_head) != (account.id, waiting.seq, waiting.digest):
                 raise BadRequest("a witness's statement is about another head")
             statements[witness.node] = kept.statement
+            if kept.since > 1 or kept.lacking:
+                desk.witnessing.dirty.add(account.id)
         except (ForkDetected, Rollback):
             refused.add(witness.node)
             desk.witnessing.dirty.add(account.id)
         except HoldfastError as error:
+            desk.witnessing.dirty.add(account.id)
             _log.info("a witness did not keep a head", node=witness.node.short, why=str(error))
 
     running = {asyncio.create_task(one(witness)) for witness in asked.values()}
@@ -416,9 +420,14 @@ async def give(desk: Desk, node: NodeId, message: KeepHead) -> HeadKept:
     Raises:
         HoldfastError: it does not, or does not answer.
     """
+    return await _given(desk, node, encode(message))
+
+
+async def _given(desk: Desk, node: NodeId, message: bytes) -> HeadKept:
+    """The same of a message that is encoded already: it goes to several nodes."""
     row = desk.live.nodes.get(node)
     if row is None:
         raise BadRequest(f"node {node.short} is in the cluster no more")
-    return await desk.calls.ask(
+    return await desk.calls.ask_encoded(
         row, "POST", "/v1/witness/keep", message, HeadKept, timeout_s=WITNESS_CALL_TIMEOUT_S
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.engine import batched
@@ -27,6 +28,18 @@ from holdfast.protocol.messages.uploads import (
 )
 
 __all__ = ["claim", "commit", "locate", "missing_by_chunk", "note_reports"]
+
+
+# Statements of every claim and commit, made once: making one takes as long as running it.
+_ROWS: Final = select(chunks).where(
+    chunks.c.account == bindparam("account"), chunks.c.id.in_(bindparam("ids", expanding=True))
+)
+_MISSING: Final = select(missing.c.chunk, missing.c.slot).where(
+    missing.c.account == bindparam("account"), missing.c.chunk.in_(bindparam("ids", expanding=True))
+)
+_GROUPS: Final = select(group_rows.c.id, group_rows.c.version).where(
+    group_rows.c.id.in_(bindparam("ids", expanding=True))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +65,8 @@ def _rows(connection: Connection, account: AccountRow, wanted: Sequence[ChunkId]
     gone = missing_by_chunk(connection, account, wanted)
     found: dict[ChunkId, _Row] = {}
     for portion in batched(list(dict.fromkeys(wanted))):
-        query = select(chunks).where(
-            chunks.c.account == account.number, chunks.c.id.in_([bytes(chunk) for chunk in portion])
-        )
-        for row in connection.execute(query):
+        asked = {"account": account.number, "ids": [bytes(chunk) for chunk in portion]}
+        for row in connection.execute(_ROWS, asked):
             chunk = ChunkId(row.id)
             found[chunk] = _Row(
                 UploadId(row.generation),
@@ -75,10 +86,8 @@ def missing_by_chunk(
     """Slots noted as missing."""
     slots: dict[ChunkId, set[int]] = defaultdict(set)
     for portion in batched(list(dict.fromkeys(wanted))):
-        query = select(missing.c.chunk, missing.c.slot).where(
-            missing.c.account == account.number, missing.c.chunk.in_([bytes(chunk) for chunk in portion])
-        )
-        for row in connection.execute(query):
+        asked = {"account": account.number, "ids": [bytes(chunk) for chunk in portion]}
+        for row in connection.execute(_MISSING, asked):
             slots[ChunkId(row.chunk)].add(row.slot)
     return {chunk: frozenset(found) for chunk, found in slots.items()}
 
@@ -192,8 +201,7 @@ def commit(
 def _require_groups(connection: Connection, judged: Mapping[int, int]) -> None:
     """The groups (id -> version) must still be at the versions that the receipts were judged by."""
     for portion in batched(list(judged)):
-        query = select(group_rows.c.id, group_rows.c.version).where(group_rows.c.id.in_(portion))
-        now = {row.id: row.version for row in connection.execute(query)}
+        now = {row.id: row.version for row in connection.execute(_GROUPS, {"ids": portion})}
         for group in portion:
             if now.get(group) != judged[group]:
                 raise GroupMoved(f"group {group} has moved on", group=group)

@@ -6,9 +6,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Final
 
 from blake3 import blake3
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.chunks import commit
@@ -62,11 +63,26 @@ RequireUp = Callable[[Collection[Witness], Collection[Witness]], None]
 """Are enough of a head's witnesses, and of its predecessor's, up? Raises NoQuorum."""
 
 
+# Statements of every head, made once: making one takes as long as running it.
+_NEWEST: Final = (
+    select(heads).where(heads.c.account == bindparam("account")).order_by(heads.c.seq.desc()).limit(1)
+)
+_PENDING: Final = select(pending_heads).where(pending_heads.c.account == bindparam("account"))
+_LINKS: Final = (
+    select(heads.c.signed)
+    .where(heads.c.account == bindparam("account"), heads.c.seq > bindparam("since"))
+    .order_by(heads.c.seq)
+    .limit(HEAD_LINKS_MAX)
+)
+_KNOWN_RECORDS: Final = select(snapshot_records.c.id).where(
+    snapshot_records.c.account == bindparam("account"),
+    snapshot_records.c.id.in_(bindparam("ids", expanding=True)),
+)
+
+
 def _newest(connection: Connection, account: AccountRow) -> tuple[int, Signed, bytes, int] | None:
     """(seq, head, snapshot list, device-list seq) of the newest head."""
-    row = connection.execute(
-        select(heads).where(heads.c.account == account.number).order_by(heads.c.seq.desc()).limit(1)
-    ).one_or_none()
+    row = connection.execute(_NEWEST, {"account": account.number}).one_or_none()
     return (row.seq, decode(row.signed, Signed), row.snapshot_list, row.device_list_seq) if row else None
 
 
@@ -93,9 +109,7 @@ class Pending:
 
 def pending_head(connection: Connection, account: AccountRow) -> Pending | None:
     """The account's head that waits for its witnesses."""
-    row = connection.execute(
-        select(pending_heads).where(pending_heads.c.account == account.number)
-    ).one_or_none()
+    row = connection.execute(_PENDING, {"account": account.number}).one_or_none()
     if row is None:
         return None
     signed, size = decode(row.signed, Signed), SnapshotId.SIZE
@@ -262,9 +276,7 @@ def settle_head(
     if ended is not None:
         end_upload(connection, account, ended)
     newest = _newest(connection, account)
-    row = connection.execute(
-        select(pending_heads).where(pending_heads.c.account == account.number)
-    ).one_or_none()
+    row = connection.execute(_PENDING, {"account": account.number}).one_or_none()
     if row is None or row.digest != bytes(digest):
         if newest is not None and signed_digest(newest[1]) == digest:
             return HeadState(head=newest[1], snapshot_list=newest[2], links=[newest[1]])
@@ -374,11 +386,8 @@ def known_records(
     """Those of the records that are here."""
     found: set[SnapshotId] = set()
     for portion in batched(list(wanted)):
-        query = select(snapshot_records.c.id).where(
-            snapshot_records.c.account == account.number,
-            snapshot_records.c.id.in_([bytes(snapshot) for snapshot in portion]),
-        )
-        found.update(SnapshotId(row.id) for row in connection.execute(query))
+        asked = {"account": account.number, "ids": [bytes(snapshot) for snapshot in portion]}
+        found.update(SnapshotId(row.id) for row in connection.execute(_KNOWN_RECORDS, asked))
     return found
 
 
@@ -387,15 +396,9 @@ def head_state(connection: Connection, account: AccountRow, since: int) -> HeadS
     newest = _newest(connection, account)
     if newest is None:
         return HeadState(head=None, snapshot_list=b"", links=[])
-    query = (
-        select(heads.c.signed)
-        .where(heads.c.account == account.number, heads.c.seq > since)
-        .order_by(heads.c.seq)
-        .limit(HEAD_LINKS_MAX)
-    )
     links: list[Signed] = []
     room = MESSAGE_BYTES_MAX // 2
-    for row in connection.execute(query):
+    for row in connection.execute(_LINKS, {"account": account.number, "since": since}):
         room -= len(row.signed)
         if room < 0 and links:
             break

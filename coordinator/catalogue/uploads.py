@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.schema import accounts, uploads
@@ -26,6 +27,18 @@ __all__ = [
 ]
 
 
+# Statements of every upload, made once: making one takes as long as running it.
+_BY_ID: Final = select(uploads).where(uploads.c.id == bindparam("id"))
+_RUNNING: Final = select(func.count()).where(
+    uploads.c.account == bindparam("account"), uploads.c.state == "open"
+)
+_END: Final = (
+    update(uploads)
+    .where(uploads.c.id == bindparam("upload"), uploads.c.account == bindparam("number"))
+    .values(state="ended", reserved_bytes=0)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class UploadRow:
     """An upload; ``head_seq`` and ``sweep_generation`` as they were when it opened."""
@@ -40,7 +53,7 @@ class UploadRow:
 
 
 def _find(connection: Connection, upload: UploadId) -> UploadRow | None:
-    row = connection.execute(select(uploads).where(uploads.c.id == bytes(upload))).one_or_none()
+    row = connection.execute(_BY_ID, {"id": bytes(upload)}).one_or_none()
     if row is None:
         return None
     return UploadRow(
@@ -115,8 +128,8 @@ def open_upload(
         if known.account != account.number or known.device != device:
             raise Conflict("this upload id is taken", do="Draw another one.")
         return require_open(connection, account, upload)
-    running = select(func.count()).where(uploads.c.account == account.number, uploads.c.state == "open")
-    if int(connection.execute(running).scalar() or 0) >= UPLOADS_OPEN_MAX:
+    running = connection.execute(_RUNNING, {"account": account.number}).scalar()
+    if int(running or 0) >= UPLOADS_OPEN_MAX:
         raise Conflict(
             f"the account has {UPLOADS_OPEN_MAX} backups under way",
             do=f"Wait until some have ended; abandoned ones end after {UPLOAD_SILENCE_MS // 60_000} minutes.",
@@ -158,11 +171,7 @@ def renew_upload(connection: Connection, account: AccountRow, upload: UploadId, 
 
 def end_upload(connection: Connection, account: AccountRow, upload: UploadId) -> None:
     """End it; ending twice, or what was never opened, is fine."""
-    connection.execute(
-        update(uploads)
-        .where(uploads.c.id == bytes(upload), uploads.c.account == account.number)
-        .values(state="ended", reserved_bytes=0)
-    )
+    connection.execute(_END, {"upload": bytes(upload), "number": account.number})
 
 
 def hear_again(connection: Connection, now_ms: int) -> None:
