@@ -116,10 +116,13 @@ async def run_stream_backup(
         if len(gathered) >= READ_BYTES:
             taken, gathered = bytes(gathered), bytearray()
             extents.extend(await asyncio.to_thread(producer.feed_stream, cutter, taken))
-    if gathered:
-        extents.extend(await asyncio.to_thread(producer.feed_stream, cutter, bytes(gathered)))
     now_ns = source.now_ns()
     entry = Entry("file", path, mode=0o600, mtime_ns=now_ns, size=size)
-    result = await asyncio.to_thread(producer.end_stream, cutter, entry, extents)
+
+    def end() -> BackupResult:
+        extents.extend(producer.feed_stream(cutter, bytes(gathered)))
+        return producer.end_stream(cutter, entry, extents)
+
+    result = await asyncio.to_thread(end)
     await sink.settle()
     return result

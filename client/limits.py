@@ -55,6 +55,8 @@ BATCH_FIRST_SEALED_BYTES = MIB
 """The first batch; each may be twice the one before."""
 BATCH_CHUNKS_MAX = 256
 BATCHES_IN_FLIGHT_MAX = 3
+ENCODED_AT_ONCE_BYTES_MAX = 64 * KIB
+"""A batch encoded in the event loop: so few bytes take less time than another thread takes to wake up."""
 HELD_SEALED_BYTES_MAX = 256 * KIB
 """A last batch of so many sealed bytes is committed together with the head; a longer one's rows are there at
 once, so that an upload which is interrupted goes on from them."""

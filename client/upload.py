@@ -21,6 +21,7 @@ from holdfast.client.leases import Leases, OpenUpload
 from holdfast.client.limits import (
     BATCH_SEALED_BYTES,
     BATCHES_IN_FLIGHT_MAX,
+    ENCODED_AT_ONCE_BYTES_MAX,
     HELD_SEALED_BYTES_MAX,
     LATE_RECEIPT_WAIT_S,
     PUT_TIMEOUT_S,
@@ -230,7 +231,10 @@ class Uploader:
         Raises:
             NoQuorum: too few nodes took it. GroupMoved, TicketExpired: fresh leases are needed.
         """
-        batch = await asyncio.to_thread(encode_batch, lease, chunks, replaces)
+        if sum(len(chunk.sealed) for chunk in chunks) <= ENCODED_AT_ONCE_BYTES_MAX:
+            batch = encode_batch(lease, chunks, replaces)
+        else:
+            batch = await asyncio.to_thread(encode_batch, lease, chunks, replaces)
         nodes = await self._link.nodes(lease.members, self._leases.epoch)
         receipts: list[Signed] = []
         errors: dict[NodeId, HoldfastError] = {}

@@ -16,10 +16,10 @@ from holdfast.protocol.accounts import (
     NO_DIGEST,
     DeviceList,
     Head,
+    check_snapshot_list,
     listed_ids,
     open_device_list,
     open_head,
-    open_snapshot_list,
     signed_digest,
 )
 from holdfast.protocol.codec import decode, encode
@@ -83,7 +83,7 @@ class Witnessing:
             if devices.account != account:
                 raise BadRequest("a head comes with another account's device list")
             head = open_head(asked.head, self._identity.cluster, devices, signed_digest(asked.device_list))
-            open_snapshot_list(asked.snapshot_list, head)
+            check_snapshot_list(asked.snapshot_list, head)
             seq = head.seq
             is_new, run_from = self._admit(account, head, asked.head)
             if is_new:

@@ -37,6 +37,7 @@ __all__ = [
     "KeyWrap",
     "SnapshotList",
     "Witness",
+    "check_snapshot_list",
     "list_digest",
     "listed_ids",
     "open_device_list",
@@ -239,10 +240,17 @@ def open_snapshot_list(exact: bytes, head: Head) -> SnapshotList:
         ForkDetected: it is not the list the head names.
         BadRequest: not a snapshot list, or it repeats a snapshot.
     """
+    return SnapshotList(1, [SnapshotId(snapshot) for snapshot in check_snapshot_list(exact, head)])
+
+
+def check_snapshot_list(exact: bytes, head: Head) -> list[bytes]:
+    """As :func:`open_snapshot_list`, for who only compares the ids: without an object of its own for each."""
     if list_digest(exact) != head.snapshots:
         raise ForkDetected("the snapshot list is not the one its head names")
-    listed = decode(exact, SnapshotList)
-    if len(listed.snapshots) > SNAPSHOTS_MAX or len(set(listed.snapshots)) != len(listed.snapshots):
+    _, listed = decode(exact, tuple[Literal[1], list[bytes]])
+    if any(len(snapshot) != SnapshotId.SIZE for snapshot in listed):
+        raise BadRequest(f"a snapshot's id has {SnapshotId.SIZE} bytes")
+    if len(listed) > SNAPSHOTS_MAX or len(set(listed)) != len(listed):
         raise BadRequest(f"a snapshot list has at most {SNAPSHOTS_MAX} snapshots, each once")
     return listed
 

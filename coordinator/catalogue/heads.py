@@ -20,12 +20,11 @@ from holdfast.coordinator.quorum import DurableStripe
 from holdfast.protocol.accounts import (
     NO_DIGEST,
     Head,
-    SnapshotList,
     Witness,
+    check_snapshot_list,
     listed_ids,
     open_device_list,
     open_head,
-    open_snapshot_list,
     signed_digest,
 )
 from holdfast.protocol.codec import decode, encode
@@ -72,7 +71,7 @@ _LINKS: Final = (
     select(heads.c.signed)
     .where(heads.c.account == bindparam("account"), heads.c.seq > bindparam("since"))
     .order_by(heads.c.seq)
-    .limit(HEAD_LINKS_MAX)
+    .limit(bindparam("most"))
 )
 _KNOWN_RECORDS: Final = select(snapshot_records.c.id).where(
     snapshot_records.c.account == bindparam("account"),
@@ -195,7 +194,7 @@ def begin_head(
             "unused chunks were swept since this upload opened",
             do="Claim everything the snapshot reaches in a new upload, then post again.",
         )
-    listed = open_snapshot_list(posted.snapshot_list, head)
+    listed = check_snapshot_list(posted.snapshot_list, head)
     before = tuple(decode(newest[1].payload, Head).witnesses) if newest else ()
     if require_up is not None:
         require_up(head.witnesses, before)
@@ -328,7 +327,11 @@ def kept_head(connection: Connection, account: AccountRow, seq: int) -> tuple[Si
 
 
 def _keep_records(
-    connection: Connection, account: AccountRow, posted: PostHead, listed: SnapshotList, before: bytes | None
+    connection: Connection,
+    account: AccountRow,
+    posted: PostHead,
+    listed: Sequence[bytes],
+    before: bytes | None,
 ) -> dict[SnapshotId, bytes]:
     """Insert the new records, and give them; every one that the list names must then be here.
 
@@ -341,10 +344,10 @@ def _keep_records(
     new = {SnapshotId(blake3(sealed).digest()): sealed for sealed in posted.records}
     if any(len(sealed) > SNAPSHOT_RECORD_BYTES_MAX for sealed in posted.records):
         raise BadRequest(f"a snapshot record has at most {SNAPSHOT_RECORD_BYTES_MAX} bytes")
-    if not set(new) <= set(listed.snapshots):
+    if not set(new) <= set(listed):
         raise BadRequest("a head brings a record that its list does not name")
     earlier = frozenset(listed_ids(before)) if before is not None else frozenset()
-    added = [snapshot for snapshot in listed.snapshots if snapshot not in earlier]
+    added = [SnapshotId(snapshot) for snapshot in listed if snapshot not in earlier]
     known = known_records(connection, account, [*added, *(each for each in new if each in earlier)])
     if unknown := [snapshot for snapshot in added if snapshot not in known and snapshot not in new]:
         raise BadRequest(f"the snapshot list names {unknown[0].short}, whose record is not here")
@@ -398,7 +401,8 @@ def head_state(connection: Connection, account: AccountRow, since: int) -> HeadS
         return HeadState(head=None, snapshot_list=b"", links=[])
     links: list[Signed] = []
     room = MESSAGE_BYTES_MAX // 2
-    for row in connection.execute(_LINKS, {"account": account.number, "since": since}):
+    asked = {"account": account.number, "since": since, "most": HEAD_LINKS_MAX}
+    for row in connection.execute(_LINKS, asked):
         room -= len(row.signed)
         if room < 0 and links:
             break

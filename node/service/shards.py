@@ -16,6 +16,7 @@ from aiohttp import web
 from holdfast.node.admission import Admitted, check_shards, pull_keys, read_keys, records_of
 from holdfast.node.limits import (
     BODY_BYTES_MAX,
+    CHECKED_AT_ONCE_BYTES_MAX,
     IN_FLIGHT_BYTES_MAX,
     READ_ANSWER_BYTES_MAX,
     READ_TOGETHER_ENTRIES,
@@ -105,7 +106,10 @@ class ShardHandlers:
             raise BadRequest(f"a batch of {length} bytes is too long", why=f"the bound is {BODY_BYTES_MAX}")
         async with self._bytes.hold(length):
             admitted, puts = await self._receive(request, length)
-            await self._off_loop(lambda: check_shards(puts))
+            if length <= CHECKED_AT_ONCE_BYTES_MAX:
+                check_shards(puts)
+            else:
+                await self._off_loop(lambda: check_shards(puts))
             reached("node.put.admitted")
             counter = await self._writer.put(puts)
             answer = PutAnswer(receipt=self._receipt(admitted, puts, counter))
