@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.coordinator.placement import Group
-from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, GroupMoved, NoQuorum, NotFound, Refused
 from holdfast.protocol.ids import AccountId, ChunkId, ClusterId, Digest, NodeId, PublicKey, UploadId
 from holdfast.protocol.messages.uploads import CommitChunk
-from holdfast.protocol.receipts import Receipt, open_receipt
+from holdfast.protocol.receipts import Receipt, open_receipt_of_any
 from holdfast.protocol.signing import Signed
 from holdfast.protocol.stripes import StripeHeader
 
@@ -55,11 +54,7 @@ def open_receipts(
     """
     opened = []
     for envelope in envelopes:
-        claimed = decode(envelope.payload, Receipt)
-        key = keys.get(claimed.node)
-        if key is None:
-            raise Refused(f"a receipt is from node {claimed.node.short}, which is not in this cluster")
-        receipt = open_receipt(envelope, cluster, key)
+        receipt = open_receipt_of_any(envelope, cluster, keys)
         if receipt.account != account or receipt.upload != upload:
             raise Refused("a receipt was given for another upload")
         if receipt.term != term:

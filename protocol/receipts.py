@@ -6,6 +6,7 @@ checked by the client at once and by the coordinator in the commit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from holdfast.protocol.codec import Record, decode, encode
@@ -13,7 +14,7 @@ from holdfast.protocol.errors import Refused
 from holdfast.protocol.ids import AccountId, ChunkId, ClusterId, Digest, NodeId, PublicKey, StoreId, UploadId
 from holdfast.protocol.signing import Signed, node_id, verify
 
-__all__ = ["Receipt", "ReceiptEntry", "encode_receipt", "open_receipt"]
+__all__ = ["Receipt", "ReceiptEntry", "encode_receipt", "open_receipt", "open_receipt_of_any"]
 
 
 class ReceiptEntry(Record):
@@ -54,7 +55,25 @@ def open_receipt(signed: Signed, cluster: ClusterId, node_key: PublicKey) -> Rec
         BadRequest: not a receipt.
     """
     verify(node_key, signed.signature, "receipt", cluster, signed.payload)
+    return _of(decode(signed.payload, Receipt), node_key)
+
+
+def open_receipt_of_any(signed: Signed, cluster: ClusterId, keys: Mapping[NodeId, PublicKey]) -> Receipt:
+    """The receipt in an envelope, verified as of the node that it names.
+
+    Raises:
+        Refused: it names none of these, or the signature does not hold.
+        BadRequest: not a receipt.
+    """
     receipt = decode(signed.payload, Receipt)
-    if receipt.node != node_id(node_key):
+    key = keys.get(receipt.node)
+    if key is None:
+        raise Refused(f"a receipt is from node {receipt.node.short}, which is not in this cluster")
+    verify(key, signed.signature, "receipt", cluster, signed.payload)
+    return _of(receipt, key)
+
+
+def _of(receipt: Receipt, key: PublicKey) -> Receipt:
+    if receipt.node != node_id(key):
         raise Refused("a receipt names another node than the one that signed it")
     return receipt

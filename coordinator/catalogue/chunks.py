@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.engine import batched
@@ -37,6 +37,7 @@ _ROWS: Final = select(chunks).where(
 _MISSING: Final = select(missing.c.chunk, missing.c.slot).where(
     missing.c.account == bindparam("account"), missing.c.chunk.in_(bindparam("ids", expanding=True))
 )
+_ADD: Final = insert(chunks)
 _GROUPS: Final = select(group_rows.c.id, group_rows.c.version).where(
     group_rows.c.id.in_(bindparam("ids", expanding=True))
 )
@@ -62,22 +63,23 @@ class _Row:
 
 def _rows(connection: Connection, account: AccountRow, wanted: Sequence[ChunkId]) -> dict[ChunkId, _Row]:
     """The rows there are, with their missing slots."""
-    gone = missing_by_chunk(connection, account, wanted)
-    found: dict[ChunkId, _Row] = {}
+    there: dict[ChunkId, Row[Any]] = {}
     for portion in batched(list(dict.fromkeys(wanted))):
         asked = {"account": account.number, "ids": [bytes(chunk) for chunk in portion]}
-        for row in connection.execute(_ROWS, asked):
-            chunk = ChunkId(row.id)
-            found[chunk] = _Row(
-                UploadId(row.generation),
-                row.group_id,
-                row.sealed_bytes,
-                Digest(row.stripe),
-                row.pin,
-                row.state,
-                gone.get(chunk, frozenset()),
-            )
-    return found
+        there.update((ChunkId(row.id), row) for row in connection.execute(_ROWS, asked))
+    gone = missing_by_chunk(connection, account, list(there)) if there else {}
+    return {
+        chunk: _Row(
+            UploadId(row.generation),
+            row.group_id,
+            row.sealed_bytes,
+            Digest(row.stripe),
+            row.pin,
+            row.state,
+            gone.get(chunk, frozenset()),
+        )
+        for chunk, row in there.items()
+    }
 
 
 def missing_by_chunk(
@@ -232,7 +234,7 @@ def _insert(
     if not stripes:
         return
     connection.execute(
-        insert(chunks),
+        _ADD,
         [
             {
                 "account": account.number,

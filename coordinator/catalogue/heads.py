@@ -73,6 +73,21 @@ _LINKS: Final = (
     .order_by(heads.c.seq)
     .limit(bindparam("most"))
 )
+_ADD: Final = insert(heads)
+_MOVE: Final = (
+    update(accounts).where(accounts.c.number == bindparam("account")).values(head_seq=bindparam("seq"))
+)
+_ADD_PENDING: Final = insert(pending_heads)
+_NO_MORE_PENDING: Final = delete(pending_heads).where(pending_heads.c.account == bindparam("number"))
+_ADD_RECORDS: Final = insert(snapshot_records)
+_LEFT: Final = (
+    update(snapshot_records)
+    .where(
+        snapshot_records.c.account == bindparam("number"),
+        snapshot_records.c.id.in_(bindparam("ids", expanding=True)),
+    )
+    .values(left_seq=bindparam("left"))
+)
 _KNOWN_RECORDS: Final = select(snapshot_records.c.id).where(
     snapshot_records.c.account == bindparam("account"),
     snapshot_records.c.id.in_(bindparam("ids", expanding=True)),
@@ -248,16 +263,17 @@ def _add_pending(
 ) -> None:
     """A head that waits for its witnesses, with the ids of the records that came with it."""
     connection.execute(
-        insert(pending_heads).values(
-            account=account.number,
-            seq=seq,
-            signed=encode(posted.head),
-            digest=bytes(digest),
-            snapshot_list=posted.snapshot_list,
-            records=b"".join(fresh),
-            device_list=encode(account.device_list),
-            posted_ms=now_ms,
-        )
+        _ADD_PENDING,
+        {
+            "account": account.number,
+            "seq": seq,
+            "signed": encode(posted.head),
+            "digest": bytes(digest),
+            "snapshot_list": posted.snapshot_list,
+            "records": b"".join(fresh),
+            "device_list": encode(account.device_list),
+            "posted_ms": now_ms,
+        },
     )
 
 
@@ -274,15 +290,15 @@ def settle_head(
     """
     if ended is not None:
         end_upload(connection, account, ended)
-    newest = _newest(connection, account)
     row = connection.execute(_PENDING, {"account": account.number}).one_or_none()
     if row is None or row.digest != bytes(digest):
+        newest = _newest(connection, account)
         if newest is not None and signed_digest(newest[1]) == digest:
             return HeadState(head=newest[1], snapshot_list=newest[2], links=[newest[1]])
         raise HeadMoved("the account's head moved on", seq=newest[0] if newest is not None else 0)
     signed = decode(row.signed, Signed)
     insert_head(connection, account, signed, row.snapshot_list, row.posted_ms)
-    connection.execute(delete(pending_heads).where(pending_heads.c.account == account.number))
+    connection.execute(_NO_MORE_PENDING, {"number": account.number})
     return HeadState(head=signed, snapshot_list=row.snapshot_list, links=[signed])
 
 
@@ -302,17 +318,18 @@ def insert_head(
     head, newest = decode(signed.payload, Head), _newest(connection, account)
     _note_left(connection, account, newest[2] if newest else None, snapshot_list, head.seq)
     connection.execute(
-        insert(heads).values(
-            account=account.number,
-            seq=head.seq,
-            signed=encode(signed),
-            digest=bytes(signed_digest(signed)),
-            snapshot_list=snapshot_list,
-            device_list_seq=head.device_list_seq,
-            posted_ms=posted_ms,
-        )
+        _ADD,
+        {
+            "account": account.number,
+            "seq": head.seq,
+            "signed": encode(signed),
+            "digest": bytes(signed_digest(signed)),
+            "snapshot_list": snapshot_list,
+            "device_list_seq": head.device_list_seq,
+            "posted_ms": posted_ms,
+        },
     )
-    connection.execute(update(accounts).where(accounts.c.number == account.number).values(head_seq=head.seq))
+    connection.execute(_MOVE, {"account": account.number, "seq": head.seq})
     reached("coordinator.head.written")
 
 
@@ -360,7 +377,7 @@ def insert_records(connection: Connection, account: AccountRow, fresh: Mapping[S
     """Insert records that are not here yet."""
     if fresh:
         connection.execute(
-            insert(snapshot_records),
+            _ADD_RECORDS,
             [
                 {"account": account.number, "id": bytes(snapshot), "sealed": sealed}
                 for snapshot, sealed in fresh.items()
@@ -376,11 +393,7 @@ def _note_left(
     earlier = set(listed_ids(before)) if before is not None else set()
     for changed, left_seq in ((earlier - listed, seq), (listed - earlier, None)):
         for portion in batched(list(changed)):
-            connection.execute(
-                update(snapshot_records)
-                .where(snapshot_records.c.account == account.number, snapshot_records.c.id.in_(portion))
-                .values(left_seq=left_seq)
-            )
+            connection.execute(_LEFT, {"number": account.number, "ids": portion, "left": left_seq})
 
 
 def known_records(

@@ -32,6 +32,12 @@ _BY_ID: Final = select(uploads).where(uploads.c.id == bindparam("id"))
 _RUNNING: Final = select(func.count()).where(
     uploads.c.account == bindparam("account"), uploads.c.state == "open"
 )
+_OPEN: Final = insert(uploads)
+_USED: Final = (
+    update(accounts)
+    .where(accounts.c.number == bindparam("account"))
+    .values(used_bytes=accounts.c.used_bytes + bindparam("added"))
+)
 _END: Final = (
     update(uploads)
     .where(uploads.c.id == bindparam("upload"), uploads.c.account == bindparam("number"))
@@ -101,11 +107,7 @@ def take_quota(connection: Connection, account: AccountRow, upload: UploadRow, a
                 update(uploads).where(uploads.c.id == bytes(upload.id)).values(reserved_bytes=left)
             )
     if added:
-        connection.execute(
-            update(accounts)
-            .where(accounts.c.number == account.number)
-            .values(used_bytes=accounts.c.used_bytes + added)
-        )
+        connection.execute(_USED, {"account": account.number, "added": added})
 
 
 def open_upload(
@@ -135,20 +137,24 @@ def open_upload(
             do=f"Wait until some have ended; abandoned ones end after {UPLOAD_SILENCE_MS // 60_000} minutes.",
         )
     _reserve(connection, account, expected_bytes)
-    connection.execute(
-        insert(uploads).values(
-            id=bytes(upload),
-            account=account.number,
-            device=bytes(device),
-            state="open",
-            opened_ms=now_ms,
-            renewed_ms=now_ms,
-            reserved_bytes=expected_bytes,
-            sweep_generation=account.sweep_generation,
-            head_seq=account.head_seq,
-        )
+    opened = UploadRow(
+        upload, account.number, device, "open", expected_bytes, account.sweep_generation, account.head_seq
     )
-    return require_open(connection, account, upload)
+    connection.execute(
+        _OPEN,
+        {
+            "id": bytes(upload),
+            "account": opened.account,
+            "device": bytes(device),
+            "state": opened.state,
+            "opened_ms": now_ms,
+            "renewed_ms": now_ms,
+            "reserved_bytes": opened.reserved_bytes,
+            "sweep_generation": opened.sweep_generation,
+            "head_seq": opened.head_seq,
+        },
+    )
+    return opened
 
 
 def require_open(connection: Connection, account: AccountRow, upload: UploadId) -> UploadRow:

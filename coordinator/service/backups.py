@@ -5,12 +5,13 @@ from __future__ import annotations
 from aiohttp import web
 
 from holdfast.coordinator.catalogue.accounts import account_row
-from holdfast.coordinator.catalogue.heads import head_state, newest_witnesses
+from holdfast.coordinator.catalogue.heads import head_state
 from holdfast.coordinator.catalogue.uploads import open_upload
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.heads import shown
 from holdfast.coordinator.service.uploads import UploadHandlers, check_opening, proven_stripes
 from holdfast.coordinator.witnessing import post_head
+from holdfast.protocol.accounts import Head
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.failpoints import reached
@@ -44,7 +45,7 @@ class BackupHandlers:
         if not 0 <= told.since < _SINCE_MAX:
             raise BadRequest("'since' is the number of a head")
         now_ms = desk.live.steady_ms()
-        row, account, state, witnesses = await desk.catalogue.write(
+        row, account, state = await desk.catalogue.write(
             lambda c: (
                 open_upload(
                     c,
@@ -56,10 +57,10 @@ class BackupHandlers:
                 ),
                 found,
                 head_state(c, found, told.since),
-                newest_witnesses(c, found),
             )
         )
         reached("coordinator.upload.opened")
+        witnesses = decode(state.head.payload, Head).witnesses if state.head is not None else ()
         return msgpack_answer(
             BackupBegun(
                 opened=await self._uploads.opened(asked, row, told.exclude),

@@ -75,7 +75,7 @@ async def test_a_lost_answer_stays_unknown_when_nobody_is_reached_any_more(
     """The answer is lost, then the coordinator is gone: that the last try reached nobody undoes nothing."""
     one = await device("one")
     view = await one.head()
-    one.link._patience_s = 0.3
+    one.link._patience_s = 2.0
     real, tries = transport.call, 0
 
     async def call(method: str, url: str, target: str, message: Any = None, **rest: Any) -> Any:
