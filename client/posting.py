@@ -37,6 +37,11 @@ __all__ = [
 T = TypeVar("T")
 
 
+NO_SNAPSHOT = SnapshotId(bytes(32))
+"""The id of what a dry run returns."""
+_LOOKED_AT_TOGETHER = 64
+
+
 @asynccontextmanager
 async def begin_backup(session: Session) -> AsyncIterator[tuple[Uploader, HeadView]]:
     """An upload, and the head when it opened: what a snapshot in that holds may be reused unclaimed."""
@@ -51,11 +56,6 @@ async def begin_backup(session: Session) -> AsyncIterator[tuple[Uploader, HeadVi
         session.link, source=session.source, open_upload=open_upload, holds_last=True
     ) as uploader:
         yield uploader, await session.head_begun(known, begun[0])
-
-
-NO_SNAPSHOT = SnapshotId(bytes(32))
-"""The id of what a dry run returns."""
-_LOOKED_AT_TOGETHER = 64
 
 
 async def find_parent(session: Session, head: HeadView, roots: Sequence[bytes]) -> Snapshot | None:
