@@ -26,7 +26,7 @@ from holdfast.client.manifest import UnreadablePage, read_manifest
 from holdfast.client.progress import OnProgress
 from holdfast.client.sealing import SealedChunk
 from holdfast.client.session import Session
-from holdfast.client.snapshots import Snapshot, checked_tags, choose, snapshots_of
+from holdfast.client.snapshots import Snapshot, checked_tags, find_snapshot, snapshots_of
 from holdfast.client.walk import components, normal_roots
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM, Source
@@ -368,7 +368,9 @@ class AsyncClient:
         self, wanted: str = "latest", *, device: str | None = None, path: str | None = None
     ) -> Snapshot:
         """The snapshot with this id's beginning, or the latest; raises NotFound, BadRequest."""
-        return choose(await self.snapshots(), wanted, device=device, path=path)
+        session = await self._opened()
+        listed = (await session.head()).snapshots
+        return await find_snapshot(session, listed, wanted, device=device, path=path)
 
     async def _chosen(self, snapshot: Snapshot | str) -> Snapshot:
         return await self.find(snapshot) if isinstance(snapshot, str) else snapshot

@@ -17,10 +17,21 @@ from holdfast.protocol.limits import LABEL_BYTES_MAX
 if TYPE_CHECKING:
     from holdfast.client.session import Session
 
+_LOOKED_AT_TOGETHER = 16
+
 PathBytes = bytes
 """The name ``bytes`` means a count inside :class:`Snapshot`."""
 
-__all__ = ["Snapshot", "checked_tags", "choose", "is_of", "parent_of", "snapshots_of", "split_reference"]
+__all__ = [
+    "Snapshot",
+    "checked_tags",
+    "choose",
+    "find_snapshot",
+    "is_of",
+    "parent_of",
+    "snapshots_of",
+    "split_reference",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +159,26 @@ async def snapshots_of(session: Session, wanted: Sequence[SnapshotId]) -> list[S
     """
     records = await session.records(wanted)
     return [Snapshot.of(snapshot, record) for snapshot, record in zip(wanted, records, strict=True)]
+
+
+async def find_snapshot(
+    session: Session,
+    listed: Sequence[SnapshotId],
+    wanted: str,
+    *,
+    device: str | None = None,
+    path: str | None = None,
+) -> Snapshot:
+    """As :func:`choose` of a head's whole list, oldest first; opens no more records than it must.
+
+    Each has to be fetched and decrypted: with years of daily snapshots, all of them take longer than
+    many a restore.
+    """
+    if wanted != "latest":
+        fitting = [snapshot for snapshot in listed if wanted and snapshot.hex().startswith(wanted)]
+        return choose(await snapshots_of(session, fitting), wanted)
+    for end in range(len(listed), 0, -_LOOKED_AT_TOGETHER):
+        portion = await snapshots_of(session, listed[max(0, end - _LOOKED_AT_TOGETHER) : end])
+        if any(is_of(snapshot, device=device, path=path) for snapshot in portion):
+            return choose(portion, wanted, device=device, path=path)
+    return choose([], wanted, device=device, path=path)
