@@ -55,7 +55,7 @@ class Course:
         self._folder = folder
         self._profile = profile
         self._tell = tell
-        self._restores = 0
+        self._folders = 0
 
     def round(self, number: int, corpora: Sequence[Corpus]) -> None:
         """Everything once, with bytes that nobody has stored yet."""
@@ -65,10 +65,16 @@ class Course:
                 self._corpus(corpus, number, tree)
         self._floor(number)
 
+    def _new_folder(self, name: str) -> Path:
+        """Empty, and never there before: none is deleted before the end."""
+        self._folders += 1
+        made = self._folder / f"{name}-{self._folders}"
+        made.mkdir()
+        return made
+
     @contextmanager
     def _tree(self, corpus: Corpus, number: int) -> Iterator[Path]:
-        tree = self._folder / f"{corpus.name}-{number}"
-        tree.mkdir()
+        tree = self._new_folder(f"{corpus.name}-{number}")
         corpus.make(tree, f"{corpus.name} round {number}")
         os.sync()
         yield tree
@@ -120,9 +126,7 @@ class Course:
         Raises:
             IntegrityFailure: what came back is not what went in.
         """
-        self._restores += 1
-        target = self._folder / f"back-{self._restores}"
-        target.mkdir()
+        target = self._new_folder("back")
         try:
             cost = subject.restore(corpus.name, tree, target)
             compared = compare_trees(os.fsencode(tree), os.fsencode(subject.found_at(tree, target)))
