@@ -95,7 +95,10 @@ class Downloader:
         try:
             while (found := await done.get()) is not None:
                 if isinstance(found, BaseException):
-                    raise found
+                    try:
+                        raise found
+                    finally:
+                        del found  # or its traceback and this frame would hold each other
                 yield found
         finally:
             feeder.cancel()
@@ -272,7 +275,7 @@ class Downloader:
             except HoldfastError as error:
                 if not self._is_resting(node.id):
                     _log.info("node %s does not give its shards: %s", node.id.short, error.what)
-                unreachable[node.id] = error
+                unreachable[node.id] = error.bare()
                 self._rest(node.id)
                 return
             now = self._source.monotonic()

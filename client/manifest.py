@@ -331,7 +331,7 @@ async def read_manifest(
             except HoldfastError as error:
                 if not skip_unreadable:
                     raise
-                broken = broken or error
+                broken = broken or error.bare()
                 continue
             if broken is not None:
                 yield UnreadablePage(broken, after, entries[0].path if entries else b"")

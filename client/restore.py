@@ -81,7 +81,7 @@ async def open_refs(
                 proven=True,
             )
         except HoldfastError as error:
-            return error
+            return error.bare()
 
     async def open_one(ref: ChunkRef, sealed: bytes | bytearray) -> None:
         found[ref] = await asyncio.to_thread(opened, ref, sealed)

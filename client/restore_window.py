@@ -196,10 +196,10 @@ class WindowWriter:
         if isinstance(action, Content):
             self._drop(action.job)
             if action.job.error is None:
-                action.job.error = error
+                action.job.error = error.bare()
                 self._report.failed.append((action.job.entry.path, error))
         else:
-            self._report.failed.append((action.entry.path, error))
+            self._report.failed.append((action.entry.path, error.bare()))
         if isinstance(error, NoRoom):
             raise error
 
@@ -278,7 +278,7 @@ class WindowWriter:
             except OSError as error:
                 job.error = no_room_or(error, self._target.path)
             except HoldfastError as error:
-                job.error = error
+                job.error = error.bare()
             self._open.discard(job)
             if job.error is not None:
                 self._report.failed.append((job.entry.path, job.error))
@@ -319,7 +319,7 @@ class WindowWriter:
         except OSError as error:
             self._report.failed.append((action.entry.path, no_room_or(error, self._target.path)))
         except HoldfastError as error:
-            self._report.failed.append((action.entry.path, error))
+            self._report.failed.append((action.entry.path, error.bare()))
 
     def _drop(self, job: FileJob) -> None:
         """Leave nothing half-written."""

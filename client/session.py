@@ -184,7 +184,7 @@ class Session:
                     found[ref] = open_page(keys, ref, got)
                     self.cache.put(chunk, got)
                 except IntegrityFailure as error:
-                    found[ref] = error
+                    found[ref] = error.bare()
         return [found[ref] for ref in refs]
 
     async def find_missing(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, HoldfastError]:

@@ -251,7 +251,7 @@ class Uploader:
                 self.stats.wire_bytes += sum(len(shard) for shard in batch.shards[slot])
                 receipts.append(receipt)
             except HoldfastError as error:
-                errors[node] = error
+                errors[node] = error.bare()
                 self._leases.blame(node, error)
 
         slots = [slot for slot in range(lease.profile.n) if not self._leases.is_failing(lease.members[slot])]

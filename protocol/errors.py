@@ -39,7 +39,7 @@ change. ``exit_code`` is the command line's (docs/operations.md lists them all):
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 __all__ = [
     "BadRequest",
@@ -98,6 +98,23 @@ class HoldfastError(Exception):
         self.why = why
         self.do = do or self.default_do
         self.details = details
+
+    def bare(self) -> Self:
+        """Itself, without tracebacks: for whoever keeps an error instead of letting it go up.
+
+        A traceback holds the frames that the error went through, and these hold all they worked on: megabytes
+        of shards for a line of text. Where one of them can reach the error, they hold each other, too, until
+        the collector of cycles comes by.
+        """
+        chain: list[BaseException | None] = [self]
+        seen: set[int] = set()
+        while chain:
+            error = chain.pop()
+            if error is not None and id(error) not in seen:
+                seen.add(id(error))
+                error.__traceback__ = None
+                chain += [error.__cause__, error.__context__]
+        return self
 
     def __str__(self) -> str:
         parts = [self.what.rstrip(".")]
