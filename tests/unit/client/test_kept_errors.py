@@ -123,8 +123,9 @@ async def test_a_read_in_which_a_node_failed_holds_nothing_when_it_is_over(
         del sealed
     assert found == 20 and stripes.bodies
     async with asyncio.timeout(10):
-        while any(body() is not None for body in stripes.bodies):
-            await asyncio.sleep(0.01)  # the thread that worked on the last one lets go of it in a moment
+        while any(body() is not None for body in stripes.bodies):  # noqa: ASYNC110 - nobody tells
+            # The thread that worked on the last one lets go of it in a moment.
+            await asyncio.sleep(0.01)
 
 
 def test_a_restore_that_many_files_failed_in_holds_none_of_their_windows(tmp_path: Path) -> None:
