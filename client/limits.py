@@ -51,7 +51,7 @@ XATTR_BYTES_MAX = 256 * KIB
 
 # Sending
 BATCH_SEALED_BYTES = 8 * MIB
-BATCH_FIRST_SEALED_BYTES = MIB
+BATCH_FIRST_SEALED_BYTES = 4 * MIB
 """The first batch; each may be twice the one before."""
 BATCH_CHUNKS_MAX = 256
 BATCHES_IN_FLIGHT_MAX = 3
