@@ -36,6 +36,7 @@ _FOLDERS_OPEN_MAX: Final = 64
 _PRIVILEGED_XATTRS: Final = (b"security.", b"trusted.", b"system.")
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE: Final = 2
+_RENAME_NOREPLACE: Final = 1
 
 
 class Placed(Struct):
@@ -49,6 +50,9 @@ class Placed(Struct):
 class Target:
     """A folder to restore into; one restore at a time.
 
+    Attributes:
+        never_replaces: the kernel itself refuses to put a file in the place of another.
+
     Raises:
         Locked: another restore runs in it.
         HoldfastError: it cannot be made or opened.
@@ -59,6 +63,7 @@ class Target:
     ) -> None:
         self.path = os.fspath(path)
         self._overwrite = overwrite
+        self.never_replaces = overwrite == "never" and hasattr(_libc, "renameat2")
         self._is_root = os.geteuid() == 0
         try:
             os.makedirs(self.path, exist_ok=True)
@@ -205,10 +210,28 @@ class Target:
         """Owner, mode, attributes and times of a file that is written."""
         self._set_metadata(fd, entry)
 
-    def rename(self, parts: tuple[bytes, ...], name: bytes) -> None:
-        """Put a finished file into its place."""
+    def rename(self, parts: tuple[bytes, ...], name: bytes, entry: Entry) -> bool:
+        """Put a finished file into its place; False where something stays that came there meanwhile.
+
+        Raises:
+            Conflict: it is a folder.
+        """
         folder = self.folder(parts[:-1])
+        while self.never_replaces:
+            number = _rename_to_free(folder, name, parts[-1])
+            if number == 0:
+                return True
+            if number in (errno.EINVAL, errno.ENOSYS):
+                self.never_replaces = False  # this filesystem cannot: a look has to do
+            elif number != errno.EEXIST:
+                raise OSError(number, os.strerror(number))
+            elif not self.wants(parts, entry):
+                return False
+            # else it has gone again since: the place is free
+        if not self.wants(parts, entry):
+            return False
         os.rename(name, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+        return True
 
     def sync_all(self) -> None:
         """Make everything written durable (syncfs(2)), also on what is mounted below the target."""
@@ -311,6 +334,13 @@ class Target:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             self.placed.xattrs_skipped += 1
+
+
+def _rename_to_free(folder: int, name: bytes, to: bytes) -> int:
+    """renameat2(2) with RENAME_NOREPLACE within a folder; 0, or the error's number (EEXIST: it is taken)."""
+    if _libc.renameat2(folder, name, folder, to, _RENAME_NOREPLACE) == 0:
+        return 0
+    return ctypes.get_errno()
 
 
 def replaces(found: os.stat_result, entry: Entry, overwrite: Overwrite) -> bool:

@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from holdfast.client.entries import Entry, Extent
 from holdfast.client.placing import Target, no_room_or
 from holdfast.client.snapshot_record import ChunkRef
-from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NoRoom
+from holdfast.protocol.errors import Conflict, HoldfastError, IntegrityFailure, NoRoom
 
 __all__ = [
     "Action",
@@ -223,7 +223,8 @@ class WindowWriter:
         if job.error is not None or job.skipped:
             return False
         if job.fd < 0:
-            if not self._target.wants(job.parts, job.entry):
+            # The planner has looked; where the kernel lets nothing be replaced, once is enough.
+            if not self._target.never_replaces and not self._target.wants(job.parts, job.entry):
                 job.skipped = True
                 self._report.skipped_existing += 1
                 return False
@@ -274,7 +275,7 @@ class WindowWriter:
             try:
                 if self._verify:
                     self._read_again(job)
-                self._target.rename(job.parts, job.name)
+                job.skipped = not self._target.rename(job.parts, job.name, job.entry)
             except OSError as error:
                 job.error = no_room_or(error, self._target.path)
             except HoldfastError as error:
@@ -282,6 +283,9 @@ class WindowWriter:
             self._open.discard(job)
             if job.error is not None:
                 self._report.failed.append((job.entry.path, job.error))
+                self._drop(job)
+            elif job.skipped:
+                self._report.skipped_existing += 1
                 self._drop(job)
             else:
                 self._report.files += 1
@@ -310,6 +314,11 @@ class WindowWriter:
                 self._target.finish_folder(action.parts, action.entry)
             elif action.first.error is not None:
                 self._report.failed.append((action.entry.path, action.first.error))
+            elif action.first.skipped:
+                raise Conflict(
+                    "its other name was taken by somebody else while this restore ran",
+                    do="Move that file aside and run the restore again.",
+                )
             elif not self._target.wants(action.parts, action.entry):
                 self._report.skipped_existing += 1
             else:

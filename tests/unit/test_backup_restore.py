@@ -446,7 +446,7 @@ async def test_a_restore_that_says_done_has_its_names_on_disk(
     synced, renamed = Target.sync_all, Target.rename
     monkeypatch.setattr(Target, "sync_all", lambda self: (steps.append("sync"), synced(self))[1])
     monkeypatch.setattr(
-        Target, "rename", lambda self, parts, name: (steps.append("rename"), renamed(self, parts, name))[1]
+        Target, "rename", lambda self, *place: (steps.append("rename"), renamed(self, *place))[1]
     )
     source, pipeline = tree(tmp_path / "tree"), Pipeline()
     await pipeline.restore(await pipeline.backup(source), tmp_path / "back", of=source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from support.folders import removed_afterwards
 from support.pipeline import KEYS, Pipeline
 
+from holdfast.client import placing
 from holdfast.client.entries import Entry, Extent
 from holdfast.client.placing import Target
 from holdfast.client.sealing import seal
@@ -134,6 +136,59 @@ async def test_a_hard_link_to_a_file_that_was_left_alone_gets_the_backup_s_conte
     assert report.complete, report.failed
     assert (back / "a").read_text() == "mine, and different"
     assert (back / "b").read_bytes() == b"evil content"
+
+
+@pytest.fixture(params=["the kernel refuses", "the filesystem cannot"])
+def never_replacing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which a file is kept from taking another one's place."""
+    if request.param == "the filesystem cannot":
+        monkeypatch.setattr(placing, "_rename_to_free", lambda *_: errno.EINVAL)
+
+
+async def test_what_somebody_puts_there_while_the_restore_runs_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, never_replacing: None
+) -> None:
+    """The last moment before the names: everything is written and durable."""
+    back = tmp_path / "back"
+    real = Target.sync_all
+
+    def synced(target: Target) -> None:
+        real(target)
+        (back / "a").write_text("mine")
+
+    monkeypatch.setattr(Target, "sync_all", synced)
+    made = pipeline()
+    entries = [
+        evil(b"a", linked=True, inode=7, device=1),
+        evil(b"b"),
+        evil(b"c", linked=True, inode=7, device=1),
+    ]
+    report = await made.restore(made.forge(entries), back)
+    assert (back / "a").read_text() == "mine"
+    assert (back / "b").read_bytes() == b"evil content"
+    assert report.files == 1 and report.skipped_existing == 1
+    # The other name must not lead to somebody else's bytes, and this content has no file to be a name of.
+    assert [path for path, _ in report.failed] == [b"c"] and isinstance(report.failed[0][1], Conflict)
+    assert sorted(path.name for path in back.iterdir()) == ["a", "b"], "and nothing half-done is left"
+
+
+async def test_what_was_in_the_way_and_went_again_is_no_reason_to_leave_a_file_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, told = placing._rename_to_free, [errno.EEXIST, errno.EEXIST]
+    monkeypatch.setattr(placing, "_rename_to_free", lambda *to: told.pop() if told else real(*to))
+    made = pipeline()
+    report = await made.restore(made.forge([evil(b"a")]), tmp_path / "back")
+    assert report.complete and report.files == 1 and not told
+    assert (tmp_path / "back" / "a").read_bytes() == b"evil content"
+
+
+async def test_a_rename_that_fails_otherwise_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "_rename_to_free", lambda *_: errno.EACCES)
+    made = pipeline()
+    report = await made.restore(made.forge([evil(b"a")]), tmp_path / "back")
+    assert [path for path, _ in report.failed] == [b"a"] and not report.files
+    assert list((tmp_path / "back").iterdir()) == []
 
 
 def test_a_target_that_cannot_be_made_is_said(tmp_path: Path) -> None:
