@@ -57,6 +57,10 @@ BATCH_CHUNKS_MAX = 256
 BATCHES_IN_FLIGHT_MAX = 3
 ENCODED_AT_ONCE_BYTES_MAX = 64 * KIB
 """A batch encoded in the event loop: so few bytes take less time than another thread takes to wake up."""
+SENT_AT_ONCE_BYTES_MAX = 64 * KIB
+"""Sealed bytes of a last batch that is sent while the coordinator is asked whether it is stored: an answer is
+not waited for to save so little. What is met again in one session is asked for first."""
+RECENT_CHUNKS_MAX = 4096
 HELD_SEALED_BYTES_MAX = 256 * KIB
 """A last batch of so many sealed bytes is committed together with the head; a longer one's rows are there at
 once, so that an upload which is interrupted goes on from them."""
@@ -113,6 +117,7 @@ assert (
     + (FILE_HOLES_MAX + 1) * HOLE_BYTES
     < CUT_BYTES_MAX
 )
+assert SENT_AT_ONCE_BYTES_MAX <= HELD_SEALED_BYTES_MAX
 assert BATCH_CHUNKS_MAX <= SHARD_BATCH_ENTRIES_MAX
 assert BATCH_FIRST_SEALED_BYTES <= BATCH_SEALED_BYTES
 assert RESTORE_FIRST_WINDOW_BYTES <= RESTORE_WINDOW_BYTES

@@ -53,7 +53,7 @@ async def begin_backup(session: Session) -> AsyncIterator[tuple[Uploader, HeadVi
         return begun[0].opened
 
     async with Uploader(
-        session.link, source=session.source, open_upload=open_upload, holds_last=True
+        session.link, source=session.source, open_upload=open_upload, recent=session.recent
     ) as uploader:
         yield uploader, await session.head_begun(known, begun[0])
 

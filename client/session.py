@@ -11,6 +11,7 @@ from holdfast.client.home import Home, KnownAccount
 from holdfast.client.identity import AccountKeys, open_account_keys
 from holdfast.client.link import Link
 from holdfast.client.manifest import open_page
+from holdfast.client.recent_chunks import RecentChunks
 from holdfast.client.sealing import SealingKeys
 from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord, open_record
 from holdfast.protocol.accounts import DeviceList
@@ -44,6 +45,7 @@ class Session:
         self.keys: list[AccountKeys] = home.account_keys()
         self._keys_proven = False
         self.cache = home.cache()
+        self.recent = RecentChunks()
         self.downloader = Downloader(link, source=source)
 
     @classmethod

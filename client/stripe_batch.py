@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -30,6 +30,27 @@ class StripeBatch(Struct, frozen=True):
     commit: list[CommitChunk]
     stripes: list[StripeHeader]
 
+    def committing(self, replaces: Mapping[ChunkId, bytes]) -> StripeBatch:
+        """The same, where only these chunks are committed, in the place of those generations."""
+        return StripeBatch(
+            self.lease,
+            self.headers,
+            self.shards,
+            [
+                CommitChunk(
+                    chunk.chunk,
+                    chunk.group,
+                    chunk.group_version,
+                    chunk.sealed_bytes,
+                    chunk.digests,
+                    replaces[chunk.chunk],
+                )
+                for chunk in self.commit
+                if chunk.chunk in replaces
+            ],
+            self.stripes,
+        )
+
 
 def _stripe(
     profile: Profile, sealed: bytes | bytearray, shards: Sequence[bytes | memoryview]
@@ -37,8 +58,8 @@ def _stripe(
     return StripeHeader(profile, len(sealed), b"".join(digest_of(shard) for shard in shards))
 
 
-def encode_batch(lease: Lease, chunks: Sequence[SealedChunk], replaces: dict[ChunkId, bytes]) -> StripeBatch:
-    """Encode and hash all stripes of a batch for one group."""
+def encode_batch(lease: Lease, chunks: Sequence[SealedChunk]) -> StripeBatch:
+    """Encode and hash all stripes of a batch for one group; none of them replaces anything yet."""
     profile = lease.profile
     coded = erasure.encode_many(profile, [chunk.sealed for chunk in chunks])
     stripes = [_stripe(profile, chunk.sealed, shards) for chunk, shards in zip(chunks, coded, strict=True)]
@@ -53,7 +74,7 @@ def encode_batch(lease: Lease, chunks: Sequence[SealedChunk], replaces: dict[Chu
             lease.version,
             len(chunk.sealed),
             stripe.digests,
-            replaces[chunk.chunk_id],
+            b"",
         )
         for chunk, stripe in zip(chunks, stripes, strict=True)
     ]

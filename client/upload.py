@@ -25,9 +25,11 @@ from holdfast.client.limits import (
     HELD_SEALED_BYTES_MAX,
     LATE_RECEIPT_WAIT_S,
     PUT_TIMEOUT_S,
+    SENT_AT_ONCE_BYTES_MAX,
 )
 from holdfast.client.link import Link
 from holdfast.client.node_calls import HttpNodeCalls, NodeCalls
+from holdfast.client.recent_chunks import RecentChunks
 from holdfast.client.sealing import SealedChunk
 from holdfast.client.stripe_batch import StripeBatch, check_receipt, encode_batch, proves_stored
 from holdfast.protocol.clock import SYSTEM, Source
@@ -52,6 +54,8 @@ _START_NODES = "Start the nodes named ('holdfast status' shows which are down), 
 _SEEN_MAX = 262_144
 _BATCH_TRIES_MAX = 6
 _LATE_WAIT_S = 3.0
+_Claiming = asyncio.Future[dict[ChunkId, bytes]]
+"""What has to be committed, and the generations replaced: see Uploader._claimed."""
 
 
 class UploadStats(Struct):
@@ -91,7 +95,8 @@ class Uploader:
         expected_bytes: sealed bytes to reserve against the quota.
         calls: how nodes are called.
         open_upload: how it is opened, where not by itself.
-        holds_last: what is small and comes last is not committed, but held for the head (:attr:`held`).
+        recent: what the client stored lately. Where it is given, what is small and comes last is sent without
+            waiting for the claim, and not committed, but held for the head (:attr:`held`).
     """
 
     def __init__(
@@ -102,7 +107,7 @@ class Uploader:
         expected_bytes: int = 0,
         calls: NodeCalls | None = None,
         open_upload: OpenUpload | None = None,
-        holds_last: bool = False,
+        recent: RecentChunks | None = None,
     ) -> None:
         self._link = link
         self._expected_bytes = expected_bytes
@@ -118,7 +123,8 @@ class Uploader:
         self._error: BaseException | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._open_upload = open_upload
-        self._holds_last = holds_last
+        self._recent = recent
+        self._holds_last = recent is not None
         self._is_last = False
         self._held: tuple[StripeBatch, list[SealedChunk], list[Signed]] | None = None
         self._is_over = False
@@ -197,6 +203,34 @@ class Uploader:
             await self._room.give(size)
 
     async def _store(self, chunks: list[SealedChunk]) -> None:
+        claiming = asyncio.create_task(self._claimed(chunks))
+        try:
+            sending = chunks
+            if not self._is_sent_at_once(chunks):
+                replaces = await claiming
+                sending = [chunk for chunk in chunks if chunk.chunk_id in replaces]
+            if sending:
+                await self._send_to_any(sending, claiming)
+            replaces = await claiming
+        finally:
+            claiming.cancel()
+            await asyncio.gather(claiming, return_exceptions=True)
+        if self._recent is not None:
+            self._recent.add(chunk.chunk_id for chunk in chunks)
+        new = [chunk for chunk in chunks if chunk.chunk_id in replaces]
+        self.stats.new_chunks += len(new)
+        self.stats.new_bytes += sum(len(chunk.sealed) for chunk in new)
+
+    def _is_sent_at_once(self, chunks: list[SealedChunk]) -> bool:
+        """So little that the claim is not waited for. What turns out to be stored is sent in vain, once."""
+        return (
+            self._recent is not None
+            and sum(len(chunk.sealed) for chunk in chunks) <= SENT_AT_ONCE_BYTES_MAX
+            and not self._recent.has_any(chunk.chunk_id for chunk in chunks)
+        )
+
+    async def _claimed(self, chunks: list[SealedChunk]) -> dict[ChunkId, bytes]:
+        """What is not stored, or not as our own bytes prove, and what generation each takes the place of."""
         claimed = await self._link.claim(self.upload, [chunk.chunk_id for chunk in chunks])
         stored = [
             (chunk, told) for chunk, told in zip(chunks, claimed.stored, strict=True) if told is not None
@@ -207,34 +241,28 @@ class Uploader:
             if told is not None
         }
         wrong = await asyncio.to_thread(proves_stored, stored) if stored else {}
-        replaces.update(wrong)
-        sending = [chunk for chunk in chunks if chunk.chunk_id in replaces]
-        if not sending:
-            return
-        await self._send_to_any(sending, replaces)
-        self.stats.new_chunks += len(sending)
-        self.stats.new_bytes += sum(len(chunk.sealed) for chunk in sending)
+        return replaces | wrong
 
-    async def _send_to_any(self, sending: list[SealedChunk], replaces: dict[ChunkId, bytes]) -> None:
+    async def _send_to_any(self, sending: list[SealedChunk], claiming: _Claiming) -> None:
         for attempt in range(1, _BATCH_TRIES_MAX + 1):
             try:
-                await self._send(sending, replaces, await self._leases.next())
+                await self._send(sending, claiming, await self._leases.next())
                 break
             except (NoQuorum, GroupMoved, TicketExpired) as error:
                 if attempt == _BATCH_TRIES_MAX:
                     raise
                 await self._leases.renew(after=error)
 
-    async def _send(self, chunks: list[SealedChunk], replaces: dict[ChunkId, bytes], lease: Lease) -> None:
-        """Store a batch in one group and commit it.
+    async def _send(self, chunks: list[SealedChunk], claiming: _Claiming, lease: Lease) -> None:
+        """Store a batch in one group and commit what of it is not stored already.
 
         Raises:
             NoQuorum: too few nodes took it. GroupMoved, TicketExpired: fresh leases are needed.
         """
         if sum(len(chunk.sealed) for chunk in chunks) <= ENCODED_AT_ONCE_BYTES_MAX:
-            batch = encode_batch(lease, chunks, replaces)
+            batch = encode_batch(lease, chunks)
         else:
-            batch = await asyncio.to_thread(encode_batch, lease, chunks, replaces)
+            batch = await asyncio.to_thread(encode_batch, lease, chunks)
         nodes = await self._link.nodes(lease.members, self._leases.epoch)
         receipts: list[Signed] = []
         errors: dict[NodeId, HoldfastError] = {}
@@ -258,6 +286,7 @@ class Uploader:
         tasks = {slot: asyncio.create_task(store(slot)) for slot in slots}
         try:
             await self._until_quorum(tasks, receipts, lease)
+            committing = batch.committing(await claiming)
         except BaseException:
             for task in tasks.values():
                 task.cancel()
@@ -267,15 +296,17 @@ class Uploader:
             self._raise_short(lease, errors)
         early = list(receipts)
         reached("client.put.acknowledged")
-        if self._may_hold(chunks, lease, early):
-            self._held = (batch, chunks, early)
+        if not committing.commit:
             return
-        answer = await self._link.commit(self.upload, Commit(chunks=batch.commit, receipts=early))
+        if self._may_hold(chunks, lease, early):
+            self._held = (committing, chunks, early)
+            return
+        answer = await self._link.commit(self.upload, Commit(chunks=committing.commit, receipts=early))
         reached("client.commit.answered")
         self.stats.missing_slots += sum(chunk.missing for chunk in answer.chunks)
         waiting = {slot: task for slot, task in tasks.items() if not task.done()}
         if waiting or len(receipts) > len(early):
-            late = asyncio.create_task(self._finish_late(batch, waiting, receipts, len(early), lease))
+            late = asyncio.create_task(self._finish_late(committing, waiting, receipts, len(early), lease))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
 
@@ -304,7 +335,9 @@ class Uploader:
             reached("client.commit.answered")
         except (NoQuorum, GroupMoved, TicketExpired) as error:
             await self._leases.renew(after=error)
-            await self._send_to_any(chunks, {chunk.chunk: chunk.replaces for chunk in batch.commit})
+            claimed: asyncio.Future[dict[ChunkId, bytes]] = asyncio.get_running_loop().create_future()
+            claimed.set_result({chunk.chunk: chunk.replaces for chunk in batch.commit})
+            await self._send_to_any(chunks, claimed)
 
     def ended_with_head(self) -> None:
         """See heads.HeldCommit."""
