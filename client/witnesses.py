@@ -63,6 +63,7 @@ def require_kept(head: Head, digest: Digest, statements: Sequence[Signed], clust
         OutcomeUnknown: too few do, or their word does not hold.
     """
     witnesses = {witness.node: witness for witness in head.witnesses}
+    needed = majority(len(head.witnesses))
     keeping: set[NodeId] = set()
     for signed in statements:
         try:
@@ -72,7 +73,9 @@ def require_kept(head: Head, digest: Digest, statements: Sequence[Signed], clust
             continue
         if (told.account, told.asked_seq, told.asked_head) == (head.account, head.seq, digest):
             keeping.add(witness.node)
-    if len(keeping) < majority(len(head.witnesses)):
+        if len(keeping) >= needed:
+            return
+    if len(keeping) < needed:
         raise OutcomeUnknown(
             f"the coordinator took head {head.seq}, and too few of its witnesses have confirmed it",
             why=f"{len(keeping)} of {len(head.witnesses)} did",
