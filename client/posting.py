@@ -45,7 +45,7 @@ _LOOKED_AT_TOGETHER = 64
 @asynccontextmanager
 async def begin_backup(session: Session) -> AsyncIterator[tuple[Uploader, HeadView]]:
     """An upload, and the head when it opened: what a snapshot in that holds may be reused unclaimed."""
-    known = session.home.account()
+    known = session.known = session.home.account()
     begun: list[BackupBegun] = []
 
     async def open_upload(upload: UploadId, expected_bytes: int) -> UploadOpened:
