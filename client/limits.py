@@ -50,11 +50,11 @@ XATTR_BYTES_MAX = 256 * KIB
 """All extended attributes of one entry together; more are skipped with a warning."""
 
 # Sending
-BATCH_SEALED_BYTES = 8 * MIB
+BATCH_SEALED_BYTES = 16 * MIB
 BATCH_FIRST_SEALED_BYTES = 4 * MIB
 """The first batch; each may be twice the one before."""
 BATCH_CHUNKS_MAX = 256
-BATCHES_IN_FLIGHT_MAX = 3
+BATCHES_IN_FLIGHT_MAX = 2
 ENCODED_AT_ONCE_BYTES_MAX = 64 * KIB
 """A batch encoded in the event loop: so few bytes take less time than another thread takes to wake up."""
 SENT_AT_ONCE_BYTES_MAX = 64 * KIB
@@ -73,7 +73,7 @@ PATIENCE_S = 30.0
 # Fetching
 FETCH_SEALED_BYTES = 16 * MIB
 """Sealed bytes asked for in one round of reads."""
-FETCHES_IN_FLIGHT_MAX = 3
+FETCHES_IN_FLIGHT_MAX = 2
 READ_TIMEOUT_S = 8.0
 HEDGE_LAG_S_MIN = 0.05
 HEDGE_PART = 0.1
@@ -84,11 +84,11 @@ LATENCIES_REMEMBERED = 64
 NODE_REST_S = 5.0
 """A node that failed a read is asked last for so long."""
 RESTORE_WINDOW_BYTES = 16 * MIB
-"""Plaintext of the chunks of one restore window; up to three windows are in memory."""
+"""Plaintext of the chunks of one restore window; up to two windows are in memory."""
 RESTORE_FIRST_WINDOW_BYTES = 2 * MIB
 """The first window; each may be twice the one before."""
 RESTORE_WINDOW_ACTIONS_MAX = 2048
-RESTORE_WINDOWS_AHEAD_MAX = 2
+RESTORE_WINDOWS_AHEAD_MAX = 1
 
 # This device's folder
 CACHE_BYTES_MAX = 512 * MIB

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from holdfast.protocol.limits import (
     DEVICE_LIST_BYTES_MAX,
-    KIB,
     MESSAGE_BYTES_MAX,
     MIB,
     REQUEST_WINDOW_MS,
@@ -45,8 +44,6 @@ RUNNING_CLOCK_SAVE_S = 30.0
 JOIN_PATIENCE_S = 60.0
 HEARTBEAT_BACKOFF_S_MAX = 10.0
 WORKER_THREADS = 2
-CHECKED_AT_ONCE_BYTES_MAX = 64 * KIB
-"""Shards hashed in the event loop: so few bytes take less time than another thread takes to wake up."""
 REBUILDS_AT_ONCE_MAX = 3
 """Rebuilds worked on; each holds its pulled shards and one decoded batch in memory."""
 PULL_ROUNDS_MAX = 64

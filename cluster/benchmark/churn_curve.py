@@ -3,26 +3,34 @@
 LMDB finds room for a large value by looking for that many free pages in a row; in old,
 full stores that search, and the free list itself, have been reported to become slow.
 Here a store is filled, and then overwritten several times: some shards are erased, others of
-other sizes take their place. The rate of each pass is told beside that of the first fill.
+other sizes take their place. The rate of each pass is told beside that of the first fill. The
+same again by a process that is given a third of the memory that its store takes.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from blake3 import blake3
 
+from holdfast.cluster.benchmark.memory import bounded_memory
 from holdfast.cluster.benchmark.samples import MB
 from holdfast.node.store import Put, ShardKey
 from holdfast.node.store_lmdb import LmdbStore
 from holdfast.protocol.clock import SYSTEM
+from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.ids import AccountId, ChunkId, UploadId
 from holdfast.protocol.limits import KIB, MIB
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.stripes import ShardRecord, StripeHeader, digest_of
 
-__all__ = ["measure_churn"]
+__all__ = ["measure_churn", "measure_churn_within"]
 
 _PROFILE = Profile(4, 2)
 _ACCOUNT = AccountId(bytes(32))
@@ -30,6 +38,7 @@ _SHARD_BYTES_MIN, _SHARD_BYTES_MAX = 60 * KIB, 420 * KIB
 _FULL = 0.8
 _BATCH = 16
 _BATCHES_TOGETHER = 4
+_TIMES_MEMORY = 3
 
 
 def _puts(first: int) -> Iterator[Put]:
@@ -104,3 +113,36 @@ def measure_churn(folder: Path, store_bytes: int = 1024 * MIB, passes: int = 5) 
         ]
     finally:
         churn.store.close()
+
+
+def measure_churn_within(folder: Path, memory_bytes: int, passes: int = 5) -> list[tuple[str, float]]:
+    """The same of a store three times as large as the memory its process is given.
+
+    Empty where no memory can be bounded.
+
+    Raises:
+        HoldfastError: the process that measures failed.
+    """
+    with bounded_memory(memory_bytes) as door:
+        if door is None:
+            return []
+        program = [sys.executable, "-P", "-m", "holdfast.cluster.benchmark.churn_curve"]
+        arguments = [str(door), str(folder), str(_TIMES_MEMORY * memory_bytes), str(passes)]
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise HoldfastError("the store of the benchmark failed", why=done.stderr[-600:].strip())
+        return [(label, rate) for label, rate in json.loads(done.stdout)]
+
+
+def _main(door: str, folder: str, store_bytes: str, passes: str) -> None:
+    Path(door).write_text(str(os.getpid()))
+    place = Path(folder) / "bounded"
+    place.mkdir()
+    try:
+        print(json.dumps(measure_churn(place, int(store_bytes), int(passes))))
+    finally:
+        shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

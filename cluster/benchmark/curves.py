@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from holdfast.cluster.benchmark.catalogue_curve import measure_catalogue
-from holdfast.cluster.benchmark.churn_curve import measure_churn
+from holdfast.cluster.benchmark.churn_curve import measure_churn, measure_churn_within
 from holdfast.cluster.benchmark.clients_curve import measure_clients
 from holdfast.cluster.benchmark.corpora import one_file
 from holdfast.cluster.benchmark.holdfast_subject import HoldfastSubject
@@ -22,6 +22,7 @@ _SIZES_MIB = (64, 256, 1024, 4096)
 _ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 _CLIENTS = (1, 8, 32)
 _CLIENTS_BYTES = 512 * MIB
+_STORE_MEMORY_BYTES = 512 * MIB
 _QUICK_PARTS = 2
 
 
@@ -61,12 +62,20 @@ def _rows(folder: Path, counts: Sequence[int], tell: Callable[[str], None]) -> l
     ]
 
 
-def _churn(folder: Path, tell: Callable[[str], None]) -> Curve:
-    points = []
-    for label, rate in measure_churn(folder):
-        points.append((label, rate, rate, rate))
-        tell(f"curve    store {label:<18}{rate:>28,.0f} MB/s")
-    return "a node's put rate by how often its room was used again", "MB/s", points
+def _churn(folder: Path, tell: Callable[[str], None]) -> list[Curve]:
+    drawn: list[Curve] = []
+    for what, rates in (
+        ("", measure_churn(folder)),
+        (", its store three times its memory", measure_churn_within(folder, _STORE_MEMORY_BYTES)),
+    ):
+        for label, rate in rates:
+            tell(f"curve    store {label}{what} {rate:,.0f} MB/s")
+        if rates:
+            points = [(label, rate, rate, rate) for label, rate in rates]
+            drawn.append((f"a node's put rate by how often its room was used again{what}", "MB/s", points))
+        else:
+            tell(f"curve    store{what}: not measured, no memory can be bounded on this machine")
+    return drawn
 
 
 def _clients(cluster: LocalCluster, folder: Path, tell: Callable[[str], None]) -> list[Curve]:
@@ -84,7 +93,7 @@ def _clients(cluster: LocalCluster, folder: Path, tell: Callable[[str], None]) -
 
 def measure_curves(folder: Path, tell: Callable[[str], None], *, quick: bool = False) -> list[Curve]:
     """All curves; ``quick`` leaves out the largest sizes."""
-    drawn = [*_rows(folder, _ROWS[:_QUICK_PARTS] if quick else _ROWS, tell), _churn(folder, tell)]
+    drawn = [*_rows(folder, _ROWS[:_QUICK_PARTS] if quick else _ROWS, tell), *_churn(folder, tell)]
     with LocalCluster(6, "4+2", folder=folder / "curves-cluster") as cluster:
         subject = HoldfastSubject(cluster, folder / "curves")
         drawn.append(size_curve(subject, folder, _SIZES_MIB[:_QUICK_PARTS] if quick else _SIZES_MIB, tell))

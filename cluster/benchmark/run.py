@@ -19,6 +19,7 @@ from holdfast.cluster.benchmark.corpora import CORPORA, Corpus, bytes_of, files_
 from holdfast.cluster.benchmark.floor import read_floor
 from holdfast.cluster.benchmark.holdfast_subject import HoldfastSubject
 from holdfast.cluster.benchmark.measuring import Cost, measure
+from holdfast.cluster.benchmark.memory import touch_memory
 from holdfast.cluster.benchmark.samples import Sample, Samples
 from holdfast.cluster.benchmark.subject import Subject
 from holdfast.cluster.demo.compare import compare_trees
@@ -84,6 +85,7 @@ class Course:
         program: list[str | Path] = [sys.executable, "-P", "-m", "holdfast.cluster.benchmark.floor"]
         with self._tree(CORPORA["big"], number) as tree:
             command = [*program, tree / "file", self._folder, self._profile]
+            _make_even(tree)
             cost = measure(command, environment=os.environ, folder=self._folder)
         floor = read_floor(cost.output)
         self.samples.add_floor(number, floor.in_s / floor.bytes, floor.out_s / floor.bytes)
@@ -100,6 +102,7 @@ class Course:
         self._everybody(
             corpus, number, tree, "restore", lambda subject: self._restored(subject, corpus, tree)
         )
+        _make_even(tree)
         cost = self._holdfast.without(_DEAD_NODES, lambda: self._restored(self._holdfast, corpus, tree))
         self._note(corpus, number, tree, "degraded", self._holdfast, cost)
 
@@ -108,7 +111,7 @@ class Course:
     ) -> None:
         turn = number % len(self._subjects)
         for subject in (*self._subjects[turn:], *self._subjects[:turn]):
-            os.sync()
+            _make_even(tree)
             self._note(corpus, number, tree, phase, subject, work(subject))
 
     def _note(
@@ -153,6 +156,12 @@ def _emptied(tree: Path) -> None:
             path = os.path.join(folder, name)
             if not os.path.islink(path):
                 os.truncate(path, 0)
+
+
+def _make_even(tree: Path) -> None:
+    """The same start for everybody: nothing waits to be written, and there is memory for the step."""
+    os.sync()
+    touch_memory(bytes_of(tree))
 
 
 def _is_loss(what: str) -> bool:

@@ -13,10 +13,9 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from holdfast.node.admission import Admitted, check_shards, pull_keys, read_keys, records_of
+from holdfast.node.admission import Admitted, check_shard, pull_keys, read_keys, records_of
 from holdfast.node.limits import (
     BODY_BYTES_MAX,
-    CHECKED_AT_ONCE_BYTES_MAX,
     IN_FLIGHT_BYTES_MAX,
     READ_ANSWER_BYTES_MAX,
     READ_TOGETHER_ENTRIES,
@@ -106,10 +105,6 @@ class ShardHandlers:
             raise BadRequest(f"a batch of {length} bytes is too long", why=f"the bound is {BODY_BYTES_MAX}")
         async with self._bytes.hold(length):
             admitted, puts = await self._receive(request, length)
-            if length <= CHECKED_AT_ONCE_BYTES_MAX:
-                check_shards(puts)
-            else:
-                await self._off_loop(lambda: check_shards(puts))
             reached("node.put.admitted")
             counter = await self._writer.put(puts)
             answer = PutAnswer(receipt=self._receipt(admitted, puts, counter))
@@ -129,6 +124,8 @@ class ShardHandlers:
         for put in puts:
             assert isinstance(put.shard, memoryview)
             await body.into(put.shard)
+            # Here, not in a thread: it is still in the processor's cache, and a hop costs as much.
+            check_shard(put)
         return admitted, puts
 
     def _receipt(self, admitted: Admitted, puts: list[Put], counter: int) -> Signed:

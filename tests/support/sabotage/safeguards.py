@@ -145,8 +145,8 @@ SAFEGUARDS: Final = (
     Safeguard(
         "a node stores shards without checking their digests",
         "holdfast.node.admission",
-        "        if digest_of(put.shard) != put.record.digest:\n",
-        "        if False:\n",
+        "    if digest_of(put.shard) != put.record.digest:\n",
+        "    if False:\n",
         "tests/unit/node/test_service.py::test_a_batch_that_does_not_prove_itself_writes_nothing",
     ),
     Safeguard(
