@@ -28,8 +28,12 @@ _PAGE_HEAD = struct.Struct("<QHH")
 _BRANCH, _LEAF = 0x01, 0x02
 
 
-def _records(raw: bytes, live: Collection[bytes]) -> Iterator[tuple[int, int, int]]:
-    """(where a record begins, where its shard begins, where it ends) of records that are in use."""
+def _records(raw: bytes, live: Collection[bytes]) -> Iterator[tuple[bytes, int, int, int]]:
+    """(key, where a record begins, where its shard begins, where it ends) of records that are in use.
+
+    A small record lies in a page of the tree, which LMDB writes anew with each change beside it: what was
+    there before stays in the file, so one key may come several times, and only one place is read.
+    """
     at = raw.find(_RECORD_BEGINS)
     while at >= 0:
         try:
@@ -37,9 +41,9 @@ def _records(raw: bytes, live: Collection[bytes]) -> Iterator[tuple[int, int, in
             record = ShardRecord.unpack_header(raw[at : at + record_header_bytes(profile)])
         except (HoldfastError, IndexError):
             record = None
-        if record is not None and ShardKey.of(record).pack() in live:
+        if record is not None and (key := ShardKey.of(record).pack()) in live:
             begin = at + len(record.pack())
-            yield at, begin, begin + record.stripe.shard_bytes
+            yield key, at, begin, begin + record.stripe.shard_bytes
         at = raw.find(_RECORD_BEGINS, at + 1)
 
 
@@ -50,10 +54,16 @@ def flip_values(store: Path, live: Collection[bytes], count: int, random: Random
         live: packed keys that the store has; what LMDB keeps of older transactions is left alone.
     """
     file = store / "data.mdb"
-    found = list(_records(file.read_bytes(), live))
-    chosen = random.sample(found, min(count, len(found)))
-    for _, begin, end in chosen:
-        _flip(file, random.randrange(begin, end), random)
+    places: dict[bytes, list[int]] = {}
+    lengths: dict[bytes, int] = {}
+    for key, _, begin, end in _records(file.read_bytes(), live):
+        places.setdefault(key, []).append(begin)
+        lengths[key] = end - begin
+    chosen = random.sample(list(places), min(count, len(places)))
+    for key in chosen:
+        at, bit = random.randrange(lengths[key]), random.randrange(8)
+        for begin in places[key]:
+            _flip(file, begin + at, bit)
     return len(chosen)
 
 
@@ -68,15 +78,15 @@ def flip_pages(store: Path, count: int, random: Random) -> int:
             pages.append(at)
     chosen = random.sample(pages, min(count, len(pages)))
     for at in chosen:
-        _flip(file, at + random.randrange(_PAGE), random)
+        _flip(file, at + random.randrange(_PAGE), random.randrange(8))
     return len(chosen)
 
 
-def _flip(file: Path, at: int, random: Random) -> None:
+def _flip(file: Path, at: int, bit: int) -> None:
     handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     try:
         byte = os.pread(handle, 1, at)[0]
-        os.pwrite(handle, bytes([byte ^ (1 << random.randrange(8))]), at)
+        os.pwrite(handle, bytes([byte ^ (1 << bit)]), at)
     finally:
         os.close(handle)
 
@@ -86,7 +96,7 @@ def swap_values(store: Path, live: Collection[bytes], count: int, random: Random
     file = store / "data.mdb"
     raw = file.read_bytes()
     by_length: dict[int, list[tuple[int, int]]] = {}
-    for at, _, end in _records(raw, live):
+    for _, at, _, end in _records(raw, live):
         by_length.setdefault(end - at, []).append((at, end))
     pairs = []
     for places in by_length.values():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -23,7 +24,7 @@ from holdfast.cluster.chaos.disks import (
 )
 from holdfast.cluster.chaos.lying import Liar
 from holdfast.cluster.chaos.syscalls import SyscallFault, why_unavailable
-from holdfast.node.store import Absent, Damaged, Found
+from holdfast.node.store import Absent, Damaged, Found, ShardKey
 from holdfast.node.store_lmdb import LmdbStore
 from holdfast.node.store_lmdb_looking import look_at_store
 from holdfast.protocol.clock import FixedSource
@@ -46,10 +47,10 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def damaged_in(path: Path) -> int:
+def damaged_in(path: Path, keys: Sequence[ShardKey] = KEYS) -> int:
     made = opened(path)
     try:
-        return sum(isinstance(outcome, Damaged) for outcome in made.read(KEYS))
+        return sum(isinstance(outcome, Damaged) for outcome in made.read(keys))
     finally:
         made.close()
 
@@ -83,6 +84,18 @@ def test_flipped_values_are_damaged_for_the_store_and_for_who_looks(store: Path)
     assert flip_values(store, look_at_store(store).shards, 5, Random(1)) == 5
     assert len(look_at_store(store, verify=True).damaged) == 5
     assert damaged_in(store) == 5
+
+
+def test_a_small_value_is_flipped_where_it_is_read_not_where_it_was_before(store: Path) -> None:
+    """Small values lie in pages of the tree, of which the file keeps older ones."""
+    running = opened(store)
+    small = [made_put(number, sealed_bytes=600) for number in range(200, 212)]
+    for put in small:
+        running.put([[put]])
+    running.close()
+    keys = [key_of(put) for put in small]
+    assert flip_values(store, {key.pack() for key in keys}, 6, Random(1)) == 6
+    assert damaged_in(store, keys) == 6
 
 
 def test_values_that_changed_places_are_damaged_in_both(store: Path) -> None:
