@@ -32,6 +32,7 @@ _GROUPS: Final = Path("/sys/fs/cgroup")
 def touch_memory(user_bytes: int) -> None:
     """Have the machine hold memory for a step that moves so many bytes of user data."""
     count = min(_TIMES * user_bytes + _BESIDE_BYTES, _TOUCHED_BYTES_MAX)
+    count = -(-count // MIB) * MIB
     filled = b"\1" * MIB
     with mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:
         # Small pages: file caches are made of what small pages leave behind.
