@@ -195,7 +195,8 @@ class Desk:
         cached = (account, device, group.id, group.version)
         if verb == "read":
             ready = self.live.read_tickets.get(cached)
-            if ready is not None and ready[1] - now_ms > READ_TICKET_REUSED_MS:
+            # One that lasts longer than any can was made while the clock was ahead: nodes refuse it.
+            if ready is not None and READ_TICKET_REUSED_MS < ready[1] - now_ms <= TICKET_LIFETIME_MS:
                 return ready
         expires_ms = now_ms + TICKET_LIFETIME_MS
         payload = encode_ticket(
