@@ -50,11 +50,11 @@ XATTR_BYTES_MAX = 256 * KIB
 """All extended attributes of one entry together; more are skipped with a warning."""
 
 # Sending
-BATCH_SEALED_BYTES = 16 * MIB
+BATCH_SEALED_BYTES = 12 * MIB
 BATCH_FIRST_SEALED_BYTES = 4 * MIB
 """The first batch; each may be twice the one before."""
 BATCH_CHUNKS_MAX = 256
-BATCHES_IN_FLIGHT_MAX = 2
+BATCHES_IN_FLIGHT_MAX = 3
 ENCODED_AT_ONCE_BYTES_MAX = 64 * KIB
 """A batch encoded in the event loop: so few bytes take less time than another thread takes to wake up."""
 SENT_AT_ONCE_BYTES_MAX = 64 * KIB

@@ -332,7 +332,6 @@ class Uploader:
         (batch, chunks, receipts), self._held = self._held, None
         try:
             await self._link.commit(self.upload, Commit(chunks=batch.commit, receipts=receipts))
-            reached("client.commit.answered")
         except (NoQuorum, GroupMoved, TicketExpired) as error:
             await self._leases.renew(after=error)
             claimed: asyncio.Future[dict[ChunkId, bytes]] = asyncio.get_running_loop().create_future()

@@ -177,7 +177,7 @@ async def post_head(
             ended = posted.upload if ends else None
             if isinstance(begun, Pending):
                 if stripes:
-                    reached("coordinator.commit.committed")
+                    reached("coordinator.snapshot.taken")
                 reached("coordinator.head.waiting")
                 return await settle(desk, row, begun, records=posted.records, ended=ended)
             if ended is not None:

@@ -59,7 +59,7 @@ class BackupHandlers:
                 head_state(c, found, told.since),
             )
         )
-        reached("coordinator.upload.opened")
+        reached("coordinator.backup.begun")
         witnesses = decode(state.head.payload, Head).witnesses if state.head is not None else ()
         return msgpack_answer(
             BackupBegun(
@@ -78,5 +78,5 @@ class BackupHandlers:
         told = decode(asked.body, PostSnapshot)
         stripes = proven_stripes(desk, asked, told.post.upload, told.commit)
         state = await post_head(desk, asked.account, told.post, stripes=stripes, ends=True)
-        reached("coordinator.head.committed")
+        reached("coordinator.snapshot.committed")
         return msgpack_answer(state)

@@ -56,11 +56,11 @@ class Household:
         self.change()
         self.client.backup(self.source)
 
-    def change(self) -> None:
+    def change(self, size: int = 300_000) -> None:
         """The folder holds something that nothing has stored yet."""
         self.turn += 1
         for number in range(3):
-            (self.source / f"{number}").write_bytes(self.random.randbytes(300_000))
+            (self.source / f"{number}").write_bytes(self.random.randbytes(size))
 
     def command(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Run ``holdfast`` as a process of its own, whose steps are armed as client-1's are."""
@@ -112,9 +112,9 @@ def member_of(step: str) -> str:
 # What brings a process to a step
 
 
-def storing(home: Household, arm: Callable[[], None], hit: Callable[[], bool]) -> None:
+def storing(home: Household, arm: Callable[[], None], hit: Callable[[], bool], size: int = 300_000) -> None:
     """A backup."""
-    home.change()
+    home.change(size)
     before = len(home.client.snapshots())
     arm()
     running = home.command("backup", str(home.source))
@@ -127,6 +127,26 @@ def storing(home: Household, arm: Callable[[], None], hit: Callable[[], bool]) -
         code = home.backed_up()
     assert code == 0
     assert len(home.client.snapshots()) > before
+
+
+def storing_little(home: Household, arm: Callable[[], None], hit: Callable[[], bool]) -> None:
+    """A backup so small that its chunks come with its head."""
+    storing(home, arm, hit, 3_000)
+
+
+def forgetting(home: Household, arm: Callable[[], None], hit: Callable[[], bool]) -> None:
+    """A snapshot leaves the list."""
+    home.change()
+    assert home.backed_up() == 0
+    old = home.client.snapshots()[-1]
+    home.change()
+    assert home.backed_up() == 0
+    arm()
+    running = home.command("forget", str(old.id))
+    assert wait_until(hit, WITHIN_S)
+    home.up()
+    assert running.wait(WITHIN_S * 2) == 0
+    assert old.id not in {snapshot.id for snapshot in home.client.snapshots()}
 
 
 def sweeping(home: Household, arm: Callable[[], None], hit: Callable[[], bool]) -> None:
@@ -209,9 +229,11 @@ OCCASIONS: dict[str, Callable[[Household, Callable[[], None], Callable[[], bool]
     "node.quarantine": rotting,
     "node.compact": compacting,
     "node.rebuild": refilling,
-    "coordinator.upload": storing,
+    "coordinator.backup": storing,
+    "coordinator.upload": forgetting,
     "coordinator.claim": storing,
     "coordinator.commit": storing,
+    "coordinator.snapshot": storing_little,
     "coordinator.head": storing,
     "coordinator.move": refilling,
     "coordinator.repair": refilling,
