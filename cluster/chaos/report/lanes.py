@@ -22,7 +22,7 @@ FAMILIES: Final = {
         "down",
         "partition",
     ),
-    "disk": ("bit-rot", "truncate", "swap-values", "old-copy", "disk-swap", "disk-errors"),
+    "disk": ("bit-rot", "truncate", "swap-values", "old-copy", "disk-swap", "disk-errors", "full-disk"),
     "lie": ("clock", "lie", "amnesia"),
 }
 """Kinds of faults by what they break: each family has a pattern, so that no colour is needed."""
@@ -30,7 +30,7 @@ FAMILIES: Final = {
 _FAMILY_WORDS: Final = {
     "process": "its process was broken",
     "network": "its network was broken",
-    "disk": "its disk was broken",
+    "disk": "its disk was broken, or full",
     "lie": "it had a wrong clock, lied or forgot",
 }
 _MARKS: Final = {

@@ -43,11 +43,17 @@ def describe(story: Story) -> str:
     )
     if spare < 0:
         words += f", so {lowest.unreadable} could not be read just then"
-    return f"{words}. At the end the worst-off stripe had {ended.fewest} of {ended.fewest_n}."
+    words += f". At the end the worst-off stripe had {ended.fewest} of {ended.fewest_n}"
+    if any(sample.fewest_k not in (0, lowest.fewest_k) for sample in story.samples):
+        words += "; stripes that need fewer shards are drawn as far above the line as they have some to spare"
+    return f"{words}."
 
 
-def _steps(story: Story, most: int) -> Iterator[list[tuple[float, float]]]:
-    """The curve, in one stretch for each time that there were stripes to speak of."""
+def _steps(story: Story, most: int, k: int) -> Iterator[list[tuple[float, float]]]:
+    """The curve, in one stretch for each time that there were stripes to speak of.
+
+    What matters is how far above its own k a stripe is: one of another profile is drawn as if k were its own.
+    """
     stretch: list[tuple[float, float]] = []
     scale = STRETCHED / story.length_s
     for sample, end in zip(story.samples, [s.t for s in story.samples[1:]] + [story.length_s], strict=False):
@@ -56,7 +62,7 @@ def _steps(story: Story, most: int) -> Iterator[list[tuple[float, float]]]:
                 yield stretch
             stretch = []
             continue
-        y = _y(sample.fewest, most)
+        y = _y(max(0, sample.fewest - sample.fewest_k + k), most)
         if not stretch or stretch[-1][1] != y:
             stretch.append((sample.t * scale, y))
             stretch.append((end * scale, y))
@@ -143,7 +149,7 @@ def plot(story: Story) -> Markup:
     k = lowest.fewest_k if lowest is not None else story.began.k
     most = max([sample.fewest_n for sample in story.samples] + [story.began.k + story.began.m])
     curves = []
-    for points in _steps(story, most):
+    for points in _steps(story, most, k):
         needed = _y(k, most)
         spare = [(x, min(y, needed)) for x, y in points]
         area = [(points[0][0], needed), *spare, (points[-1][0], needed)]

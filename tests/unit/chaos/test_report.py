@@ -117,6 +117,19 @@ def test_the_curve_stands_alone_and_tells_the_worst_moment() -> None:
     assert survival_svg(made_run(violated=True)) == made
 
 
+def test_a_stripe_of_another_profile_is_drawn_by_what_it_has_to_spare() -> None:
+    def curve(fewest: int, k: int, n: int) -> list[str]:
+        run = MadeRun()
+        run.add(Sampled, 1.0, stripes=1, fewest=5, fewest_k=4, fewest_n=6)
+        run.add(Sampled, 2.0, stripes=1, fewest=fewest, fewest_k=k, fewest_n=n)
+        run.end(3.0, 0, "Survived.")
+        picture = ElementTree.fromstring(survival_svg(run.events()))
+        return [str(path.get("d")) for path in picture.iter() if path.get("class") == "curve"]
+
+    assert curve(4, 3, 4) == curve(5, 4, 6), "one shard to spare, as before"
+    assert curve(4, 3, 4) != curve(4, 4, 6)
+
+
 def test_a_run_in_which_nothing_happened_still_makes_a_page() -> None:
     (began, *_) = MadeRun().events()
     for events in ([began], MadeRun().events()):
