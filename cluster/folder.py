@@ -65,6 +65,8 @@ class ClusterFolder:
         arguments += ["--down-after-s", str(DOWN_AFTER_S), "--lost-after-s", str(lost_after_s)]
         if made.get("trash_hold_s") is not None:
             arguments += ["--trash-hold-s", str(made["trash_hold_s"])]
+        if made.get("compare_every_s") is not None:
+            arguments += ["--compare-every-s", str(made["compare_every_s"])]
         if made["profile"]:
             arguments += ["--profile", made["profile"]]
         return Member("coordinator", self.folder / "coordinator", arguments, self._environment)

@@ -129,5 +129,5 @@ def _findings(found: Survey, joined: Joined) -> Iterator[_Finding]:
             )
     for shard in joined.orphans:
         yield _Finding(
-            "orphan", f"node {shard.node.short}: a shard of {shard.key.chunk.short} that nothing names", 0
+            "orphan", f"node {shard.node.short}: a shard of {shard.key.chunk.short}: {shard.why}", 0
         )

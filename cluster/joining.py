@@ -17,7 +17,10 @@ from holdfast.node.store import ShardKey
 from holdfast.node.store_lmdb_looking import StoreLook
 from holdfast.protocol.ids import NodeId
 
-__all__ = ["Joined", "Shard", "Stripe", "join"]
+__all__ = ["UNNAMED", "Joined", "Shard", "Stripe", "join"]
+
+UNNAMED = "nothing names it"
+"""Why a shard is an orphan: no row is of its stripe, in whatever group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class Joined:
         stripes: of live chunks, in the catalogue's order.
         unnoted: shards that the catalogue counts on and that are not there, or not good.
         returned: slots noted as missing whose shard is there: no harm, not cleared yet.
-        orphans: shards that no row, no order and no open upload names.
+        orphans: shards that no row, no order and no open upload names, and those whose slot another node has
+            filled since, or whose stripe was encoded anew, once the group it is in now is whole.
         crowded: groups with two slots on one node, or more in a zone than its share; in words.
         strange_stripes: shards whose record tells another stripe than the catalogue.
     """
@@ -137,7 +141,8 @@ def _stripe(
 
 
 def _orphans(catalogue: CatalogueLook, stores: Mapping[NodeId, StoreLook]) -> Iterator[Shard]:
-    rows = {(row.account, row.chunk, row.generation, row.group) for row in catalogue.chunks}
+    rows = {(row.account, row.chunk, row.generation): row.group for row in catalogue.chunks}
+    unfinished = _unfinished_groups(catalogue)
     ordered = {
         (entry.node, entry.account, entry.chunk, entry.generation, entry.group, entry.slot)
         for entry in catalogue.erasures
@@ -147,13 +152,27 @@ def _orphans(catalogue: CatalogueLook, stores: Mapping[NodeId, StoreLook]) -> It
             if packed in store.damaged:
                 continue
             key = ShardKey.unpack(packed)
-            if (key.account, key.chunk, key.generation, key.group) in rows:
+            group = rows.get((key.account, key.chunk, key.generation))
+            if group in unfinished or (group == key.group and _is_holder(catalogue, node, key)):
                 continue
             if key.generation in catalogue.open_uploads:
                 continue
             if (node, key.account, key.chunk, key.generation, key.group, key.slot) in ordered:
                 continue
-            yield Shard(node, key, "nothing names it")
+            elsewhere = "its slot is another node's" if group == key.group else "its stripe was encoded anew"
+            yield Shard(node, key, UNNAMED if group is None else elsewhere)
+
+
+def _unfinished_groups(catalogue: CatalogueLook) -> set[int]:
+    """Groups not all of whose slots are full: whoever has a shard of them keeps it."""
+    found = {group for group, _ in catalogue.moves}
+    found |= {row.group for row in catalogue.chunks if row.missing}
+    return found | {group.id for group in catalogue.groups.values() if group.kind != "usual"}
+
+
+def _is_holder(catalogue: CatalogueLook, node: NodeId, key: ShardKey) -> bool:
+    group = catalogue.groups.get(key.group)
+    return group is None or group.members[key.slot] == node
 
 
 def _crowded(catalogue: CatalogueLook) -> Iterator[str]:

@@ -56,6 +56,8 @@ class LocalCluster(ClusterFolder):
         lost_after_s: a node that is away for so long is given up, and its shards are rebuilt elsewhere;
             default: an hour.
         trash_hold_s: for how long swept chunks can be undeleted; default: a week.
+        compare_every_s: how often the catalogue is compared with what nodes have, and what nobody needs is
+            collected; default: a day.
         seed: make a cluster that can be broken: entered with ``async with`` it gives an
             :class:`holdfast.cluster.chaos.breakable.OpenCluster`, with ``chaos``, ``heal`` and ``verify``.
         environment: added to the processes' environment.
@@ -88,6 +90,7 @@ class LocalCluster(ClusterFolder):
         capacity_bytes: int | None = None,
         lost_after_s: float | None = None,
         trash_hold_s: float | None = None,
+        compare_every_s: float | None = None,
         environment: Mapping[str, str] | None = None,
         seed: int | None = None,
     ) -> None:
@@ -107,6 +110,7 @@ class LocalCluster(ClusterFolder):
         self._capacity_bytes = capacity_bytes
         self._lost_after_s = lost_after_s
         self._trash_hold_s = trash_hold_s
+        self._compare_every_s = compare_every_s
         self._closing = Event()
 
     # Context managers
@@ -246,6 +250,7 @@ class LocalCluster(ClusterFolder):
             "capacity_bytes": self._capacity_bytes,
             "lost_after_s": self._lost_after_s,
             "trash_hold_s": self._trash_hold_s,
+            "compare_every_s": self._compare_every_s,
         }
         write_json(self.folder / "cluster.json", values)
 

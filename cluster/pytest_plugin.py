@@ -91,6 +91,7 @@ def _shape(marker: pytest.Mark | None, scenario: Scenario | None) -> dict[str, A
         "nodes": cluster.nodes,
         "profile": cluster.profile,
         "zones": cluster.zones or None,
+        "disk_mib": cluster.disk_mib,
         "capacity_bytes": cluster.capacity_mib * 1024 * 1024 or None,
         "lost_after_s": cluster.lost_after_s,
         "trash_hold_s": cluster.trash_hold_s,
@@ -103,12 +104,16 @@ def holdfast_cluster(request: pytest.FixtureRequest) -> Iterator[OpenCluster]:
     from holdfast.cluster.chaos.breakable import BreakableCluster
 
     marker = request.node.get_closest_marker("chaos")
-    scenario = _scenario(marker)
+    from holdfast.cluster.chaos.run import fitted_here
+
+    scenario, said = _scenario(marker), list[str]()
+    if scenario is not None:
+        scenario, said = fitted_here(scenario)
     only = request.config.getoption(_SEED_OPTION)
     seed = getattr(request, "param", 1 if only is None else only)
     replay = f"pytest {shlex.quote(request.node.nodeid.partition('[')[0])} {_SEED_OPTION} {seed}"
     cluster = BreakableCluster(
-        **_shape(marker, scenario), seed=seed, scenario=scenario, replay_command=replay
+        **_shape(marker, scenario), seed=seed, scenario=scenario, replay_command=replay, said=said
     )
     opened = cluster.opened()
     try:

@@ -39,6 +39,8 @@ class StoreLook:
         stripes: packed key -> the stripe digest its record tells; only when asked, as ``damaged``.
         marked: packed keys that a deletion order names.
         quarantined: damaged shards kept aside.
+        file_bytes: how long the data file is. pages_bytes: of all values, each by itself in whole pages; only
+            when asked, as ``damaged``.
     """
 
     shards: frozenset[bytes] = frozenset()
@@ -46,6 +48,8 @@ class StoreLook:
     stripes: dict[bytes, Digest] = field(default_factory=dict)
     marked: frozenset[bytes] = frozenset()
     quarantined: int = 0
+    file_bytes: int = 0
+    pages_bytes: int = 0
 
 
 def look_at_store(path: Path, *, verify: bool = False) -> StoreLook:
@@ -64,7 +68,9 @@ def look_at_store(path: Path, *, verify: bool = False) -> StoreLook:
         raise IntegrityFailure(f"the store in {path} is cut off")
     try:
         with _opened(path) as env:
-            return _look(env, verify)
+            found = _look(env, verify)
+        found.file_bytes = file.stat().st_size
+        return found
     except lmdb.Error as error:
         raise IntegrityFailure(f"the store in {path} does not open", why=str(error)) from error
 
@@ -100,7 +106,12 @@ def _look(env: Any, verify: bool) -> StoreLook:
         if verify:
             for name, those in (("shards", readable), ("replaced", replaced)):
                 for key in those:
-                    _verify(found, key, txn.get(key, db=databases[name]))
+                    stored = txn.get(key, db=databases[name])
+                    found.pages_bytes += _pages_bytes(stored)
+                    _verify(found, key, stored)
+            if databases["quarantine"] is not None:
+                with txn.cursor(db=databases["quarantine"]) as cursor:
+                    found.pages_bytes += sum(map(_pages_bytes, cursor.iternext(keys=False)))
     return found
 
 
@@ -110,6 +121,11 @@ def _database(env: Any, name: str) -> Any:
         return env.open_db(name.encode(), create=False)
     except (lmdb.NotFoundError, lmdb.ReadonlyError):
         return None
+
+
+def _pages_bytes(stored: bytes | None) -> int:
+    page = os.sysconf("SC_PAGE_SIZE")
+    return -(-len(stored or b"") // page) * page
 
 
 def _verify(found: StoreLook, packed: bytes, stored: bytes | None) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,17 +18,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ParamSpec, TypeVar
 
-import msgspec
-
+from holdfast.client.sdk import AsyncClient
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.by_hand import Chaos
 from holdfast.cluster.chaos.clients import Account, ChaosClient
 from holdfast.cluster.chaos.history import (
     HISTORY_VERSION,
-    AnyEvent,
     FaultBegan,
     History,
-    InvariantJudged,
+    Note,
     Phase,
     PhaseBegan,
     RunBegan,
@@ -40,12 +37,14 @@ from holdfast.cluster.chaos.leftovers import run_folder
 from holdfast.cluster.chaos.limits import WATCH_EVERY_S
 from holdfast.cluster.chaos.loading import Load
 from holdfast.cluster.chaos.mending import converge, heal
-from holdfast.cluster.chaos.report import report_html
+from holdfast.cluster.chaos.noting import NotedClient, Noting
+from holdfast.cluster.chaos.own_loop import OwnLoop
 from holdfast.cluster.chaos.result import HELD, INCONCLUSIVE, VIOLATED
 from holdfast.cluster.chaos.sampling import Sampler
 from holdfast.cluster.chaos.scenario import SCENARIO_VERSION, ClusterShape, Expectation, Scenario, to_toml
 from holdfast.cluster.chaos.striking import Striker
 from holdfast.cluster.chaos.typed import changed
+from holdfast.cluster.chaos.verified import Verified
 from holdfast.cluster.chaos.verifying import baseline, compare, join_deeply
 from holdfast.cluster.chaos.watching import Watch
 from holdfast.cluster.chaos.wiring import ChaosCluster, client_name
@@ -65,71 +64,6 @@ T = TypeVar("T")
 _FIRST_STRIKE_WITHIN_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What :meth:`OpenCluster.verify` found.
-
-    Attributes:
-        exit_code: as of 'holdfast chaos run': 0 held, 30 violated, 31 inconclusive.
-        sentence: what was survived, or the first violation.
-        replay_command: what runs the same again, to be copied into a shell.
-        scenario: as a file.
-    """
-
-    exit_code: int
-    sentence: str
-    replay_command: str
-    invariants: Sequence[InvariantJudged]
-    events: Sequence[AnyEvent]
-    scenario: str
-
-    @property
-    def ok(self) -> bool:
-        """Did every invariant hold?"""
-        return self.exit_code == HELD
-
-    def html(self) -> str:
-        """The page that shows it."""
-        return report_html(self.events, self.scenario)
-
-    def write(self, folder: Path) -> Path:
-        """Write the page, the history and the scenario into a folder; gives the page."""
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = b"".join(msgspec.json.encode(event) + b"\n" for event in self.events)
-        (folder / "history.jsonl").write_bytes(lines)
-        (folder / "scenario.toml").write_text(self.scenario)
-        page = folder / "index.html"
-        page.write_text(self.html())
-        return page
-
-    def __str__(self) -> str:
-        broken = [f"({j.letter}) {j.title}: {j.why}" for j in self.invariants if j.verdict == "violated"]
-        return "\n".join([self.sentence, *broken, f"To see it again: {self.replay_command}"])
-
-
-class _Loop:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="chaos", daemon=True)
-        self._thread.start()
-
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run it there and wait, blocking."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def off(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
-        """Run it there; to be awaited in the caller's loop."""
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
-
-    def close(self) -> None:
-        """Stop; nothing may run any more."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
 class BreakableCluster(ChaosCluster):
     """What ``LocalCluster(..., seed=N)`` makes. Entered asynchronously it gives an :class:`OpenCluster`.
 
@@ -137,6 +71,7 @@ class BreakableCluster(ChaosCluster):
         seed: of everything that is drawn.
         scenario: whose faults strike while the cluster is open; None: only what is done by hand.
         replay_command: what runs the same again; default: this program's own command line.
+        said: what of the scenario is done otherwise on this machine, for the report.
         shape: as LocalCluster takes it.
     """
 
@@ -150,8 +85,10 @@ class BreakableCluster(ChaosCluster):
         seed: int = 0,
         scenario: Scenario | None = None,
         replay_command: str | None = None,
+        said: Sequence[str] = (),
         **shape: Any,
     ) -> None:
+        self.said = tuple(said)
         self._made = ExitStack()
         if folder is None:
             # Found and removed by the next run if this process is killed.
@@ -232,11 +169,12 @@ class OpenCluster:
     Attributes:
         cluster: its blocking verbs (:class:`holdfast.cluster.local.LocalCluster`).
         chaos: verbs that break it.
+        operation: ``with c.operation("backup"):`` puts what happens inside into the report, as one operation.
     """
 
     def __init__(self, cluster: BreakableCluster) -> None:
         self.cluster = cluster
-        self._loop = _Loop()
+        self._loop = OwnLoop()
         began = SYSTEM.monotonic()
         self._history = History(lambda: SYSTEM.monotonic() - began)
         self._stack = ExitStack()
@@ -249,6 +187,8 @@ class OpenCluster:
         self._parts = self._loop.wait(self._start(arena))
         self._before = baseline(arena)
         self.chaos = self._parts.chaos
+        self._noting = Noting(self._history, self._parts.watch.load)
+        self.operation = self._noting.operation
 
     def _began(self, arena: Arena) -> None:
         scenario = arena.scenario
@@ -266,6 +206,8 @@ class OpenCluster:
             members=arena.members,
             zones={name: f"zone-{at % zones + 1}" for at, name in enumerate(names)} if zones else {},
         )
+        for text in self.cluster.said:
+            self._history.add(Note, text=text)
         self._arena = arena
 
     async def _start(self, arena: Arena) -> _Parts:
@@ -314,6 +256,16 @@ class OpenCluster:
             folder = self._arena.scratch / name
             self._arena.clients[name] = ChaosClient(name, folder, "", made, Account())
         return made
+
+    def client(self, home: Path | str, number: int = 0) -> AsyncClient:
+        """A client of this process, whose operations are in the report; a context manager. Blocking ones and
+        processes of others are noted with :attr:`operation`.
+
+        Args:
+            home: a folder of its own; an account is made with :meth:`invite`.
+            number: which client it counts as in the report.
+        """
+        return NotedClient(home, coordinator=self.address, name=client_name(number), noting=self._noting)
 
     async def run(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run any blocking verb of :attr:`cluster` in a thread."""
@@ -375,7 +327,8 @@ class OpenCluster:
             parts.judge.violated("h", f"the cluster does not come up again: {error}")
         else:
             self._phase("quiet")
-            await converge(parts.arena, parts.watch, parts.judge)
+            # The caller's clients may still be storing: what they leave has no grace that is known.
+            await converge(parts.arena, parts.watch, parts.judge, orphans=False)
         self._phase("verify")
         await join_deeply(parts.arena, parts.judge)
         compare(parts.judge, self._before, await asyncio.to_thread(baseline, parts.arena))
@@ -412,7 +365,7 @@ class OpenCluster:
 class Blocking:
     """An :class:`OpenCluster` for callers without an event loop."""
 
-    def __init__(self, opened: OpenCluster, loop: _Loop) -> None:
+    def __init__(self, opened: OpenCluster, loop: OwnLoop) -> None:
         self._opened = opened
         self._loop = loop
 

@@ -114,6 +114,8 @@ class Breaking:
         self._number = arena.next_fault()
         if keeps_away(fault):
             arena.away.update(self._names)
+        if keeps_away(fault) or works_on_disks(fault) or isinstance(fault, kinds.Lie):
+            arena.disrupted += len(arena.nodes_among(self._names))
         instant = works_on_disks(fault) and not isinstance(fault, kinds.DiskErrors)
         detail = f"at {self._step[0]}" if self._step else ""
         arena.history.add(
@@ -259,6 +261,10 @@ class Chaos:
     def disk_swap(self, *targets: Target) -> Breaking:
         """Their stores are gone; they start on empty disks."""
         return self._make(kinds.DiskSwap, targets)
+
+    def fill_disk(self, *targets: Target, leave_mib: float = 0.0) -> Breaking:
+        """Their disks run full; only where the cluster was made with ``disk_mib``."""
+        return self._make(kinds.FullDisk, targets, leave_mib=leave_mib)
 
     def clock(self, *targets: Target, offset_s: float = 0.0, drift_ppm: float = 0.0) -> Breaking:
         """Their wall clocks are off, or run away."""

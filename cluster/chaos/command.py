@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,11 +184,15 @@ def _scenario(name: str) -> Scenario:
 
 
 def _run(scenario: Scenario, seed: int, report: Path | None, svg: Path | None, output: Output) -> None:
+    from holdfast.cluster.chaos.fitting import wants_namespace
+    from holdfast.cluster.chaos.namespaces import begin_inside, is_inside, why_unavailable
     from holdfast.cluster.chaos.report import survival_svg, write_report
     from holdfast.cluster.chaos.run import run_scenario
     from holdfast.protocol.terminal import configure_logging
 
     configure_logging(False, "error")
+    if wants_namespace(scenario) and "chaos" in sys.argv and not is_inside() and not why_unavailable():
+        begin_inside(sys.argv[1:])
     output.note(f"{scenario.name}, seed {seed}: {scenario.about}")
 
     def said(phase: str) -> None:

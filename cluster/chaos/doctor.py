@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.cluster.chaos.syscalls import why_unavailable
+from holdfast.cluster.chaos.namespaces import why_unavailable as namespaces_why
+from holdfast.cluster.chaos.small_disks import why_unavailable as disks_why
+from holdfast.cluster.chaos.syscalls import why_unavailable as syscalls_why
 
 __all__ = ["Injector", "examine"]
 
@@ -42,10 +43,14 @@ def examine() -> list[Injector]:
         Injector("disks", "bit-rot, truncate, swap-values, old-copy, disk-swap", _tried(_sparse_writes)),
         Injector("clocks", "clock", ""),
         Injector("lies", "lie", ""),
-        Injector("strace", "disk-errors", why_unavailable()),
-        Injector("namespaces", "none yet: proxies do the same", _tried(_namespaces), is_needed=False),
-        Injector("nft", "none yet: proxies do the same", _nft(), is_needed=False),
-        Injector("tmpfs", "none yet: --capacity fills nodes", _tried(_tmpfs), is_needed=False),
+        Injector("strace", "disk-errors", syscalls_why()),
+        Injector(
+            "namespaces",
+            'partition by = "namespace"; elsewhere proxies do it',
+            namespaces_why(),
+            is_needed=False,
+        ),
+        Injector("filesystems", "full-disk; elsewhere nodes get a capacity", disks_why(), is_needed=False),
     ]
 
 
@@ -90,25 +95,3 @@ def _sparse_writes() -> str:
         file.write_bytes(bytes(8192))
         os.truncate(file, 4096)
         return "" if file.stat().st_size == 4096 else "files cannot be cut off here"
-
-
-def _namespaces() -> str:
-    return _of(["unshare", "-n", "true"], "util-linux")
-
-
-def _nft() -> str:
-    return "" if shutil.which("nft") else "nft is not installed (Debian: apt install nftables)"
-
-
-def _tmpfs() -> str:
-    with tempfile.TemporaryDirectory(prefix="holdfast-doctor-") as folder:
-        script = f"mount -t tmpfs -o size=1m none '{folder}' && umount '{folder}'"
-        # In a namespace of its own: whatever happens, nothing stays mounted.
-        return _of(["unshare", "-m", "sh", "-c", script], "util-linux")
-
-
-def _of(command: list[str], package: str) -> str:
-    if shutil.which(command[0]) is None:
-        return f"{command[0]} is not installed (Debian: apt install {package})"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return "" if done.returncode == 0 else (done.stderr.strip() or "it is not allowed here")[:200]

@@ -122,10 +122,14 @@ class Down(NetworkFault, tag="down"):
 
 
 class Partition(Fault, tag="partition"):
-    """Targets and ``peers`` do not hear each other; ``one_way``: peers do not hear the targets."""
+    """Targets and ``peers`` do not hear each other; ``one_way``: peers do not hear the targets.
+
+    ``by``: "proxy": bytes are held back; "namespace": packets are lost, where the machine allows that.
+    """
 
     peers: tuple[str, ...] = ("everybody",)
     one_way: bool = False
+    by: Literal["proxy", "namespace"] = "proxy"
 
 
 # Disks
@@ -169,6 +173,12 @@ class DiskErrors(Fault, tag="disk-errors"):
     times: int = 1
 
 
+class FullDisk(Fault, tag="full-disk"):
+    """Somebody else takes all room on the targets' disks but ``leave_mib``; needs ``cluster.disk_mib``."""
+
+    leave_mib: float = 0.0
+
+
 # Lies
 
 
@@ -210,6 +220,7 @@ AnyFault = (
     | OldCopy
     | DiskSwap
     | DiskErrors
+    | FullDisk
     | Clock
     | Lie
     | Amnesia

@@ -27,11 +27,14 @@ from holdfast.cluster.chaos.disks import (
     wipe,
 )
 from holdfast.cluster.chaos.faults import AnyFault
+from holdfast.cluster.chaos.namespaces import PacketFilter, rules
+from holdfast.cluster.chaos.small_disks import Ballast
 from holdfast.cluster.chaos.syscalls import SyscallFault
 from holdfast.cluster.chaos.toxics import Effect, Rule
 from holdfast.cluster.chaos.wiring import COORDINATOR
 from holdfast.cluster.processes import Member
 from holdfast.protocol.directory import write_file
+from holdfast.protocol.limits import MIB
 
 __all__ = ["Active", "begin", "copy_for", "keeps_away", "works_on_disks"]
 
@@ -158,8 +161,19 @@ def _toxic(effect_of: Callable[[Any], Effect]) -> Callable[[Arena, AnyFault, Seq
 def _partition(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
     assert isinstance(fault, kinds.Partition)
     peers = arena.targets(fault.peers, random, free_only=False)
+    if fault.by == "namespace":
+        return _lost_packets(arena, targets, peers, one_way=fault.one_way)
     # One way: what the targets say does not reach the others.
     return _rule(arena, targets, peers, Effect(stalled=True), "from" if fault.one_way else "both")
+
+
+def _lost_packets(arena: Arena, targets: Sequence[str], peers: Sequence[str], *, one_way: bool) -> Active:
+    some = [arena.cluster.wire_of(name) for name in targets]
+    others = [arena.cluster.wire_of(name) for name in peers if name not in targets]
+    dropping = rules(some, others) + ([] if one_way else rules(others, some))
+    lost = PacketFilter(arena.faults, dropping)
+    dropped: list[int] = []
+    return Active(lambda: dropped.append(lost.end()), lambda: sum(dropped) > 0, "by lost packets")
 
 
 # Disks
@@ -261,6 +275,16 @@ def _disk_errors(arena: Arena, fault: AnyFault, targets: Sequence[str], random: 
     )
 
 
+def _full_disk(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
+    assert isinstance(fault, kinds.FullDisk)
+    leave_bytes = int(fault.leave_mib * MIB)
+    ballasts = [Ballast(_member(arena, name).folder, leave_bytes) for name in targets]
+    taken = [ballast.taken_bytes for ballast in ballasts]
+    return Active(
+        _all(ballast.end for ballast in ballasts), lambda: min(taken) > 0, f"{fault.leave_mib:g} MiB left"
+    )
+
+
 # Lies
 
 
@@ -334,6 +358,7 @@ _BEGIN: dict[type, Callable[[Arena, AnyFault, Sequence[str], Random], Active]] =
     kinds.OldCopy: _old_copy,
     kinds.DiskSwap: _disk_swap,
     kinds.DiskErrors: _disk_errors,
+    kinds.FullDisk: _full_disk,
     kinds.Clock: _clock,
     kinds.Lie: _lie,
     kinds.Amnesia: _amnesia,

@@ -18,13 +18,13 @@ INVARIANTS: Final[dict[str, str]] = {
     "c": "failed means never visible, unknown settles, retries change nothing",
     "d": "every chunk of a visible snapshot was at its write quorum when it was committed",
     "e": "no two slots of a stripe on one node, no zone above its share",
-    "f": "catalogue and nodes agree in the end, and sweeping took nothing that is needed",
+    "f": "catalogue and nodes agree in the end, orphans are collected, and nothing needed is swept",
     "g": "a forgotten snapshot does not come back",
     "h": "after the faults every stripe has all its shards again in time, and repair comes to rest",
     "i": "beyond m: what cannot be read is named, nothing is thrown away, all comes back",
     "j": "heads only grow, and none changes",
     "k": "no plaintext, file name or key in files, logs or traffic of servers",
-    "l": "memory and descriptors come back to where they were, and nobody dies unasked",
+    "l": "memory, descriptors and disk come back to where they were, and nobody dies unasked",
     "m": "every declared fault had an effect",
 }
 

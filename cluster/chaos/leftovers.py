@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from holdfast.cluster.chaos.small_disks import unmount_below
 from holdfast.cluster.local import LocalCluster
 from holdfast.cluster.processes import boot_id, start_time
 from holdfast.protocol.directory import make_private, write_json
@@ -80,5 +81,9 @@ def _remove(folder: Path) -> None:
         return
     cluster = folder / "cluster"
     if cluster.exists():
-        LocalCluster(folder=cluster, keep=True).down(delete=True)
+        left = LocalCluster(folder=cluster, keep=True)
+        left.down()
+        # Its nodes' disks, when they had some: a folder on which something is mounted cannot be deleted.
+        unmount_below(folder)
+        left.down(delete=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,11 +14,13 @@ from holdfast.cluster.chaos.history import OperationEnded, OperationStarted
 from holdfast.cluster.chaos.judging import Judge
 from holdfast.cluster.chaos.limits import OPERATION_WITHIN_S
 
-__all__ = ["Load"]
+__all__ = ["FULL", "Load"]
 
 _SNAPSHOTS_LEFT_MIN = 2
 _REFUSED_RIGHTLY = {"sweep_refused", "locked", "head_moved", "conflict"}
 """What may be answered without any fault: a prune while something is unsafe, or another device was first."""
+FULL = {"no_room", "no_quorum"}
+"""What may be answered to who stores while disks are full: all of them, or too many of a group."""
 
 
 @dataclass(slots=True)
@@ -150,7 +152,10 @@ class Load:
         self.judge.require(
             "b", answer.error != "untyped", f"{name} failed with an error nobody foresaw: {answer.why}"
         )
-        if answer.outcome == "ok" or self.arena.scenario.expect.availability != "kept":
+        expected = self.arena.scenario.expect.availability
+        if answer.outcome == "ok" or expected not in ("kept", "no room"):
+            return
+        if expected == "no room" and answer.error in FULL and verb in ("backup", "stream"):
             return
         if no_excuse and answer.error not in _REFUSED_RIGHTLY and answer.error != "killed":
             self.judge.violated("a", f"{name} failed, and no fault explains it: {answer.error}: {answer.why}")

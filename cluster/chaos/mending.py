@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from holdfast.cluster.chaos.allowances import repair_bytes_most
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.history import Note
 from holdfast.cluster.chaos.judging import Judge
-from holdfast.cluster.chaos.limits import HEALTHY_WITHIN_S, SAMPLE_EVERY_S
+from holdfast.cluster.chaos.limits import HEALTHY_WITHIN_S, ORPHAN_GRACE_S, SAMPLE_EVERY_S
 from holdfast.cluster.chaos.watching import Watch
 from holdfast.cluster.chaos.wiring import node_name
 from holdfast.coordinator.asking import scrub_node
@@ -111,8 +112,12 @@ async def _scrub(arena: Arena, number: int) -> None:
             arena.broken_stores.add(number)
 
 
-async def converge(arena: Arena, watch: Watch, judge: Judge) -> None:
-    """Wait until every stripe is whole and repair rests; judge whether that came in time."""
+async def converge(arena: Arena, watch: Watch, judge: Judge, *, orphans: bool = True) -> None:
+    """Wait until every stripe is whole and repair rests; judge whether that came in time.
+
+    Args:
+        orphans: whether what nobody needs is collected in time, too.
+    """
     within_s = arena.scenario.expect.back_within_s
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
@@ -125,7 +130,9 @@ async def converge(arena: Arena, watch: Watch, judge: Judge) -> None:
         calm = calm + 1 if whole and repaired == watch.repaired_bytes else 0
         repaired = watch.repaired_bytes
         if calm >= 4:
-            _judge_traffic(arena, judge, watch.repaired_bytes, look.sealed_bytes)
+            _judge_traffic(arena, judge, watch)
+            if orphans:
+                await _wait_for_orphans(watch, judge)
             arena.hurt.clear()
             arena.mending.clear()
             arena.sampler.mended()
@@ -138,15 +145,37 @@ async def converge(arena: Arena, watch: Watch, judge: Judge) -> None:
         await asyncio.sleep(SAMPLE_EVERY_S)
 
 
-def _judge_traffic(arena: Arena, judge: Judge, repaired_bytes: int, sealed_bytes: int) -> None:
-    """Every node that was away or lost its disk may cost so many times all that is stored, and no more."""
-    factor = arena.scenario.expect.repaired_factor_max
-    most = factor * max(1, arena.disrupted) * max(sealed_bytes, 1 << 20)
+async def _wait_for_orphans(watch: Watch, judge: Judge) -> None:
+    """Everybody is there, every stripe is whole: what nobody needs is collected within its grace."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + ORPHAN_GRACE_S
+    look = await watch.sample()
+    while (look.collectable or look.trouble) and loop.time() <= until + SAMPLE_EVERY_S:
+        await asyncio.sleep(SAMPLE_EVERY_S)
+        look = await watch.sample()
+    if look.overdue and watch.told is not None and watch.told.inventory.strays:
+        # A catalogue that was rebuilt gives nothing up before its oldest tickets have expired, in an hour.
+        return
+    judge.require(
+        "f",
+        not look.overdue,
+        f"{len(look.overdue)} shards lie about for longer than {ORPHAN_GRACE_S:g} s ({look.overdue[:1]})",
+    )
+
+
+def _judge_traffic(arena: Arena, judge: Judge, watch: Watch) -> None:
+    """Repair reads no more than what was lost makes it read."""
+    most = repair_bytes_most(
+        watch.sealed_bytes_most,
+        times=arena.scenario.expect.repaired_factor_max,
+        disrupted=arena.disrupted,
+        n=arena.scenario.redundancy.n,
+    )
     judge.require(
         "h",
-        repaired_bytes <= most,
-        f"{repaired_bytes >> 20} MiB were repaired of {sealed_bytes >> 20} MiB that are stored, "
-        f"after {arena.disrupted} nodes were away or hurt",
+        watch.repaired_bytes <= most,
+        f"repair read {watch.repaired_bytes >> 20} MiB, and {most >> 20} MiB are enough, with "
+        f"{watch.sealed_bytes_most >> 20} MiB stored and {arena.disrupted} times a node away or hurt",
     )
 
 

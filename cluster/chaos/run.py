@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +22,13 @@ from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.clients import Account, ChaosClient
 from holdfast.cluster.chaos.contents import canary_of
 from holdfast.cluster.chaos.faults import Lie, kind_of
+from holdfast.cluster.chaos.fitting import fitted, wants_namespace
 from holdfast.cluster.chaos.history import (
     HISTORY_VERSION,
     FaultBegan,
     History,
     Note,
+    OperationEnded,
     Phase,
     PhaseBegan,
     RunBegan,
@@ -36,12 +38,15 @@ from holdfast.cluster.chaos.history import (
 from holdfast.cluster.chaos.judging import Judge
 from holdfast.cluster.chaos.leftovers import run_folder
 from holdfast.cluster.chaos.limits import RUNNING_OPERATIONS_WITHIN_S
-from holdfast.cluster.chaos.loading import Load
+from holdfast.cluster.chaos.loading import FULL, Load
 from holdfast.cluster.chaos.mending import converge, heal
+from holdfast.cluster.chaos.namespaces import is_inside, raise_loopback
+from holdfast.cluster.chaos.namespaces import why_unavailable as why_no_namespace
 from holdfast.cluster.chaos.result import HARNESS_FAILED, HELD, INCONCLUSIVE, VIOLATED, ChaosResult
 from holdfast.cluster.chaos.result import replay_command as replay_of
 from holdfast.cluster.chaos.sampling import Sampler
 from holdfast.cluster.chaos.scenario import Scenario, to_toml
+from holdfast.cluster.chaos.small_disks import why_unavailable as why_no_disks
 from holdfast.cluster.chaos.striking import Striker
 from holdfast.cluster.chaos.verifying import baseline, verify
 from holdfast.cluster.chaos.watching import Watch
@@ -51,7 +56,7 @@ from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.program import program_version
 from holdfast.protocol.terminal import human_bytes, human_count
 
-__all__ = ["OnPhase", "run_scenario"]
+__all__ = ["OnPhase", "fitted_here", "run_scenario"]
 
 OnPhase = Callable[[str], None]
 
@@ -78,16 +83,36 @@ async def run_scenario(
     history = History(
         lambda: SYSTEM.monotonic() - began, report / "history.jsonl" if report is not None else None
     )
+    fits, said = await asyncio.to_thread(fitted_here, scenario)
     try:
-        return await _Run(scenario, seed, report, history, on_phase or (lambda name: None)).run()
+        return await _Run(fits, seed, report, history, on_phase or (lambda name: None), said).run()
     finally:
         history.close()
 
 
+def fitted_here(scenario: Scenario) -> tuple[Scenario, list[str]]:
+    """The scenario as this machine, and this process, can run it."""
+    no_disks = why_no_disks() if scenario.cluster.disk_mib else ""
+    no_namespace = ""
+    if wants_namespace(scenario):
+        if not is_inside():
+            no_namespace = why_no_namespace() or "'holdfast chaos run' makes a namespace, a program does not"
+        else:
+            raise_loopback()
+    return fitted(scenario, no_disks=no_disks, no_namespace=no_namespace)
+
+
 class _Run:
     def __init__(
-        self, scenario: Scenario, seed: int, report: Path | None, history: History, on_phase: OnPhase
+        self,
+        scenario: Scenario,
+        seed: int,
+        report: Path | None,
+        history: History,
+        on_phase: OnPhase,
+        said: Sequence[str],
     ) -> None:
+        self._said = said
         self._scenario = scenario
         self._seed = seed
         self._report = report
@@ -121,6 +146,7 @@ class _Run:
             profile=shape.profile,
             zones=shape.zones or None,
             folder=folder / "cluster",
+            disk_mib=shape.disk_mib,
             capacity_bytes=shape.capacity_mib * 1024 * 1024 or None,
             lost_after_s=shape.lost_after_s,
             trash_hold_s=shape.trash_hold_s,
@@ -129,6 +155,8 @@ class _Run:
             # From the start: a node that was restarted to lie would not be asked for a while.
             cluster.lying = set(range(1, shape.nodes + 1))
         self._began(cluster)
+        for text in self._said:
+            self._history.add(Note, text=text)
         self._phase("start")
         sampler = Sampler(cluster.folder)
         scratch = folder / "scratch"
@@ -259,6 +287,9 @@ class _Run:
             await asyncio.gather(*working)
 
     def _judge_faults(self, striker: Striker) -> None:
+        if self._scenario.expect.availability == "no room":
+            refused = any(event.code in FULL for event in self._history.of(OperationEnded))
+            self._judge.require("m", refused, "disks were filled, and nothing was refused for lack of room")
         for number, fault in enumerate(self._scenario.faults):
             why = "had no effect" if striker.tried[number] else "never came to be"
             self._judge.require(

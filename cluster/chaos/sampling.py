@@ -13,11 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from holdfast.cluster.chaos.allowances import Orphans
 from holdfast.cluster.joining import Joined, join
 from holdfast.cluster.surveying import node_of
 from holdfast.coordinator.catalogue.looking import CatalogueLook, look_at_catalogue
 from holdfast.node.store import ShardKey
 from holdfast.node.store_lmdb_looking import StoreLook, look_at_store
+from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.ids import NodeId
 
@@ -38,6 +40,8 @@ class Look:
         crowded: groups that break the placement rules; in words.
         head_trouble: heads that changed or went; in words.
         unnoted, orphans: see cluster.joining.
+        collectable: orphans of uploads that have ended; overdue: of them, those seen for longer than their
+            grace; in words.
         sealed_bytes: of all live chunks.
         layouts: (k, numbers of the nodes with a good shard) of the stripes, those alike once.
         unread: nodes whose stores could not be looked at, and why.
@@ -57,6 +61,8 @@ class Look:
     unnoted: int = 0
     unnoted_named: list[str] = field(default_factory=list)
     orphans: int = 0
+    collectable: int = 0
+    overdue: list[str] = field(default_factory=list)
     heads: int = 0
     sealed_bytes: int = 0
     layouts: frozenset[tuple[int, frozenset[int]]] = frozenset()
@@ -76,6 +82,7 @@ class _Watcher:
         self._folder = folder
         self._seen: set[bytes] | None = None
         self._heads: dict[tuple[bytes, int], bytes] = {}
+        self._orphans = Orphans()
 
     def look(
         self, numbers: Collection[int], away: frozenset[int], excused: frozenset[int], skip: frozenset[int]
@@ -106,6 +113,7 @@ class _Watcher:
         _count(found, joined, number_of)
         self._judge_quorum(found, catalogue, stores, {n for n, at in number_of.items() if at in excused})
         self._judge_heads(found, catalogue)
+        self._judge_orphans(found, catalogue, joined, number_of)
         return found
 
     def live_keys(self, number: int) -> frozenset[bytes]:
@@ -139,6 +147,17 @@ class _Watcher:
                     f"chunk {row.chunk.short} was committed with {there} of {group.profile.n} shards, "
                     f"and the write quorum is {group.profile.write_quorum}"
                 )
+
+    def _judge_orphans(
+        self, found: Look, catalogue: CatalogueLook, joined: Joined, number_of: dict[NodeId, int]
+    ) -> None:
+        found.collectable, overdue = self._orphans.look(
+            joined.orphans, catalogue.ended_uploads, SYSTEM.monotonic()
+        )
+        found.overdue = [
+            f"a shard of chunk {shard.key.chunk.short} on node-{number_of[shard.node]}: {shard.why}"
+            for shard in overdue
+        ]
 
     def _judge_heads(self, found: Look, catalogue: CatalogueLook) -> None:
         """The newest number never falls, and no number has two heads; a rebuilt catalogue may keep fewer."""

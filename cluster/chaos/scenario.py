@@ -19,9 +19,12 @@ from holdfast.cluster.chaos.faults import AnyFault, Fault, kind_of
 from holdfast.cluster.chaos.limits import (
     CHAOS_S_MAX,
     CLIENTS_MAX,
+    DISK_MIB_MAX,
+    DISK_MIB_MIN,
     FAULTS_MAX,
     FILE_BYTES_MAX,
     FILES_MAX,
+    REPAIR_TIMES_MAX,
     SCENARIO_BYTES_MAX,
 )
 from holdfast.cluster.chaos.typed import Part, changed
@@ -58,6 +61,8 @@ class ClusterShape(Part):
         lost_after_s: a node away for so long is given up, and its shards are rebuilt elsewhere.
         trash_hold_s: for how long swept chunks stay restorable.
         capacity_mib: of each node; 0: what the disk has.
+        disk_mib: each node lies on a filesystem of its own of that size, which can run full; 0: none does.
+            Where none can be mounted, each node gets a capacity of an eighth of it instead.
     """
 
     nodes: int = 6
@@ -66,6 +71,7 @@ class ClusterShape(Part):
     lost_after_s: float = 8.0
     trash_hold_s: float = 3600.0
     capacity_mib: int = 0
+    disk_mib: int = 0
 
 
 class Load(Part):
@@ -96,17 +102,19 @@ class Expectation(Part):
 
     Attributes:
         availability: "kept": every operation that no fault explains succeeds; "lost and back": stripes
-            become unreadable, are told of, and come back; "any": only safety is judged.
+            become unreadable, are told of, and come back; "no room": as "kept", and some of what stores is
+            refused for lack of room; "any": only safety is judged.
         back_within_s: after the heal every stripe has all its shards again within so long.
         operations_min: fewer finished operations prove nothing.
-        repaired_factor_max: bytes repaired, per byte of the shards that were lost or missed.
+        repaired_factor_max: how often all that is stored may be read for repair, for each time that a node
+            was taken away or lost its disk.
         skip: letters of invariants that this scenario says nothing about.
     """
 
-    availability: Literal["kept", "lost and back", "any"] = "kept"
+    availability: Literal["kept", "lost and back", "no room", "any"] = "kept"
     back_within_s: float = 60.0
     operations_min: int = 10
-    repaired_factor_max: float = 8.0
+    repaired_factor_max: float = REPAIR_TIMES_MAX
     skip: tuple[str, ...] = ()
 
 
@@ -179,6 +187,8 @@ def _problems(scenario: Scenario) -> list[str]:
     require(1 <= cluster.nodes <= NODES_MAX, f"cluster.nodes: 1 to {NODES_MAX}")
     require(0 <= cluster.zones <= cluster.nodes, "cluster.zones: at most one per node")
     require(cluster.lost_after_s > DOWN_AFTER_S, f"cluster.lost_after_s: more than {DOWN_AFTER_S}")
+    disk = cluster.disk_mib
+    require(disk == 0 or DISK_MIB_MIN <= disk <= DISK_MIB_MAX, f"cluster.disk_mib: at least {DISK_MIB_MIN}")
     require(cluster.trash_hold_s >= 0 and cluster.capacity_mib >= 0, "cluster: a negative number")
     try:
         needed = Profile.parse(cluster.profile).n
@@ -215,6 +225,8 @@ def _problems_of(fault: Fault, scenario: Scenario) -> list[str]:
         found.append("nth: at least 1")
     if kind_of(fault) == "amnesia" and fault.targets != ("coordinator",):
         found.append('only the coordinator forgets: targets = ["coordinator"]')
+    if kind_of(fault) == "full-disk" and not (scenario.cluster.disk_mib and scenario.budget == "anything"):
+        found.append('it needs cluster.disk_mib, and budget = "anything": no quorum counts with a full disk')
     if not fault.targets:
         found.append("it has no target")
     for target in (*fault.targets, *getattr(fault, "peers", ())):

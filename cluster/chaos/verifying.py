@@ -7,6 +7,7 @@ import mmap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from holdfast.cluster.chaos.allowances import store_bytes_most
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.clients import Account, ChaosClient
 from holdfast.cluster.chaos.history import Note
@@ -17,7 +18,8 @@ from holdfast.cluster.chaos.watching import Resources, Watch, resources_of
 from holdfast.cluster.chaos.wiring import COORDINATOR
 from holdfast.cluster.joining import join
 from holdfast.cluster.surveying import survey
-from holdfast.protocol.errors import HoldfastError
+from holdfast.coordinator.asking import compact_node
+from holdfast.protocol.errors import HoldfastError, NoRoom
 
 __all__ = ["baseline", "compare", "find_in_files", "join_deeply", "verify"]
 
@@ -43,6 +45,7 @@ async def verify(
     """Judge everything that can only be judged at the end."""
     await _settle(arena, judge, load)
     await _restore_all(arena, judge, load)
+    await _prune_all(arena, load)
     await join_deeply(arena, judge)
     if arena.scenario.expect.availability == "lost and back":
         judge.require(
@@ -90,8 +93,37 @@ async def _restore_all(arena: Arena, judge: Judge, load: Load) -> None:
                 )
 
 
+async def _prune_all(arena: Arena, load: Load) -> None:
+    if arena.scenario.load.prune:
+        for _, client in _one_client_each(arena):
+            await load.ask(client, "prune", must=True)
+
+
+async def _compact_all(arena: Arena, judge: Judge) -> set[str]:
+    """Let every store give room back; the nodes (hex) whose disks have room enough for that."""
+    key, nodes = arena.cluster.operator_key, list(arena.cluster.numbers())
+    done = set()
+    answers = await asyncio.gather(
+        *(compact_node(key, node=node, wait=True) for node in nodes), return_exceptions=True
+    )
+    for node, told in zip(nodes, answers, strict=True):
+        if isinstance(told, NoRoom):
+            arena.history.add(Note, text=f"the disk of node {node[:8]} has too little room to be compacted")
+        elif isinstance(told, HoldfastError):
+            judge.violated("l", f"a store could not be compacted: {told}")
+        elif isinstance(told, BaseException):
+            raise told
+        else:
+            done.add(node)
+    return done
+
+
 async def join_deeply(arena: Arena, judge: Judge) -> None:
-    """Join the catalogue with every store, rereading every shard; they must agree."""
+    """Join the catalogue with every store, rereading every shard; they must agree.
+
+    Before that every store gives its disk back what it does not need.
+    """
+    compacted = await _compact_all(arena, judge)
     folder = arena.cluster.folder
     nodes = [folder / name for name in arena.node_names]
     try:
@@ -99,6 +131,15 @@ async def join_deeply(arena: Arena, judge: Judge) -> None:
     except HoldfastError as error:
         judge.violated("f", f"catalogue and stores cannot be joined: {error}")
         return
+    for node, store in found.stores.items():
+        if node.hex() not in compacted:
+            continue
+        judge.require(
+            "l",
+            store.file_bytes <= store_bytes_most(store.pages_bytes),
+            f"the store of node {node.short} takes {store.file_bytes >> 20} MiB of disk after it was "
+            f"compacted, for {store.pages_bytes >> 20} MiB that are in it",
+        )
     joined = join(found.catalogue, found.stores)
     for node, why in found.unread.items():
         judge.violated("f", f"the store of node {node.short} cannot be read: {why}")

@@ -52,7 +52,9 @@ class Watch:
 
     Attributes:
         look: the last look at the stores; status: what the coordinator said last.
-        repaired_bytes: since the run began, over all of the coordinator's lives.
+        repaired_bytes: since the run began, over all of the coordinator's lives: for each shard that was
+            brought back the sealed bytes of its stripe, which is what was read for it.
+        sealed_bytes_most: of all that was stored at any one time.
     """
 
     arena: Arena
@@ -62,9 +64,11 @@ class Watch:
     look: Look | None = None
     told: ClusterStatus | None = None
     repaired_bytes: int = 0
+    sealed_bytes_most: int = 0
     was_unreadable: bool = False
     _before: dict[str, str] = field(default_factory=dict)
     _seen: dict[str, str] = field(default_factory=dict)
+    _hits: dict[str, int] = field(default_factory=dict)
     _repaired_last: int = 0
 
     async def processes(self) -> None:
@@ -85,11 +89,13 @@ class Watch:
             arena.history.add(
                 MemberChanged, member=name, state=state, seen_by="machine", pid=member.pid() or 0
             )
-            excused = (
-                name in arena.explained or arena.nodes_among([name]) & arena.hurt or arena.away[name] > 0
-            )
+            # Who comes to an armed step has gone before the fault that armed it knows.
+            hits = len(arena.cluster.hits(name))
+            hit, self._hits[name] = hits > self._hits.get(name, 0), hits
+            is_hurt = bool(arena.nodes_among([name]) & arena.hurt)
+            excused = hit or name in arena.explained or is_hurt or arena.away[name] > 0
             if before is not None and state == "stopped":
-                self.judge.require("l", bool(excused), f"{name} ended, and nobody had asked it to")
+                self.judge.require("l", excused, f"{name} ended, and nobody had asked it to")
 
     async def status(self) -> None:
         """Note how the coordinator sees its nodes."""
@@ -155,6 +161,7 @@ class Watch:
             return look
         self.look = look
         self.was_unreadable |= look.unreadable > 0
+        self.sealed_bytes_most = max(self.sealed_bytes_most, look.sealed_bytes)
         arena.history.add(
             Sampled,
             stripes=look.stripes,

@@ -12,8 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from holdfast.cluster.chaos.limits import COMPARE_EVERY_S
+from holdfast.cluster.chaos.namespaces import Wire
 from holdfast.cluster.chaos.proxy import Network
+from holdfast.cluster.chaos.small_disks import make_disk, unmount_below
 from holdfast.cluster.local import LocalCluster
 from holdfast.cluster.processes import Member
 from holdfast.protocol.address import Address, Token
@@ -62,11 +66,13 @@ class ChaosCluster(LocalCluster):
 
     Args:
         seed: of what the network draws.
+        disk_mib: every node's folder is a filesystem of its own of so many MiB; 0: a plain folder.
         **shape: as :class:`LocalCluster`.
     """
 
-    def __init__(self, seed: int = 0, **shape: Any) -> None:
-        super().__init__(**shape)
+    def __init__(self, seed: int = 0, *, disk_mib: int = 0, **shape: Any) -> None:
+        super().__init__(**{"compare_every_s": COMPARE_EVERY_S, **shape})
+        self._disk_bytes = disk_mib * 1024 * 1024
         self.network = Network(_who, seed)
         self._ports: dict[str, int] = {}
         self.replacing: set[int] = set()
@@ -79,6 +85,14 @@ class ChaosCluster(LocalCluster):
             super()._end()
         finally:
             self.network.close()
+
+    def _start_nodes(self, numbers: range) -> None:
+        for number in numbers if self._disk_bytes else ():
+            folder = self.folder / node_name(number)
+            if not folder.exists():
+                folder.mkdir(mode=0o700)
+                make_disk(folder, self._disk_bytes)
+        super()._start_nodes(numbers)
 
     # Members, wired
 
@@ -115,6 +129,12 @@ class ChaosCluster(LocalCluster):
         if member not in self._ports:
             self._ports[member] = self.network.listen(member, lambda: self._listens_at(member))
         return f"http://127.0.0.1:{self._ports[member]}"
+
+    def wire_of(self, member: str) -> Wire:
+        """Where its packets come from and go to."""
+        if member.startswith("client-"):
+            return Wire(_address_of(member))
+        return Wire(_address_of(member), urlsplit(self.proxied_url(member)).port)
 
     def _listens_at(self, member: str) -> tuple[str, int] | None:
         """Where it listens itself, as its folder says."""
@@ -186,4 +206,5 @@ class ChaosCluster(LocalCluster):
         for pattern in ("*.steps", "*.steps.hits", "*.clock", "*.lies", "*.lies.told"):
             for file in self.folder.glob(pattern):
                 os.unlink(file)
+        unmount_below(self.folder)
         super()._delete()

@@ -62,7 +62,7 @@ class CatalogueLook:
 
     Attributes:
         moves: slots that are being filled, by (group, slot).
-        open_uploads: what these store has no rows yet.
+        open_uploads: what these store has no rows yet. ended_uploads: nobody stores under these any more.
     """
 
     nodes: dict[NodeId, NodeRow]
@@ -72,6 +72,7 @@ class CatalogueLook:
     heads: list[HeadLook]
     erasures: list[ErasureLook]
     open_uploads: frozenset[UploadId]
+    ended_uploads: frozenset[UploadId] = frozenset()
 
 
 def look_at_catalogue(file: Path) -> CatalogueLook:
@@ -100,6 +101,9 @@ def _quoted(file: Path) -> str:
 
 
 def _look(connection: Connection) -> CatalogueLook:
+    by_state: dict[bool, set[UploadId]] = {True: set(), False: set()}
+    for name, state in connection.execute(select(uploads.c.id, uploads.c.state)):
+        by_state[state == "open"].add(UploadId(name))
     gone: dict[tuple[int, bytes], set[int]] = {}
     for row in connection.execute(select(missing.c.account, missing.c.chunk, missing.c.slot)):
         gone.setdefault((row.account, row.chunk), set()).add(row.slot)
@@ -147,8 +151,6 @@ def _look(connection: Connection) -> CatalogueLook:
             )
             for row in connection.execute(select(erasures))
         ],
-        open_uploads=frozenset(
-            UploadId(row.id)
-            for row in connection.execute(select(uploads.c.id).where(uploads.c.state == "open"))
-        ),
+        open_uploads=frozenset(by_state[True]),
+        ended_uploads=frozenset(by_state[False]),
     )

@@ -15,6 +15,7 @@ import pytest
 from holdfast.cluster.chaos.history import FaultBegan, RunEnded, Sampled, read_history
 from holdfast.cluster.chaos.run import run_scenario
 from holdfast.cluster.chaos.scenario import load_builtin, parse_scenario, to_toml
+from holdfast.cluster.chaos.small_disks import why_unavailable as why_no_disks
 from holdfast.cluster.processes import wait_until
 
 pytestmark = pytest.mark.timeout(400)
@@ -109,11 +110,15 @@ def processes_in(folder: str) -> list[int]:
     return found
 
 
+def mounted_in(folder: str) -> list[str]:
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {folder}/" in line]
+
+
 def under_way(tmp_path: Path) -> tuple[subprocess.Popen[bytes], str]:
     """A run whose cluster is up; its process, and its folder."""
     notes = tmp_path / "state" / "holdfast" / "chaos-runs"
     running = subprocess.Popen(
-        [*COMMAND, "run", "first-kill", "--seed", "1"],
+        [*COMMAND, "run", "full-disk", "--seed", "1"],
         env=environment(tmp_path),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -135,7 +140,7 @@ def test_a_run_that_is_interrupted_leaves_nothing(number: int, tmp_path: Path) -
     running, folder = under_way(tmp_path)
     running.send_signal(number)
     assert running.wait(90) in (130, 143)
-    assert not Path(folder).exists() and not processes_in(folder)
+    assert not Path(folder).exists() and not processes_in(folder) and not mounted_in(folder)
     assert not list((tmp_path / "state" / "holdfast" / "chaos-runs").iterdir())
 
 
@@ -144,6 +149,7 @@ def test_what_a_killed_run_leaves_the_next_look_removes(tmp_path: Path) -> None:
     running.kill()
     running.wait(30)
     assert Path(folder).exists() and processes_in(folder)
+    assert bool(mounted_in(folder)) == (not why_no_disks()), "where it can, each node has a filesystem"
     done = subprocess.run(
         [*COMMAND, "doctor", "--json"],
         env=environment(tmp_path),
@@ -154,4 +160,4 @@ def test_what_a_killed_run_leaves_the_next_look_removes(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert lines(done)[-1]["removed"] == [folder]
-    assert not Path(folder).exists() and not processes_in(folder)
+    assert not Path(folder).exists() and not processes_in(folder) and not mounted_in(folder)

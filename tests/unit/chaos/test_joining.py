@@ -116,6 +116,24 @@ def test_an_orphan_is_what_nothing_names(named_by: str) -> None:
     assert len(join(made, found).orphans) == (0 if named_by else 1)
 
 
+def test_a_former_holder_s_shards_are_orphans_once_the_group_is_whole() -> None:
+    found = stores(1)
+    found[NODES[3]] = StoreLook(frozenset({key(1, 2)}))
+    assert [shard.node for shard in join(catalogue(chunk(1)), found).orphans] == [NODES[3]]
+    lacking = catalogue(chunk(1), chunk(2, missing=frozenset({0})))
+    assert not join(lacking, found).orphans, "it may still be needed"
+    fallback = replace(GROUP, kind="fallback")
+    assert not join(catalogue(chunk(1), group=fallback), found).orphans
+
+
+def test_what_was_encoded_anew_leaves_orphans_once_the_new_group_is_whole() -> None:
+    found = stores(1)
+    before = ShardKey(2, 0, ACCOUNT, ChunkId(bytes([1]) * 32), UPLOAD).pack()
+    found[NODES[4]] = StoreLook(frozenset({before}))
+    assert [shard.node for shard in join(catalogue(chunk(1)), found).orphans] == [NODES[4]]
+    assert not join(catalogue(chunk(1), chunk(2, missing=frozenset({0}))), found).orphans
+
+
 def test_trash_is_no_stripe_and_no_orphan() -> None:
     joined = join(catalogue(chunk(1, state="trash")), stores(1))
     assert not joined.stripes and not joined.orphans
