@@ -31,7 +31,7 @@ from holdfast.protocol.messages.nodes import Heartbeat, HeartbeatAnswer, Join, J
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.transport import Transport
 
-__all__ = ["Identity", "Membership", "load_identity"]
+__all__ = ["Identity", "Membership", "Pace", "load_identity"]
 
 T = TypeVar("T")
 _VERSION = 1
@@ -98,6 +98,25 @@ def load_identity(folder: Path, key: Ed25519PrivateKey) -> Identity | None:
             do="Put back the node.key that belongs there.",
         )
     return Identity(node, cluster, store, listen, key)
+
+
+@dataclass(slots=True)
+class Pace:
+    """How long a node waits after a report that failed: longer and longer.
+
+    Whoever answers again after silence, and refuses, is another coordinator, restored or rebuilt: its key is
+    asked for at once, or it would count this node as down before it has heard of it.
+    """
+
+    backoff_s: float = 0.0
+    was_silent: bool = False
+
+    def failed(self, heartbeat_s: float, *, is_silent: bool) -> float:
+        """Seconds to wait now."""
+        longer_s = min(max(2 * self.backoff_s, heartbeat_s), HEARTBEAT_BACKOFF_S_MAX)
+        self.backoff_s = heartbeat_s if self.was_silent and not is_silent else longer_s
+        self.was_silent = is_silent
+        return self.backoff_s
 
 
 class Membership:
@@ -256,7 +275,7 @@ class Membership:
         term: Callable[[], int],
     ) -> None:
         """Heartbeats until cancelled; follows a coordinator that comes back with a new charter."""
-        backoff = 0.0
+        pace = Pace()
         while True:
             try:
                 if self.charter is None:
@@ -264,12 +283,12 @@ class Membership:
                 answer = await self.beat(identity, report())
                 if self.charter is not None and answer.term > self.charter.term:
                     await reigned(await self.learn_charter(answer.term))
-                backoff = 0.0
+                pace, pause_s = Pace(), self.heartbeat_s
             except HoldfastError as error:
                 self._is_heard = False
-                if backoff == 0.0:
+                if pace == Pace():
                     _log.warning("the coordinator does not take this node's report", why=str(error))
                 if not isinstance(error, Unreachable) or self._told not in ("", self._given):
                     self.charter = None  # it may have another key now, or serve elsewhere
-                backoff = min(max(2 * backoff, self.heartbeat_s), HEARTBEAT_BACKOFF_S_MAX)
-            await asyncio.sleep(min(backoff, 2.0) if backoff else self.heartbeat_s)
+                pause_s = pace.failed(self.heartbeat_s, is_silent=isinstance(error, Unreachable))
+            await asyncio.sleep(pause_s)
