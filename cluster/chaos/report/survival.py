@@ -44,7 +44,7 @@ def describe(story: Story) -> str:
     if spare < 0:
         words += f", so {lowest.unreadable} could not be read just then"
     words += f". At the end the worst-off stripe had {ended.fewest} of {ended.fewest_n}"
-    if any(sample.fewest_k not in (0, lowest.fewest_k) for sample in story.samples):
+    if any(sample.fewest_k not in (0, story.began.k) for sample in story.samples):
         words += "; stripes that need fewer shards are drawn as far above the line as they have some to spare"
     return f"{words}."
 
@@ -108,13 +108,14 @@ def _needed(most: int, k: int) -> Markup:
     return join([below, line, label])
 
 
-def _lowest(story: Story, most: int) -> Markup:
+def _lowest(story: Story, most: int, k: int) -> Markup:
     lowest = story.lowest
     if lowest is None or lowest.fewest is None:
         return Markup("")
-    y, at = _y(lowest.fewest, most), share(lowest.t, story.length_s)
+    y, at = _y(max(0, lowest.fewest - lowest.fewest_k + k), most), share(lowest.t, story.length_s)
     late = lowest.t > 0.6 * story.length_s
-    label = f"lowest: {lowest.fewest} at {seconds(lowest.t)}"
+    needs = f", and needs {lowest.fewest_k}," if lowest.fewest_k != k else ""
+    label = f"lowest: {lowest.fewest}{needs} at {seconds(lowest.t)}"
     return join(
         [
             element("circle", cx=at, cy=f"{y:.1f}", r="5", class_="lowest"),
@@ -145,8 +146,7 @@ def _violations(story: Story) -> Markup:
 
 def plot(story: Story) -> Markup:
     """Everything between the axes, as wide as whatever it stands in."""
-    lowest = story.lowest
-    k = lowest.fewest_k if lowest is not None else story.began.k
+    k = story.began.k
     most = max([sample.fewest_n for sample in story.samples] + [story.began.k + story.began.m])
     curves = []
     for points in _steps(story, most, k):
@@ -164,7 +164,7 @@ def plot(story: Story) -> Markup:
             _grid(most, k),
             stretched(PLOT_HEIGHT, *curves),
             _violations(story),
-            _lowest(story, most),
+            _lowest(story, most, k),
         ]
     )
 
