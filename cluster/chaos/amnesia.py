@@ -1,4 +1,7 @@
-"""A coordinator that loses everything: its folder is deleted, and made again from kit and nodes."""
+"""A coordinator that loses everything: its folder is deleted, and made again from kit and nodes.
+
+And one that was only believed to be lost: made again elsewhere, it has a successor when it comes back.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from holdfast.cluster.chaos.wiring import ChaosCluster
 from holdfast.cluster.processes import clean_environment
 from holdfast.protocol.errors import HoldfastError
 
-__all__ = ["KIT", "forget_and_rebuild", "keep_kit"]
+__all__ = ["KIT", "change_places", "forget_and_rebuild", "keep_kit"]
 
 KIT = "cluster-kit.pem"
 
@@ -22,14 +25,29 @@ def keep_kit(cluster: ChaosCluster, kit: Path) -> None:
     shutil.copy2(cluster.folder / "coordinator" / KIT, kit)
 
 
-def forget_and_rebuild(cluster: ChaosCluster, kit: Path) -> str:
+def change_places(cluster: ChaosCluster, other: Path) -> None:
+    """Another coordinator's folder (of this cluster) in place of that of one that does not run, and back."""
+    folder = cluster.folder / "coordinator"
+    aside = other.with_name(other.name + ".aside")
+    folder.rename(aside)
+    other.rename(folder)
+    aside.rename(other)
+
+
+def forget_and_rebuild(cluster: ChaosCluster, kit: Path, *, keep_as: Path | None = None) -> str:
     """Delete the folder of a coordinator that does not run, and rebuild it; gives what was said.
+
+    Args:
+        keep_as: move the folder there instead.
 
     Raises:
         HoldfastError: it could not be rebuilt.
     """
     folder = cluster.folder / "coordinator"
-    shutil.rmtree(folder)
+    if keep_as is not None:
+        folder.rename(keep_as)
+    else:
+        shutil.rmtree(folder)
     kept = ["--kit", str(kit), "--dir", str(folder)]
     nodes = [argument for node in cluster.nodes() for argument in ("--node", cluster.proxied_url(node.name))]
     done = subprocess.run(

@@ -33,6 +33,7 @@ class Arena:
         up: nodes that the coordinator sees up; verdicts: what its status has said so far.
         mending: of the hurt ones, those that are being mended: whole again means mended.
         disrupted: how many times a node lost its place or its disk; bounds what may be repaired.
+        former_reigns: a coordinator whose term is over is in the place of its successor.
         rebuilding: the coordinator's folder is being made again; what it says meanwhile means nothing.
         changing: held while a member is started or ended: two faults that start one member at the same time
             would leave one process that nobody knows of.
@@ -58,6 +59,7 @@ class Arena:
     mending: set[int] = field(default_factory=set)
     explained: set[str] = field(default_factory=set)
     rebuilding: bool = False
+    former_reigns: bool = False
     changing: Any = field(default_factory=RLock)
     faults: int = 0
     disrupted: int = 0

@@ -16,10 +16,11 @@ from random import Random
 from typing import Any, Literal, Self
 
 from holdfast.cluster.chaos import faults as kinds
+from holdfast.cluster.chaos.active import Active
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.faults import AnyFault, kind_of
 from holdfast.cluster.chaos.history import FaultBegan, FaultEnded
-from holdfast.cluster.chaos.injecting import Active, begin, keeps_away, works_on_disks
+from holdfast.cluster.chaos.injecting import begin, keeps_away, works_on_disks
 from holdfast.cluster.chaos.limits import WATCH_EVERY_S
 from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.failpoints import STEPS

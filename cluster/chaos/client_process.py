@@ -19,14 +19,18 @@ import msgspec
 from holdfast.client.home import Home
 from holdfast.client.sdk import AsyncClient
 from holdfast.client.snapshots import Snapshot
+from holdfast.cluster.chaos.cheating import Cheat
 from holdfast.cluster.chaos.contents import PlannedFile, content_of
 from holdfast.cluster.chaos.history import Outcome
 from holdfast.cluster.chaos.typed import Part
+from holdfast.protocol.address import Address
 from holdfast.protocol.errors import HoldfastError, NotFound, OutcomeUnknown
 
 __all__ = ["Answer", "Request", "main"]
 
-Verb = Literal["init", "recover", "backup", "stream", "restore", "delete", "undelete", "prune", "list"]
+Verb = Literal[
+    "init", "recover", "backup", "stream", "restore", "delete", "undelete", "prune", "list", "cheat"
+]
 _STREAM_PORTION: Final = 256 * 1024
 
 
@@ -34,7 +38,7 @@ class Request(Part, kw_only=True):
     """Do something.
 
     Attributes:
-        about: the tag of the snapshot it makes, or is about.
+        about: the tag of the snapshot it makes, or is about; how to cheat.
         files: what the snapshot holds, or must hold.
         code: for recover.
     """
@@ -50,7 +54,8 @@ class Answer(Part, kw_only=True):
     """What came of it.
 
     Attributes:
-        wrong: what was handed out and is not what was stored: must never be.
+        wrong: what was handed out and is not what was stored, or was taken and had to be refused.
+        unlisted: the snapshot that it was asked about is not among those that are visible.
         listed: tags of the snapshots that are visible (verb list).
         secrets: what servers must never see, in hex (verb init); code: the recovery code.
     """
@@ -61,6 +66,7 @@ class Answer(Part, kw_only=True):
     why: str = ""
     bytes: int = 0
     wrong: tuple[str, ...] = ()
+    unlisted: bool = False
     listed: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     code: str = ""
@@ -77,6 +83,7 @@ class _Client:
         self._folder = folder
         self._canary = canary
         self._sdk: AsyncClient | None = None
+        self._cheat: Cheat | None = None
 
     def _opened(self) -> AsyncClient:
         if self._sdk is None:
@@ -88,10 +95,15 @@ class _Client:
         if self._sdk is not None:
             await self._sdk.close()
             self._sdk = None
+        if self._cheat is not None:
+            await self._cheat.close()
+            self._cheat = None
 
     async def answer(self, asked: Request) -> Answer:
         """Do it; whatever happens becomes an answer."""
         try:
+            if asked.verb == "cheat":
+                return await self._cheat_with(asked)
             done = await getattr(self, f"_{asked.verb}")(asked)
         except OutcomeUnknown as error:
             return Answer(op=asked.op, outcome="unknown", error=error.code, why=str(error))
@@ -152,7 +164,10 @@ class _Client:
         raise NotFound(f"no snapshot has the tag {tag}")
 
     async def _restore(self, asked: Request) -> Answer:
-        snapshot = await self._found(asked.about)
+        try:
+            snapshot = await self._found(asked.about)
+        except NotFound as error:
+            return Answer(op=asked.op, outcome="failed", error=error.code, why=str(error), unlisted=True)
         # Another device of the account may have made it, from a folder of its own.
         source = os.fsencode(snapshot.paths[0]).lstrip(b"/")
         is_stream = not snapshot.paths[0].endswith("/source")
@@ -200,6 +215,12 @@ class _Client:
     async def _prune(self, asked: Request) -> dict[str, Any]:
         await self._opened().prune()
         return {}
+
+    async def _cheat_with(self, asked: Request) -> Answer:
+        if self._cheat is None:
+            self._cheat = Cheat(self._folder / "home", Address.parse(os.environ["HOLDFAST_COORDINATOR"]))
+        taken = await self._cheat.attempt(asked.about)
+        return Answer(op=asked.op, outcome="ok", wrong=(taken,) if taken else ())
 
     async def _list(self, asked: Request) -> dict[str, Any]:
         listed = await self._opened().snapshots()

@@ -106,6 +106,7 @@ def explain(name: str, as_json: bool) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the curve of the fewest surviving shards into this file.",
 )
+@click.option("--fail-fast", is_flag=True, help="End at the first violation, whatever else might come.")
 @json_option
 @guarded
 def run_command(
@@ -117,6 +118,7 @@ def run_command(
     minutes: float | None,
     report: Path | None,
     svg: Path | None,
+    fail_fast: bool,
     as_json: bool,
 ) -> None:
     """Run a scenario on a cluster of its own, and judge it."""
@@ -127,7 +129,8 @@ def run_command(
         nodes=nodes, profile=profile, zones=zones, chaos_s=60 * minutes if minutes is not None else None
     )
     drawn = int.from_bytes(SYSTEM.random_bytes(4), "big")
-    _run(scenario, min(drawn if seed is None else seed, SEED_MAX), report, svg, Output(as_json))
+    seed = min(drawn if seed is None else seed, SEED_MAX)
+    _run(scenario, seed, report, svg, Output(as_json), fail_fast=fail_fast)
 
 
 @chaos.command("replay")
@@ -183,7 +186,15 @@ def _scenario(name: str) -> Scenario:
     return load_scenario(Path(name)) if name.endswith(".toml") else load_builtin(name)
 
 
-def _run(scenario: Scenario, seed: int, report: Path | None, svg: Path | None, output: Output) -> None:
+def _run(
+    scenario: Scenario,
+    seed: int,
+    report: Path | None,
+    svg: Path | None,
+    output: Output,
+    *,
+    fail_fast: bool = False,
+) -> None:
     from holdfast.cluster.chaos.fitting import wants_namespace
     from holdfast.cluster.chaos.namespaces import begin_inside, is_inside, why_unavailable
     from holdfast.cluster.chaos.report import survival_svg, write_report
@@ -198,7 +209,7 @@ def _run(scenario: Scenario, seed: int, report: Path | None, svg: Path | None, o
     def said(phase: str) -> None:
         output.note(f"  {phase} ...")
 
-    result = run(lambda: run_scenario(scenario, seed=seed, report=report, on_phase=said))
+    result = run(lambda: run_scenario(scenario, seed=seed, report=report, on_phase=said, fail_fast=fail_fast))
     if svg is not None:
         svg.write_text(survival_svg(result.events))
     page = write_report(report) if report is not None else None

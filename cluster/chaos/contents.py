@@ -46,8 +46,15 @@ def changed_files(
     *,
     count: tuple[int, int],
     kib: tuple[int, int],
+    earlier: Sequence[PlannedFile] = (),
+    again: float = 0.0,
 ) -> list[PlannedFile]:
-    """What the source folder holds next: some files stay, some change, some go, some come."""
+    """What the source folder holds next: some files stay, some change, some go, some come.
+
+    Args:
+        count, kib: how many, and how large; fewest and most.
+        again: the share of those that come which are taken from ``earlier``, and were there before.
+    """
     kept: list[PlannedFile] = []
     for file in before:
         draw = random.random()
@@ -58,6 +65,11 @@ def changed_files(
     wanted = random.randint(*count)
     kept = kept[:wanted]
     while len(kept) < wanted:
+        if earlier and random.random() < again:
+            old = random.choice(earlier)
+            if all(file.name != old.name for file in kept):
+                kept.append(old)
+                continue
         number = random.getrandbits(32)
         name = f"{canary}-{number:08x}" if number % 3 else f"folder-{number % 5}/{canary}-{number:08x}"
         kept.append(PlannedFile(name=name, size=_size(random, kib), seed=random.getrandbits(48)))

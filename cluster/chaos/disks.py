@@ -18,7 +18,16 @@ from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.stripes import ShardRecord, record_header_bytes
 
-__all__ = ["copy_store", "cut_off", "flip_pages", "flip_values", "put_back", "swap_values", "wipe"]
+__all__ = [
+    "copy_catalogue",
+    "copy_store",
+    "cut_off",
+    "flip_pages",
+    "flip_values",
+    "put_back",
+    "swap_values",
+    "wipe",
+]
 
 _RECORD_BEGINS = b"HFsr\x01"
 _K_AT = 94
@@ -132,6 +141,16 @@ def put_back(copy: Path, store: Path) -> None:
     shutil.rmtree(store)
     store.mkdir(mode=0o700)
     shutil.copy2(copy / "data.mdb", store / "data.mdb")
+
+
+def copy_catalogue(folder: Path, to: Path) -> None:
+    """A coordinator's catalogue as one folder has it, in place of another's. Nobody may write to either."""
+    to.mkdir(parents=True, exist_ok=True)
+    for old in to.glob("catalogue.sqlite*"):
+        old.unlink()
+    for file in folder.glob("catalogue.sqlite*"):
+        if not file.name.endswith("-shm"):  # an index of the log, made again from it
+            shutil.copy2(file, to / file.name)
 
 
 def wipe(store: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.cluster.chaos.calls import why_unavailable as calls_why
 from holdfast.cluster.chaos.namespaces import why_unavailable as namespaces_why
 from holdfast.cluster.chaos.small_disks import why_unavailable as disks_why
 from holdfast.cluster.chaos.syscalls import why_unavailable as syscalls_why
@@ -41,6 +42,7 @@ def examine() -> list[Injector]:
         Injector("steps", "faults at a step of the protocol", ""),
         Injector("proxies", "network faults", _tried(_loopback_addresses)),
         Injector("disks", "bit-rot, truncate, swap-values, old-copy, disk-swap", _tried(_sparse_writes)),
+        Injector("disk caches", "power-cut: what was not synced", calls_why(), is_needed=False),
         Injector("clocks", "clock", ""),
         Injector("lies", "lie", ""),
         Injector("strace", "disk-errors", syscalls_why()),

@@ -58,7 +58,8 @@ class Restart(Fault, tag="restart"):
 
 
 class PowerCut(Fault, tag="power-cut"):
-    """SIGKILL to every process at once, clients too; all started again after ``for_s``."""
+    """SIGKILL to every process at once, clients too, and servers' disks lose what was not synced; all started
+    again after ``for_s``."""
 
 
 # The network, by proxies in front of every member
@@ -117,6 +118,12 @@ class LimitData(NetworkFault, tag="limit-data", kw_only=True):
     bytes: int
 
 
+class Garble(NetworkFault, tag="garble", kw_only=True):
+    """One bit among so many bytes arrives as another, and no checksum of the network's notices."""
+
+    bytes: int
+
+
 class Down(NetworkFault, tag="down"):
     """Connections are refused, and those that are there are cut."""
 
@@ -155,7 +162,7 @@ class SwapValues(Fault, tag="swap-values"):
 
 
 class OldCopy(Fault, tag="old-copy", kw_only=True):
-    """The store as it was ``age_s`` ago is put back."""
+    """The store, or the coordinator's catalogue, as it was ``age_s`` ago is put back."""
 
     age_s: float
 
@@ -200,6 +207,13 @@ class Amnesia(Fault, tag="amnesia"):
     """The coordinator's folder is deleted, and made again from the cluster kit and the nodes."""
 
 
+class Comeback(Fault, tag="comeback"):
+    """A coordinator is made from the cluster kit and the nodes, reigns, and the former one is in its place
+    again for ``for_s``."""
+
+    after_s: float = 4.0
+
+
 AnyFault = (
     Kill
     | Pause
@@ -212,6 +226,7 @@ AnyFault = (
     | ResetPeer
     | Slicer
     | LimitData
+    | Garble
     | Down
     | Partition
     | BitRot
@@ -224,6 +239,7 @@ AnyFault = (
     | Clock
     | Lie
     | Amnesia
+    | Comeback
 )
 
 KINDS: dict[str, type[Fault]] = {name_of(kind): kind for kind in get_args(AnyFault)}

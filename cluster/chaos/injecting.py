@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
 from holdfast.cluster.chaos import faults as kinds
-from holdfast.cluster.chaos.amnesia import KIT, forget_and_rebuild
+from holdfast.cluster.chaos.active import Active, down_while, member_of, start
 from holdfast.cluster.chaos.arena import Arena
+from holdfast.cluster.chaos.coordinator_faults import amnesia, comeback, old_catalogue
 from holdfast.cluster.chaos.disks import (
+    copy_catalogue,
     copy_store,
     cut_off,
     flip_pages,
@@ -31,31 +32,14 @@ from holdfast.cluster.chaos.namespaces import PacketFilter, rules
 from holdfast.cluster.chaos.small_disks import Ballast
 from holdfast.cluster.chaos.syscalls import SyscallFault
 from holdfast.cluster.chaos.toxics import Effect, Rule
+from holdfast.cluster.chaos.unsynced import lose_unsynced
 from holdfast.cluster.chaos.wiring import COORDINATOR
-from holdfast.cluster.processes import Member
 from holdfast.protocol.directory import write_file
 from holdfast.protocol.limits import MIB
 
 __all__ = ["Active", "begin", "copy_for", "keeps_away", "works_on_disks"]
 
 T = TypeVar("T")
-
-
-def _nothing() -> None:
-    """There is nothing to take back."""
-
-
-@dataclass(slots=True)
-class Active:
-    """A fault under way.
-
-    Attributes:
-        end: takes it back. fired: did it have an effect? Asked after its end.
-    """
-
-    end: Callable[[], None] = _nothing
-    fired: Callable[[], bool] = lambda: True
-    detail: str = ""
 
 
 def _all(ends: Iterable[Callable[[], None]]) -> Callable[[], None]:
@@ -71,7 +55,7 @@ def _all(ends: Iterable[Callable[[], None]]) -> Callable[[], None]:
 
 def keeps_away(fault: AnyFault) -> bool:
     """Are the targets out of reach while it lasts?"""
-    if isinstance(fault, kinds.Timeout | kinds.Down | kinds.ResetPeer | kinds.LimitData):
+    if isinstance(fault, kinds.Timeout | kinds.Down | kinds.ResetPeer | kinds.LimitData | kinds.Garble):
         return True
     return isinstance(fault, kinds.Kill | kinds.Pause | kinds.Restart | kinds.PowerCut | kinds.Partition)
 
@@ -89,16 +73,6 @@ def begin(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random)
     return _BEGIN[type(fault)](arena, fault, targets, random)
 
 
-def _member(arena: Arena, name: str) -> Member:
-    return arena.cluster.member(COORDINATOR if name == COORDINATOR else arena.number_of(name))
-
-
-def _start(arena: Arena, name: str) -> None:
-    with arena.changing:
-        _member(arena, name).start()
-    arena.explained.discard(name)
-
-
 def _servers(targets: Sequence[str]) -> list[str]:
     return [name for name in targets if not name.startswith("client-")]
 
@@ -109,14 +83,27 @@ def _servers(targets: Sequence[str]) -> list[str]:
 def _kill(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
     names = _servers(targets)
     arena.explained.update(names)
-    members = [_member(arena, name) for name in names]
+    members = [member_of(arena, name) for name in names]
     with arena.changing:
         had = [member.pid() is not None for member in members]
         for member in members:
             member.signal(signal.SIGKILL)
         for member in members:
             member.kill()
-    return Active(_all(partial(_start, arena, name) for name in names), lambda: any(had) or not names)
+    return Active(_all(partial(start, arena, name) for name in names), lambda: any(had) or not names)
+
+
+def _power_cut(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
+    """All are killed, and none has what it had not synced."""
+    killed = _kill(arena, fault, targets, random)
+    lost = 0
+    with arena.changing, arena.sampler.resting():
+        for name in _servers(targets):
+            member = member_of(arena, name)
+            if member.pid() is None:
+                lost += lose_unsynced(member.folder, arena.cluster.journals(name), random)
+    killed.detail = f"{lost} bytes had not reached the disks"
+    return killed
 
 
 def _restart(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
@@ -124,12 +111,12 @@ def _restart(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Rand
     arena.explained.update(names)
     for name in names:
         with arena.changing:
-            _member(arena, name).stop()
-    return Active(_all(partial(_start, arena, name) for name in names))
+            member_of(arena, name).stop()
+    return Active(_all(partial(start, arena, name) for name in names))
 
 
 def _pause(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
-    members = [_member(arena, name) for name in _servers(targets)]
+    members = [member_of(arena, name) for name in _servers(targets)]
     for member in members:
         member.pause()
     paused = [member.state() == "paused" for member in members]
@@ -180,17 +167,7 @@ def _lost_packets(arena: Arena, targets: Sequence[str], peers: Sequence[str], *,
 
 
 def _store(arena: Arena, name: str) -> Path:
-    return _member(arena, name).folder / "store"
-
-
-def _down_while(arena: Arena, name: str, work: Callable[[], T]) -> T:
-    """Do something to a node's folder while it does not run."""
-    arena.explained.add(name)
-    with arena.changing:
-        _member(arena, name).kill()
-        done = work()
-        _start(arena, name)
-    return done
+    return member_of(arena, name).folder / "store"
 
 
 def _bit_rot(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
@@ -203,7 +180,7 @@ def _bit_rot(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Rand
             flipped += flip_values(store, arena.sampler.live_keys(number), fault.count, random)
         else:
             arena.broken_stores.add(number)
-            flipped += _down_while(arena, name, partial(flip_pages, store, fault.count, random))
+            flipped += down_while(arena, name, partial(flip_pages, store, fault.count, random))
     return Active(fired=lambda: flipped > 0, detail=f"{flipped} bits")
 
 
@@ -223,31 +200,37 @@ def _truncate(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Ran
     for name in targets:
         arena.hurt.add(arena.number_of(name))
         arena.broken_stores.add(arena.number_of(name))
-        gone += _down_while(arena, name, partial(cut_off, _store(arena, name), fault.keep_percent))
+        gone += down_while(arena, name, partial(cut_off, _store(arena, name), fault.keep_percent))
     return Active(fired=lambda: gone > 0, detail=f"{gone} bytes")
 
 
 def _disk_swap(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
     for name in targets:
         arena.hurt.add(arena.number_of(name))
-        _down_while(arena, name, partial(wipe, _store(arena, name)))
+        down_while(arena, name, partial(wipe, _store(arena, name)))
     return Active()
 
 
 def copy_for(arena: Arena, name: str) -> None:
-    """Keep a copy of a node's store as it is now, for an old-copy fault later."""
-    member = _member(arena, name)
+    """Keep a copy of a member's store or catalogue as it is now, for an old-copy fault later."""
+    member = member_of(arena, name)
     member.pause()
     try:
-        copy_store(member.folder / "store", arena.scratch / f"{name}.copy")
+        if name == COORDINATOR:
+            copy_catalogue(member.folder, arena.scratch / f"{name}.copy")
+        else:
+            copy_store(member.folder / "store", arena.scratch / f"{name}.copy")
     finally:
         member.resume()
 
 
 def _old_copy(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
     for name in targets:
+        copy = arena.scratch / f"{name}.copy"
+        if name == COORDINATOR:
+            return old_catalogue(arena, copy)
         arena.hurt.add(arena.number_of(name))
-        _down_while(arena, name, partial(put_back, arena.scratch / f"{name}.copy", _store(arena, name)))
+        down_while(arena, name, partial(put_back, copy, _store(arena, name)))
     return Active()
 
 
@@ -260,7 +243,7 @@ def _disk_errors(arena: Arena, fault: AnyFault, targets: Sequence[str], random: 
             arena.hurt.add(arena.number_of(name))
         tracers.append(
             SyscallFault(
-                _member(arena, name).pids(),
+                member_of(arena, name).pids(),
                 call=fault.call,
                 error=fault.error,
                 times=fault.times,
@@ -278,7 +261,7 @@ def _disk_errors(arena: Arena, fault: AnyFault, targets: Sequence[str], random: 
 def _full_disk(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
     assert isinstance(fault, kinds.FullDisk)
     leave_bytes = int(fault.leave_mib * MIB)
-    ballasts = [Ballast(_member(arena, name).folder, leave_bytes) for name in targets]
+    ballasts = [Ballast(member_of(arena, name).folder, leave_bytes) for name in targets]
     taken = [ballast.taken_bytes for ballast in ballasts]
     return Active(
         _all(ballast.end for ballast in ballasts), lambda: min(taken) > 0, f"{fault.leave_mib:g} MiB left"
@@ -311,24 +294,11 @@ def _lie(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) 
     return Active(honest_again, lambda: any(arena.cluster.lies_told(name) > before[name] for name in targets))
 
 
-def _amnesia(arena: Arena, fault: AnyFault, targets: Sequence[str], random: Random) -> Active:
-    arena.explained.add(COORDINATOR)
-    with arena.changing:
-        arena.cluster.coordinator.kill()
-        arena.rebuilding = True
-        try:
-            told = forget_and_rebuild(arena.cluster, arena.scratch / KIT)
-        finally:
-            arena.rebuilding = False
-        _start(arena, COORDINATOR)
-    return Active(detail=told)
-
-
 _BEGIN: dict[type, Callable[[Arena, AnyFault, Sequence[str], Random], Active]] = {
     kinds.Kill: _kill,
     kinds.Pause: _pause,
     kinds.Restart: _restart,
-    kinds.PowerCut: _kill,
+    kinds.PowerCut: _power_cut,
     kinds.Latency: _toxic(
         lambda f: Effect(latency_s=f.latency_ms / 1000, jitter_s=f.latency_jitter_ms / 1000)
     ),
@@ -350,6 +320,7 @@ _BEGIN: dict[type, Callable[[Arena, AnyFault, Sequence[str], Random], Active]] =
         )
     ),
     kinds.LimitData: _toxic(lambda f: Effect(limit_bytes=f.bytes)),
+    kinds.Garble: _toxic(lambda f: Effect(flip_every_bytes=f.bytes)),
     kinds.Down: _toxic(lambda f: Effect(refused=True)),
     kinds.Partition: _partition,
     kinds.BitRot: _bit_rot,
@@ -361,5 +332,6 @@ _BEGIN: dict[type, Callable[[Arena, AnyFault, Sequence[str], Random], Active]] =
     kinds.FullDisk: _full_disk,
     kinds.Clock: _clock,
     kinds.Lie: _lie,
-    kinds.Amnesia: _amnesia,
+    kinds.Amnesia: amnesia,
+    kinds.Comeback: comeback,
 }

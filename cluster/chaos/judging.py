@@ -15,14 +15,14 @@ __all__ = ["INVARIANTS", "Judge"]
 INVARIANTS: Final[dict[str, str]] = {
     "a": "what was acknowledged restores byte for byte while k good shards are in reach",
     "b": "reads give exact bytes or a typed error, never wrong, foreign or stale ones",
-    "c": "failed means never visible, unknown settles, retries change nothing",
+    "c": "failed means never visible, unknown settles, retries change nothing, and cheats are refused",
     "d": "every chunk of a visible snapshot was at its write quorum when it was committed",
     "e": "no two slots of a stripe on one node, no zone above its share",
     "f": "catalogue and nodes agree in the end, orphans are collected, and nothing needed is swept",
     "g": "a forgotten snapshot does not come back",
     "h": "after the faults every stripe has all its shards again in time, and repair comes to rest",
     "i": "beyond m: what cannot be read is named, nothing is thrown away, all comes back",
-    "j": "heads only grow, and none changes",
+    "j": "heads only grow, none changes, and no coordinator makes one whose term is over",
     "k": "no plaintext, file name or key in files, logs or traffic of servers",
     "l": "memory, descriptors and disk come back to where they were, and nobody dies unasked",
     "m": "every declared fault had an effect",
@@ -61,6 +61,12 @@ class Judge:
         entry.violations += 1
         if entry.at is None:
             entry.at, entry.why = round(self.now(), 3), why
+
+    @property
+    def is_broken(self) -> bool:
+        """Did anything but a fault's effect (m) not hold so far?"""
+        looked_at = set(self.entries) - {"m", *self.scenario.expect.skip}
+        return any(self.entries[letter].violations for letter in looked_at)
 
     def require(self, letter: str, holds: bool, why: str) -> None:
         """Look at one thing."""

@@ -22,6 +22,8 @@ SAMPLE_EVERY_S = 0.5
 OPERATION_WITHIN_S = 150.0
 """A client that is not done by then hangs."""
 HEALTHY_WITHIN_S = 90.0
+KNOWN_WITHIN_S = 20.0
+"""A coordinator that runs again knows its nodes by then, however many of them are up."""
 WATCH_EVERY_S = 0.2
 STATUS_EVERY_S = 0.5
 RUNNING_OPERATIONS_WITHIN_S = 160.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from holdfast.cluster.chaos.arena import Arena
+from holdfast.cluster.chaos.cheating import CHEATS
 from holdfast.cluster.chaos.client_process import Answer, Request, Verb
 from holdfast.cluster.chaos.clients import Account, ChaosClient, Kept
 from holdfast.cluster.chaos.contents import PlannedFile, changed_files
@@ -17,6 +18,7 @@ from holdfast.cluster.chaos.limits import OPERATION_WITHIN_S
 __all__ = ["FULL", "Load"]
 
 _SNAPSHOTS_LEFT_MIN = 2
+_CHANGES = {"backup", "stream", "delete", "undelete", "prune"}
 _REFUSED_RIGHTLY = {"sweep_refused", "locked", "head_moved", "conflict"}
 """What may be answered without any fault: a prune while something is unsafe, or another device was first."""
 FULL = {"no_room", "no_quorum"}
@@ -51,6 +53,7 @@ class Load:
             "delete": load.delete,
             "prune": load.prune,
             "stream": load.stream,
+            "cheat": load.cheat,
         }
         while not self.stopping:
             (verb,) = random.choices(list(weights), list(weights.values()))
@@ -68,13 +71,24 @@ class Load:
                 await self._delete(client, random.choice(free))
         elif verb == "prune":
             await self.ask(client, "prune")
+        elif verb == "cheat":
+            await self._cheat(client, random.choice(CHEATS))
         else:
             await self._store(client, account, verb, random)
 
     async def _store(self, client: ChaosClient, account: Account, verb: str, random: Random) -> None:
         load = self.arena.scenario.load
         before = self._files.get(client.name, [])
-        files = changed_files(before, random, self.canary, count=load.files, kib=load.file_kib)
+        earlier = [file for kept in account.kept.values() for file in kept.files] if load.again else []
+        files = changed_files(
+            before,
+            random,
+            self.canary,
+            count=load.files,
+            kib=load.file_kib,
+            earlier=earlier,
+            again=load.again,
+        )
         if verb == "stream":
             files = [PlannedFile(name="stream", size=files[0].size * 2, seed=files[0].seed)]
         else:
@@ -95,6 +109,11 @@ class Load:
         if answer.outcome != "unknown":
             kept.state = "gone" if answer.outcome == "ok" else "kept"
 
+    async def _cheat(self, client: ChaosClient, how: str) -> None:
+        answer = await self.ask(client, "cheat", how)
+        if answer.outcome == "ok":
+            self.judge.require("c", not answer.wrong, f"this was taken: {'; '.join(answer.wrong)}")
+
     async def restore(self, client: ChaosClient, kept: Kept, *, must: bool = False) -> bool:
         """Get a snapshot back and compare it; True when every byte came.
 
@@ -107,6 +126,9 @@ class Load:
         finally:
             kept.readers -= 1
         self.judge.require("b", not answer.wrong, f"{kept.tag}: {'; '.join(answer.wrong[:3])}")
+        # Whatever is broken: an old list of snapshots is refused, and never taken for the newest.
+        stale = answer.unlisted and kept.state == "kept"
+        self.judge.require("b", not stale, f"{kept.tag} was acknowledged, and is not among those listed")
         if answer.outcome == "ok":
             self.judge.looked("a")
             self.read_bytes += answer.bytes
@@ -131,7 +153,7 @@ class Load:
         op = op or self._next()
         history = self.arena.history
         history.add(OperationStarted, op=op, client=client.name, kind=verb, about=about)
-        excuses = self.arena.excuses
+        excuses, former_reigned = self.arena.excuses, self.arena.former_reigns
         answer = await client.ask(
             Request(op=op, verb=verb, about=about, files=files, code=code), OPERATION_WITHIN_S
         )
@@ -144,6 +166,12 @@ class Load:
             bytes=answer.bytes,
         )
         self.judge.operations[answer.outcome] += 1
+        if former_reigned and self.arena.former_reigns and verb in _CHANGES:
+            self.judge.require(
+                "j",
+                answer.outcome != "ok",
+                f"{verb} {about} was acknowledged by a coordinator of a former term",
+            )
         self._judge(verb, about, answer, must or self.arena.excuses == excuses == self.arena.excuses_over)
         return answer
 

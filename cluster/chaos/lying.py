@@ -1,4 +1,4 @@
-"""A node that lies: started instead of ``holdfast``, it answers reads with what a file tells it to.
+"""A node that lies: it answers reads with what a file tells it to (see chaos.member_program).
 
 The file that ``HOLDFAST_LIES`` names holds ``wrong|old|other <percent>``; without it the node is
 honest. How often it lied is noted beside it (``<file>.told``). Everything else is the real node.
@@ -6,18 +6,15 @@ honest. How often it lied is noted beside it (``<file>.told``). Everything else 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Final
 
-from holdfast.client.console import main as console
-from holdfast.cluster.chaos.wiring import LIES_VARIABLE
 from holdfast.node.store import Absent, Found, ReadOutcome, ShardKey
 from holdfast.node.store_lmdb import LmdbStore
 
-__all__ = ["Liar"]
+__all__ = ["Liar", "become"]
 
 _REMEMBERED: Final = 512
 
@@ -72,16 +69,11 @@ class Liar:
                 file.write(b"." * count)
 
 
-def _become_a_liar() -> None:
-    liar = Liar(Path(os.environ[LIES_VARIABLE]))
+def become(liar: Liar) -> None:
+    """From now on this process's stores answer what the liar makes of it."""
     honest = LmdbStore.read
 
     def read(store: LmdbStore, keys: Sequence[ShardKey]) -> list[ReadOutcome]:
         return liar.answers(keys, honest(store, keys))
 
     setattr(LmdbStore, "read", read)  # noqa: B010 - a method replaced on purpose
-
-
-if __name__ == "__main__":
-    _become_a_liar()
-    console(prog_name="holdfast")

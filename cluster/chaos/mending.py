@@ -8,10 +8,16 @@ from holdfast.cluster.chaos.allowances import repair_bytes_most
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.history import Note
 from holdfast.cluster.chaos.judging import Judge
-from holdfast.cluster.chaos.limits import HEALTHY_WITHIN_S, ORPHAN_GRACE_S, SAMPLE_EVERY_S
+from holdfast.cluster.chaos.limits import (
+    HEALTHY_WITHIN_S,
+    KNOWN_WITHIN_S,
+    ORPHAN_GRACE_S,
+    SAMPLE_EVERY_S,
+)
 from holdfast.cluster.chaos.watching import Watch
 from holdfast.cluster.chaos.wiring import node_name
 from holdfast.coordinator.asking import scrub_node
+from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.errors import HoldfastError, StoreFailed
 from holdfast.protocol.messages.admin import ClusterStatus
 
@@ -58,11 +64,27 @@ def _restart_all(arena: Arena) -> None:
     for member in members:
         member.wait_ready()
 
-    def all_up(told: ClusterStatus) -> bool:
-        well = [node for node in told.nodes if node.state == "up" and node.store_state in ("ok", "full")]
-        return len(well) >= cluster.node_count
+    wrong: list[str] = []
+    excused = arena.hurt | arena.mending
+    known_until = SYSTEM.monotonic() + KNOWN_WITHIN_S
 
-    if not cluster.wait_until(all_up, HEALTHY_WITHIN_S):
+    def all_up(told: ClusterStatus) -> bool:
+        numbers = cluster.numbers()
+        bad = [node for node in told.nodes if node.state == "up" and node.store_state == "failed"]
+        wrong[:] = [
+            f"the store of {node_name(number)} has failed, and no fault had to do with it"
+            for number in (numbers.get(node.id.hex(), 0) for node in bad)
+            if number and number not in excused
+        ]
+        if len(told.nodes) < cluster.node_count and SYSTEM.monotonic() > known_until:
+            wrong.append(f"the coordinator knows {len(told.nodes)} of {cluster.node_count} nodes")
+        well = [node for node in told.nodes if node.state == "up" and node.store_state in ("ok", "full")]
+        return bool(wrong) or len(well) >= cluster.node_count
+
+    came_up = cluster.wait_until(all_up, HEALTHY_WITHIN_S)
+    if wrong:
+        raise HoldfastError(wrong[0], do="Look at the members' logs in the report's folder.")
+    if not came_up:
         raise HoldfastError(
             f"not all nodes came up within {HEALTHY_WITHIN_S:.0f} s after the faults",
             do="Look at the members' logs in the report's folder.",

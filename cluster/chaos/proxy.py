@@ -183,6 +183,15 @@ class Network:
         spread = effect.portion_variation
         return max(1, effect.portion_bytes + self._random.randint(-spread, spread))
 
+    def flipped(self, portion: bytes, every: int) -> bytes:
+        """The bytes with a bit flipped here and there, drawn."""
+        changed = bytearray(portion)
+        at = int(self._random.expovariate(1 / every))
+        while at < len(changed):
+            changed[at] ^= 1 << self._random.randrange(8)
+            at += 1 + int(self._random.expovariate(1 / every))
+        return bytes(changed)
+
     def listen_for_canaries(self, tail: bytes, portion: bytes, caller: str, member: str) -> bytes:
         """Look for canaries, also across portions; gives the new tail."""
         self.bytes_carried += len(portion)
@@ -349,6 +358,8 @@ class _Connection:
                 effect = await self.until_clear(sender, receiver)
                 count, limit = self._allowed(effect, len(portion), limited)
                 now, portion = portion[:count], portion[count:]
+                if effect.flip_every_bytes is not None:
+                    now = self._network.flipped(now, effect.flip_every_bytes)
                 writer.write(now)
                 await writer.drain()
                 # Counted since a limit holds: a connection may be much older than the fault.

@@ -19,9 +19,10 @@ from typing import Any
 
 from holdfast.cluster.chaos.amnesia import KIT, keep_kit
 from holdfast.cluster.chaos.arena import Arena
+from holdfast.cluster.chaos.calls import why_unavailable
 from holdfast.cluster.chaos.clients import Account, ChaosClient
 from holdfast.cluster.chaos.contents import canary_of
-from holdfast.cluster.chaos.faults import Lie, kind_of
+from holdfast.cluster.chaos.faults import Lie, PowerCut, kind_of
 from holdfast.cluster.chaos.fitting import fitted, wants_namespace
 from holdfast.cluster.chaos.history import (
     HISTORY_VERSION,
@@ -37,7 +38,7 @@ from holdfast.cluster.chaos.history import (
 )
 from holdfast.cluster.chaos.judging import Judge
 from holdfast.cluster.chaos.leftovers import run_folder
-from holdfast.cluster.chaos.limits import RUNNING_OPERATIONS_WITHIN_S
+from holdfast.cluster.chaos.limits import RUNNING_OPERATIONS_WITHIN_S, WATCH_EVERY_S
 from holdfast.cluster.chaos.loading import FULL, Load
 from holdfast.cluster.chaos.mending import converge, heal
 from holdfast.cluster.chaos.namespaces import is_inside, raise_loopback
@@ -62,7 +63,12 @@ OnPhase = Callable[[str], None]
 
 
 async def run_scenario(
-    scenario: Scenario, *, seed: int, report: Path | None = None, on_phase: OnPhase | None = None
+    scenario: Scenario,
+    *,
+    seed: int,
+    report: Path | None = None,
+    on_phase: OnPhase | None = None,
+    fail_fast: bool = False,
 ) -> ChaosResult:
     """Run a scenario on a cluster of its own; everything it made is gone afterwards but the report.
 
@@ -70,6 +76,7 @@ async def run_scenario(
         seed: of everything that is drawn. What the machine does between is its own.
         report: a folder for ``history.jsonl``, ``scenario.toml`` and logs; made, must be empty.
         on_phase: told the name of each phase when it begins.
+        fail_fast: end at the first violation, whatever else might come to light.
 
     Raises:
         BadRequest: the report's folder holds something.
@@ -85,7 +92,8 @@ async def run_scenario(
     )
     fits, said = await asyncio.to_thread(fitted_here, scenario)
     try:
-        return await _Run(fits, seed, report, history, on_phase or (lambda name: None), said).run()
+        on_phase = on_phase or (lambda name: None)
+        return await _Run(fits, seed, report, history, on_phase, said, fail_fast).run()
     finally:
         history.close()
 
@@ -102,6 +110,10 @@ def fitted_here(scenario: Scenario) -> tuple[Scenario, list[str]]:
     return fitted(scenario, no_disks=no_disks, no_namespace=no_namespace)
 
 
+class _Broken(Exception):
+    """Something did not hold, and that is enough."""
+
+
 class _Run:
     def __init__(
         self,
@@ -111,6 +123,7 @@ class _Run:
         history: History,
         on_phase: OnPhase,
         said: Sequence[str],
+        fail_fast: bool,
     ) -> None:
         self._said = said
         self._scenario = scenario
@@ -118,6 +131,7 @@ class _Run:
         self._report = report
         self._history = history
         self._on_phase = on_phase
+        self._fail_fast = fail_fast
         self._judge = Judge(scenario, history.now)
         self._secrets: list[bytes] = []
         self._watched: list[asyncio.Task[None]] = []
@@ -127,12 +141,17 @@ class _Run:
             with ExitStack() as stack:
                 folder = stack.enter_context(run_folder())
                 await self._in(folder, stack)
+        except _Broken:
+            self._history.add(Note, text="the run was ended at its first violation")
         except HoldfastError as error:
             self._history.add(Note, text=f"the harness failed: {error}")
             return self._result(HARNESS_FAILED, f"The run could not be made: {error}", "")
         return self._concluded()
 
     def _phase(self, phase: Phase) -> None:
+        """Begin a phase; raises _Broken where the one before has shown enough."""
+        if self._fail_fast and self._judge.is_broken:
+            raise _Broken
         self._history.add(PhaseBegan, phase=phase)
         self._on_phase(phase)
 
@@ -154,6 +173,8 @@ class _Run:
         if any(isinstance(fault, Lie) for fault in scenario.faults):
             # From the start: a node that was restarted to lie would not be asked for a while.
             cluster.lying = set(range(1, shape.nodes + 1))
+        if not why_unavailable():
+            cluster.is_forgetful = any(isinstance(fault, PowerCut) for fault in scenario.faults)
         self._began(cluster)
         for text in self._said:
             self._history.add(Note, text=text)
@@ -200,7 +221,7 @@ class _Run:
         )
 
     async def _with_cluster(self, arena: Arena, load: Load, canary: str, folder: Path) -> None:
-        scenario, judge = self._scenario, self._judge
+        judge = self._judge
         watch = Watch(arena, judge, load)
         keep_kit(arena.cluster, arena.scratch / KIT)
         await self._make_clients(arena, load, canary, folder)
@@ -213,19 +234,38 @@ class _Run:
             asyncio.create_task(load.work(client, f"{self._seed}/{client.name}"))
             for client in arena.clients.values()
         ]
+        try:
+            striker = await self._work_and_break(arena, load, working)
+        finally:
+            load.stopping = True
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+        if striker is not None:
+            self._phase("quiet")
+            await converge(arena, watch, judge)
+            self._phase("verify")
+            await verify(arena, judge, load, watch, before, self._secrets)
+            self._judge_faults(striker)
+
+    async def _work_and_break(
+        self, arena: Arena, load: Load, working: list[asyncio.Task[None]]
+    ) -> Striker | None:
+        """Everything until all faults are taken back; None: what is left is no cluster any more."""
         self._phase("calm")
-        await self._alive(asyncio.sleep(scenario.calm_s), working)
+        await self._alive(asyncio.sleep(self._scenario.calm_s), working)
         self._phase("chaos")
         striker = await self._chaos(arena, working)
         self._phase("heal")
         load.stopping = True
-        await heal(arena)
+        try:
+            await heal(arena)
+        except HoldfastError as error:
+            self._judge.violated("h", f"the cluster does not come up again: {error}")
+            self._judge_faults(striker)
+            return None
         await self._end_of_load(working)
-        self._phase("quiet")
-        await converge(arena, watch, judge)
-        self._phase("verify")
-        await verify(arena, judge, load, watch, before, self._secrets)
-        self._judge_faults(striker)
+        return striker
 
     async def _make_clients(self, arena: Arena, load: Load, canary: str, folder: Path) -> None:
         """Accounts and their devices, set up before anything is broken."""
@@ -254,15 +294,23 @@ class _Run:
     async def _alive(self, work: Any, working: list[asyncio.Task[None]]) -> None:
         """Do something while the load goes on; an error of the load ends both."""
         main: asyncio.Task[None] = asyncio.ensure_future(work)
+        broken = [asyncio.create_task(self._until_broken())] if self._fail_fast else []
         try:
             done, _ = await asyncio.wait(
-                {main, *working, *self._watched}, return_when=asyncio.FIRST_COMPLETED
+                {main, *working, *self._watched, *broken}, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
-            main.cancel()
+            for task in (main, *broken):
+                task.cancel()
         for task in done:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+    async def _until_broken(self) -> None:
+        """Raises _Broken at the first violation, whichever thread has found it."""
+        while not self._judge.is_broken:  # noqa: ASYNC110
+            await asyncio.sleep(WATCH_EVERY_S)
+        raise _Broken
 
     async def _chaos(self, arena: Arena, working: list[asyncio.Task[None]]) -> Striker:
         over = asyncio.Event()

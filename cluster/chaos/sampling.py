@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from holdfast.cluster.chaos.allowances import Orphans
 from holdfast.cluster.joining import Joined, join
@@ -228,6 +229,7 @@ class Sampler:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._skip: frozenset[int] = frozenset()
+        self._turn = Lock()
         self._pool = self._made()
 
     def _made(self) -> ProcessPoolExecutor:
@@ -243,23 +245,29 @@ class Sampler:
         Args:
             numbers: all nodes. away: nodes that a fault keeps away. excused: nodes whose disks lost things.
         """
-        try:
-            return self._pool.submit(
-                _look, tuple(numbers), frozenset(away), frozenset(excused), self._skip
-            ).result()
-        except BrokenProcessPool:
-            self._pool.shutdown()
-            self._pool = self._made()
-            # It was one of those whose disks were broken; they are looked at again once mended.
-            self._skip = frozenset(excused)
-            return Look(trouble="a damaged store killed whoever looked at it")
+        with self._turn:
+            try:
+                return self._pool.submit(
+                    _look, tuple(numbers), frozenset(away), frozenset(excused), self._skip
+                ).result()
+            except BrokenProcessPool:
+                self._pool.shutdown()
+                self._pool = self._made()
+                # It was one of those whose disks were broken; they are looked at again once mended.
+                self._skip = frozenset(excused)
+                return Look(trouble="a damaged store killed whoever looked at it")
+
+    def resting(self) -> Lock:
+        """Held, nobody looks: no file of any member is open here."""
+        return self._turn
 
     def live_keys(self, number: int) -> frozenset[bytes]:
         """Packed keys of the shards that lie on a node now; none where its store cannot be looked at."""
-        try:
-            return self._pool.submit(_live_keys, number).result()
-        except HoldfastError:
-            return frozenset()
+        with self._turn:
+            try:
+                return self._pool.submit(_live_keys, number).result()
+            except HoldfastError:
+                return frozenset()
 
     def mended(self) -> None:
         """All disks are good again."""

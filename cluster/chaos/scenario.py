@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from holdfast.cluster.chaos.faults import AnyFault, Fault, kind_of
+from holdfast.cluster.chaos.faults import AnyFault, Fault, OldCopy, kind_of
 from holdfast.cluster.chaos.limits import (
     CHAOS_S_MAX,
     CLIENTS_MAX,
@@ -81,8 +81,10 @@ class Load(Part):
         clients: processes, each with an account of its own.
         devices: of each account, working at the same time (several processes, one account).
         backup, restore, delete, prune, stream: weights; 0: never.
+        cheat: weight of what no client does and servers must refuse (chaos.cheating).
         files: of each backup, fewest and most; ``file_kib``: their sizes.
         pause_s: between two things.
+        again: the share of new files whose content the account has stored before, and may have forgotten.
     """
 
     clients: int = 2
@@ -92,9 +94,11 @@ class Load(Part):
     delete: float = 1.0
     prune: float = 0.5
     stream: float = 1.0
+    cheat: float = 0.0
     files: tuple[int, int] = (3, 12)
     file_kib: tuple[int, int] = (1, 3000)
     pause_s: float = 0.05
+    again: float = 0.0
 
 
 class Expectation(Part):
@@ -196,8 +200,9 @@ def _problems(scenario: Scenario) -> list[str]:
     except HoldfastError as error:
         found.append(f"cluster.profile: {error.what}")
     require(1 <= load.clients * load.devices <= CLIENTS_MAX, f"load: 1 to {CLIENTS_MAX} clients")
-    weights = (load.backup, load.restore, load.delete, load.prune, load.stream)
+    weights = (load.backup, load.restore, load.delete, load.prune, load.stream, load.cheat)
     require(min(weights) >= 0 and load.backup + load.stream > 0, "load: something must be stored")
+    require(0 <= load.again <= 1, "load.again: a share")
     require(1 <= load.files[0] <= load.files[1] <= FILES_MAX, f"load.files: 1 to {FILES_MAX}")
     sizes = load.file_kib
     require(0 <= sizes[0] <= sizes[1] <= FILE_BYTES_MAX // 1024, "load.file_kib is out of bounds")
@@ -223,10 +228,12 @@ def _problems_of(fault: Fault, scenario: Scenario) -> list[str]:
         found.append("only kill, pause and power-cut wait for a step")
     if not 1 <= fault.nth <= 1_000_000:
         found.append("nth: at least 1")
-    if kind_of(fault) == "amnesia" and fault.targets != ("coordinator",):
+    if kind_of(fault) in ("amnesia", "comeback") and fault.targets != ("coordinator",):
         found.append('only the coordinator forgets: targets = ["coordinator"]')
     if kind_of(fault) == "full-disk" and not (scenario.cluster.disk_mib and scenario.budget == "anything"):
         found.append('it needs cluster.disk_mib, and budget = "anything": no quorum counts with a full disk')
+    if isinstance(fault, OldCopy) and "coordinator" in fault.targets and len(fault.targets) > 1:
+        found.append("an old copy is put back for nodes, or for the coordinator alone")
     if not fault.targets:
         found.append("it has no target")
     for target in (*fault.targets, *getattr(fault, "peers", ())):

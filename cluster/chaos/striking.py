@@ -13,10 +13,11 @@ from contextlib import suppress
 from random import Random
 
 from holdfast.cluster.chaos import faults as kinds
+from holdfast.cluster.chaos.active import Active
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.faults import AnyFault, kind_of
 from holdfast.cluster.chaos.history import FaultBegan, FaultEnded, Note
-from holdfast.cluster.chaos.injecting import Active, begin, copy_for, keeps_away, works_on_disks
+from holdfast.cluster.chaos.injecting import begin, copy_for, keeps_away, works_on_disks
 from holdfast.cluster.chaos.limits import PERMIT_EVERY_S, STEP_WAIT_S, WATCH_EVERY_S
 from holdfast.cluster.chaos.mending import mend_disk
 from holdfast.cluster.chaos.wiring import COORDINATOR
@@ -54,7 +55,7 @@ class Striker:
             draw = Random(random.random())
             if isinstance(fault, kinds.OldCopy):
                 await self._sleep(at - fault.age_s - asyncio.get_running_loop().time())
-                await self._keep_copies()
+                await self._keep_copies(fault)
             if await self._sleep(at - asyncio.get_running_loop().time()):
                 break
             tasks.append(asyncio.create_task(self._strike(declared, fault, draw)))
@@ -63,9 +64,9 @@ class Striker:
             moment += fault.every_s
         await asyncio.gather(*tasks)
 
-    async def _keep_copies(self) -> None:
+    async def _keep_copies(self, fault: AnyFault) -> None:
         # Of every node: which one it will be is drawn when the time comes.
-        for name in self._arena.node_names:
+        for name in [COORDINATOR] if COORDINATOR in fault.targets else self._arena.node_names:
             with suppress(HoldfastError):
                 await asyncio.to_thread(copy_for, self._arena, name)
 

@@ -24,6 +24,7 @@ class Effect:
         reset_after_s, reset_after_bytes: the connection is reset.
         limit_bytes: the connection is closed after so many bytes.
         portion_bytes, portion_variation, portion_pause_s: bytes come in small portions.
+        flip_every_bytes: one bit among so many bytes arrives as another.
     """
 
     latency_s: float = 0.0
@@ -39,6 +40,7 @@ class Effect:
     portion_bytes: int | None = None
     portion_variation: int = 0
     portion_pause_s: float = 0.0
+    flip_every_bytes: int | None = None
 
 
 CALM = Effect()
@@ -92,6 +94,7 @@ def combined(rules: Collection[Rule], sender: str, receiver: str) -> Effect:
         portion_bytes=_fewest(effect.portion_bytes for effect in effects),
         portion_variation=max(effect.portion_variation for effect in effects),
         portion_pause_s=max(effect.portion_pause_s for effect in effects),
+        flip_every_bytes=_fewest(effect.flip_every_bytes for effect in effects),
     )
 
 

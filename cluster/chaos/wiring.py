@@ -8,6 +8,7 @@ that a proxy knows who calls. Beside every member lies a file that arms its step
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +28,19 @@ from holdfast.protocol.failpoints import VARIABLE as STEPS_VARIABLE
 from holdfast.protocol.serving import ListenAddress
 from holdfast.protocol.transport import CALL_FROM_VARIABLE
 
-__all__ = ["COORDINATOR", "LIES_VARIABLE", "ChaosCluster", "client_name", "node_name"]
+__all__ = [
+    "COORDINATOR",
+    "LIES_VARIABLE",
+    "UNSYNCED_VARIABLE",
+    "ChaosCluster",
+    "client_name",
+    "node_name",
+]
 
 COORDINATOR = "coordinator"
-_LYING_NODE = "holdfast.cluster.chaos.lying"
+_PROGRAM = "holdfast.cluster.chaos.member_program"
 LIES_VARIABLE = "HOLDFAST_LIES"
+UNSYNCED_VARIABLE = "HOLDFAST_UNSYNCED"
 
 
 def node_name(number: int) -> str:
@@ -79,6 +88,8 @@ class ChaosCluster(LocalCluster):
         """Nodes that start with --replace-damaged-store."""
         self.lying: set[int] = set()
         """Nodes that run as the program that can lie (chaos.lying); honest until a file says otherwise."""
+        self.is_forgetful = False
+        """Members keep what a power cut would take from their disks (chaos.unsynced)."""
 
     def _end(self) -> None:
         try:
@@ -109,11 +120,19 @@ class ChaosCluster(LocalCluster):
         arguments += ["--advertise", self.proxied_url(member.name)]
         if number in self.replacing:
             arguments.append("--replace-damaged-store")
-        module = _LYING_NODE if number in self.lying else member.module
-        return self._wired(replace(member, arguments=arguments, module=module))
+        if number in self.lying:
+            lies = {LIES_VARIABLE: str(self.lies_file(member.name))}
+            member = replace(member, module=_PROGRAM, environment={**member.environment, **lies})
+        return self._wired(replace(member, arguments=arguments))
 
     def _wired(self, member: Member) -> Member:
-        return replace(member, environment={**member.environment, **self.environment_of(member.name)})
+        wires = self.environment_of(member.name)
+        if self.is_forgetful:
+            journals = self.journals(member.name)
+            journals.mkdir(exist_ok=True)
+            member = replace(member, module=_PROGRAM)
+            wires[UNSYNCED_VARIABLE] = str(journals)
+        return replace(member, environment={**member.environment, **wires})
 
     def environment_of(self, member: str) -> dict[str, str]:
         """What wires a member, or a client's process."""
@@ -121,7 +140,6 @@ class ChaosCluster(LocalCluster):
             CALL_FROM_VARIABLE: _address_of(member),
             STEPS_VARIABLE: str(self.steps_file(member)),
             CLOCK_VARIABLE: str(self.clock_file(member)),
-            LIES_VARIABLE: str(self.lies_file(member)),
         }
 
     def proxied_url(self, member: str) -> str:
@@ -157,7 +175,16 @@ class ChaosCluster(LocalCluster):
             made["HOLDFAST_INVITE"] = Token(proxied, Token.parse(self.invite()).secret).text()
         return made
 
-    # Steps, clocks and lies
+    # Steps, clocks, lies and what is not synced
+
+    def journals(self, member: str) -> Path:
+        """Where a member keeps what a power cut would take from its files."""
+        return self.folder / f"{member}.unsynced"
+
+    def forget_journals(self, member: str) -> None:
+        """Its files are others now: what was kept of those before means nothing."""
+        for journal in self.journals(member).glob("*"):
+            journal.unlink()
 
     def lies_file(self, member: str) -> Path:
         """What makes a lying node lie."""
@@ -207,4 +234,6 @@ class ChaosCluster(LocalCluster):
             for file in self.folder.glob(pattern):
                 os.unlink(file)
         unmount_below(self.folder)
+        for folder in self.folder.glob("*.unsynced"):
+            shutil.rmtree(folder)
         super()._delete()

@@ -19,11 +19,12 @@ FAMILIES: Final = {
         "reset-peer",
         "slicer",
         "limit-data",
+        "garble",
         "down",
         "partition",
     ),
     "disk": ("bit-rot", "truncate", "swap-values", "old-copy", "disk-swap", "disk-errors", "full-disk"),
-    "lie": ("clock", "lie", "amnesia"),
+    "lie": ("clock", "lie", "amnesia", "comeback"),
 }
 """Kinds of faults by what they break: each family has a pattern, so that no colour is needed."""
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from support.crash.calls import LIBC, replace_calls
+from holdfast.cluster.chaos.calls import LIBC, replace_calls
 from support.crash.write_log import (
     Created,
     Durable,

@@ -29,6 +29,14 @@ def test_a_folder_changes_and_keeps_some_files() -> None:
     assert len({file.name for file in after}) == len(after)
 
 
+def test_files_come_again_that_were_there_before() -> None:
+    random, canary = Random(3), canary_of(1)
+    earlier = changed_files([], random, canary, count=(40, 40), kib=(1, 10))
+    after = changed_files([], random, canary, count=(40, 40), kib=(1, 10), earlier=earlier, again=0.5)
+    assert 10 < len(set(after) & set(earlier)) < 30
+    assert len({file.name for file in after}) == len(after) == 40
+
+
 def kept(tag: str, state: str) -> Kept:
     return Kept(tag, (PlannedFile(name="x", size=1, seed=1),), state)  # type: ignore[arg-type]
 

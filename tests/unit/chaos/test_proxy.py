@@ -154,6 +154,15 @@ async def test_a_connection_ends_after_so_many_bytes(network: Network, effect: E
         assert len(got) <= 1000  # type: ignore[arg-type]
 
 
+async def test_bits_flip_here_and_there_and_nothing_else_changes(network: Network) -> None:
+    async with echo(network) as port:
+        on(network, Effect(flip_every_bytes=len(BIG) // 20), way="to")
+        got = await within(10, said(port, BIG))
+        assert isinstance(got, bytes) and len(got) == len(BIG)
+        flipped = [one ^ other for one, other in zip(got, BIG, strict=True) if one != other]
+        assert 1 <= len(flipped) < 100 and all(difference.bit_count() == 1 for difference in flipped)
+
+
 async def test_a_reset_comes_while_no_byte_moves(network: Network) -> None:
     async with echo(network) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

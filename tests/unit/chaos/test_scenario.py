@@ -39,6 +39,12 @@ WANTED = [
     "disk-swap",
     "thundering-herd",
     "everything",
+    "garbled-wire",
+    "liar-client",
+    "lying-sources",
+    "old-catalogue",
+    "sweeping",
+    "two-coordinators",
 ]
 SMALLEST = 'version = 1\nname = "x"\nabout = "y"\n'
 

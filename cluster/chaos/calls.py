@@ -14,7 +14,7 @@ import platform
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-__all__ = ["LIBC", "replace_calls"]
+__all__ = ["LIBC", "replace_calls", "why_unavailable"]
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _WORD: Final = ctypes.sizeof(ctypes.c_void_p)
@@ -26,6 +26,12 @@ _SYMBOL_BYTES: Final = 24
 # Relocations that hold nothing but a symbol's address: 64/ABS64, GLOB_DAT, JUMP_SLOT.
 _ADDRESSES: Final = {"x86_64": {1, 6, 7}, "aarch64": {257, 1025, 1026}}
 _LEFT_ALONE: Final = (b"libc.so", b"libc-", b"ld-linux", b"linux-vdso", b"_ctypes", b"libffi")
+
+
+def why_unavailable() -> str:
+    """Why it does not work on this machine, or ""."""
+    known = platform.system() == "Linux" and platform.machine() in _ADDRESSES
+    return "" if known else f"written for Linux on {' and '.join(_ADDRESSES)}"
 
 
 class _Header(ctypes.Structure):
