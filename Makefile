@@ -81,8 +81,10 @@ soak: $(VENV)/.installed-test
 
 MINUTES   ?= 3
 SCENARIOS ?= everything power-cut coordinator-crash flapping disk-swap
-# Ends at the first run that does not hold; its report stays in chaos-reports/.
-chaos-soak: $(VENV)/.installed
+# First whether the checker misses every safeguard that is taken away, then the runs. Ends at the first one that
+# does not hold; its report stays in chaos-reports/.
+chaos-soak: $(VENV)/.installed-test
+	CHAOS_SOAK=1 $(BIN)/python -m pytest -q tests/system/test_safeguards_by_scenario.py
 	for round in $$(seq $(ROUNDS)); do for name in $(SCENARIOS); do \
 	  report=chaos-reports/$$(date +%Y%m%d-%H%M%S)-$$name; \
 	  $(BIN)/holdfast chaos run $$name --minutes $(MINUTES) --report $$report && rm -r $$report || exit 1; \

@@ -1,25 +1,16 @@
-"""Every safeguard that is taken away in turn, and who must notice.
+"""Every safeguard that is taken away in turn, and the test that must notice.
 
 ``before`` is the passage as it stands in the source, ``after`` what it becomes. docs/reliability.md shows
-this list as a table; a test holds the two together.
+this list as a table; a test holds the two together. What whole broken clusters notice is listed beside, in
+support/sabotage/by_scenario.py.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-__all__ = ["SAFEGUARDS", "Safeguard", "name_of", "run_without"]
-
-_ROOT: Final = Path(__file__).resolve().parents[3]
-_SITE: Final = Path(__file__).resolve().parent / "site"
+__all__ = ["SAFEGUARDS", "Safeguard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +19,8 @@ class Safeguard:
 
     Attributes:
         name: what is taken away, in a few words.
-        caught_by: the test that must fail without it ("tests/...::test_..."), or the chaos scenario whose
-            run must end with a violation.
-        seed: of that test's or run's draws where it has one.
-        only: a word of the command line of the processes that go without it; "": all.
+        caught_by: the test that must fail without it ("tests/...::test_...").
+        seed: of that test's draws where it has one.
     """
 
     name: str
@@ -40,40 +29,6 @@ class Safeguard:
     after: str
     caught_by: str
     seed: int | None = None
-    only: str = ""
-
-    @property
-    def by_scenario(self) -> bool:
-        """Is it a chaos scenario that must notice?"""
-        return "/" not in self.caught_by
-
-
-def name_of(safeguard: Safeguard) -> str:
-    """For a test's id."""
-    return re.sub(r"\W+", "-", safeguard.name)
-
-
-def run_without(safeguard: Safeguard, command: Sequence[str], folder: Path) -> tuple[int, str, bool]:
-    """Run Python with these arguments without the safeguard: (exit code, its words, was it taken away)."""
-    order = {"module": safeguard.module, "before": safeguard.before, "after": safeguard.after}
-    done = folder / "done"
-    (folder / "order.json").write_text(json.dumps({**order, "only": safeguard.only, "done": str(done)}))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(_SITE), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "SABOTAGE": str(folder / "order.json"),
-    }
-    environment.pop("HYPOTHESIS_PROFILE", None)
-    ended = subprocess.run(
-        [sys.executable, *command],
-        cwd=_ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    return ended.returncode, ended.stdout + ended.stderr, done.exists()
 
 
 SAFEGUARDS: Final = (
@@ -376,23 +331,5 @@ SAFEGUARDS: Final = (
         "    _require_groups(connection, {stripe.group.id: stripe.group.version for stripe in stripes})\n",
         "",
         "tests/contract/test_moves.py::test_a_commit_judged_by_the_members_of_before_is_void",
-    ),
-    Safeguard(
-        "a node gives receipts for what it has not stored",
-        "holdfast.node.writer",
-        "            outcomes = self.store.put([batch.puts for batch in group])\n",
-        "            outcomes = self.store.put([batch.puts[1:] for batch in group])\n",
-        "first-kill",
-        3,
-        only="node",
-    ),
-    Safeguard(
-        "a client decodes whatever shard a lying node hands out",
-        "holdfast.protocol.stripe_reading",
-        "        and digest_of(shard) == stripe.digest(slot)\n",
-        "",
-        "liar-node",
-        3,
-        only="holdfast.cluster.chaos.client_process",
     ),
 )

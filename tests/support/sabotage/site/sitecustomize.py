@@ -1,9 +1,9 @@
 """Runs at the start of every Python process that a test has given this folder (PYTHONPATH) and SABOTAGE.
 
-SABOTAGE names a JSON file: {"module": ..., "before": ..., "after": ..., "done": a file to touch, "only": a
-word of the command line, or ""}. When that module is imported, its source is compiled with the passage
-exchanged. A passage that is not there exactly once ends the process: the safeguard has moved, and the list
-of them must follow.
+SABOTAGE names a JSON file: {"edits": {module: [[before, after], ...]}, "done": a file to touch, "only": words
+of which one must stand in the command line, or []}. When such a module is imported, its source is compiled
+with the passages exchanged. A passage that is not there exactly once ends the process: the safeguard has
+moved, and the list of them must follow.
 """
 
 import json
@@ -21,12 +21,13 @@ class _Saboteur(SourceFileLoader):
 
     def get_code(self, fullname):
         source = self.get_source(fullname) or ""
-        if source.count(self._order["before"]) != 1:
-            print(f"{fullname} does not hold this passage once:\n{self._order['before']}", file=sys.stderr)
-            os._exit(70)
+        for before, after in self._order["edits"][fullname]:
+            if source.count(before) != 1:
+                print(f"{fullname} does not hold this passage once:\n{before}", file=sys.stderr)
+                os._exit(70)
+            source = source.replace(before, after)
         Path(self._order["done"]).touch()
-        changed = source.replace(self._order["before"], self._order["after"])
-        return compile(changed, self.path, "exec", dont_inherit=True)
+        return compile(source, self.path, "exec", dont_inherit=True)
 
 
 class _Finder(MetaPathFinder):
@@ -34,7 +35,7 @@ class _Finder(MetaPathFinder):
         self._order = order
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != self._order["module"]:
+        if fullname not in self._order["edits"]:
             return None
         found = PathFinder.find_spec(fullname, path)
         if found is None or found.origin is None:
@@ -44,5 +45,5 @@ class _Finder(MetaPathFinder):
 
 if "SABOTAGE" in os.environ:
     _order = json.loads(Path(os.environ["SABOTAGE"]).read_text())
-    if not _order["only"] or _order["only"] in sys.orig_argv:
+    if not _order["only"] or set(_order["only"]) & set(sys.orig_argv):
         sys.meta_path.insert(0, _Finder(_order))
