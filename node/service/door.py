@@ -54,6 +54,11 @@ class Door:
         self._source = source
         self._gate = Gate(identity.node, identity.cluster, source.now_ms())
         self._ahead_ms = 0
+        self._steady_ms = self._since_steady(source.now_ms())
+
+    def _since_steady(self, time_ms: int) -> int:
+        """A wall time, less this machine's steady clock: it stays the same while nobody sets the clock."""
+        return time_ms - int(1000 * self._source.monotonic())
 
     def now_ms(self) -> int:
         """Wall time by which requests, tickets and orders are judged: this machine's, set right."""
@@ -65,8 +70,11 @@ class Door:
         Tickets and orders expire by the clock of the one who signed them; judged by another, a node whose
         clock is an hour off would serve nobody.
         """
-        ahead_ms = time_ms - self._source.now_ms()
-        if abs(ahead_ms - self._ahead_ms) <= CLOCK_TOLERATED_MS:
+        ahead_ms, steady_ms = time_ms - self._source.now_ms(), self._since_steady(time_ms)
+        # Both clocks may have been set, by as much: what is signed from now on is not old for that.
+        was_set = abs(steady_ms - self._steady_ms) > 2 * CLOCK_TOLERATED_MS
+        self._steady_ms = steady_ms
+        if abs(ahead_ms - self._ahead_ms) <= CLOCK_TOLERATED_MS and not was_set:
             return
         _log.warning("this machine's clock is not the coordinator's", ahead_ms=ahead_ms)
         self._ahead_ms = ahead_ms

@@ -48,6 +48,26 @@ async def test_a_clock_that_goes_wrong_while_it_runs_is_set_right_as_well(tmp_pa
             assert [result.status for result in answer.results] == ["ok", "ok"]
 
 
+async def test_it_serves_when_all_clocks_were_ahead_and_are_right_again(tmp_path: Path) -> None:
+    """It began to serve, or heard the time, while all were ahead: what is signed now is not old for that."""
+
+    class Jumping(SystemSource):
+        jump_ns = HOUR_MS * 1_000_000
+
+        def now_ns(self) -> int:
+            return super().now_ns() + self.jump_ns
+
+    source, batch = Jumping(), stripes(2)
+    async with running_node(tmp_path / "store", source) as node, Transport() as transport:
+        ada = Device(node.node, transport)
+        node.service._door.hear_time(source.now_ms())
+        source.jump_ns = 0
+        with pytest.raises(StaleRequest):
+            await ada.put(batch)
+        node.service._door.hear_time(SYSTEM.now_ms())
+        assert (await ada.put(batch)).entries
+
+
 async def test_a_little_off_is_left_as_it_is(tmp_path: Path) -> None:
     async with running_node(tmp_path / "store") as node:
         door = node.service._door
