@@ -6,6 +6,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,9 @@ def _machine() -> str:
     )
 
 
-def _found_peers(names: Sequence[str], folder: Path) -> tuple[list[Subject], list[tuple[str, str]]]:
+def _found_peers(
+    names: Sequence[str], folder: Path, ending: ExitStack
+) -> tuple[list[Subject], list[tuple[str, str]]]:
     from holdfast.cluster.benchmark.peers import find_peer
     from holdfast.cluster.benchmark.subject import Absent
 
@@ -94,7 +97,9 @@ def _found_peers(names: Sequence[str], folder: Path) -> tuple[list[Subject], lis
     skipped = []
     for name in names:
         try:
-            found.append(find_peer(name, folder))
+            peer = find_peer(name, folder)
+            ending.callback(peer.close)
+            found.append(peer)
         except Absent as error:
             skipped.append((name, f"skipped: {error}"))
     return found, skipped
@@ -115,10 +120,11 @@ def _run(
     profile = "4+2"
     machine = _machine()
     output.say(machine)
-    peers, skipped = _found_peers(asked, folder)
-    for name, why in skipped:
-        output.note(f"{name}: {why}")
-    with LocalCluster(6, profile, folder=folder / "cluster") as cluster:
+    with ExitStack() as ending:
+        peers, skipped = _found_peers(asked, folder, ending)
+        for name, why in skipped:
+            output.note(f"{name}: {why}")
+        cluster = ending.enter_context(LocalCluster(6, profile, folder=folder / "cluster"))
         subject = HoldfastSubject(cluster, folder / "holdfast")
         steady = memory_at_rest(subject)
         course = Course(subject, peers, folder, profile, output.note)
@@ -137,6 +143,8 @@ def _run(
     _tell(output, samples, steady, notes)
     output.summary(
         machine=machine,
+        programs=dict(programs),
+        skipped=dict(skipped),
         rounds=rounds,
         floor_in_mb_per_s=round(samples.floor_mb_per_s(False).middle, 1) if samples.floors else None,
         floor_out_mb_per_s=round(samples.floor_mb_per_s(True).middle, 1) if samples.floors else None,

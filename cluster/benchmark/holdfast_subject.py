@@ -83,6 +83,9 @@ class HoldfastSubject:
         """The tree's content is directly below the target."""
         return target
 
+    def close(self) -> None:
+        """Its cluster is ended by whoever made it."""
+
     def without(self, numbers: Sequence[int], work: Callable[[], Cost]) -> Cost:
         """Do some work while these nodes are dead; they run again afterwards."""
         self.cluster.kill(*numbers)

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from holdfast.cluster.processes import Member
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.errors import HoldfastError
 
-__all__ = ["Cost", "Servers", "disk_bytes", "measure"]
+__all__ = ["Cost", "Running", "Servers", "disk_bytes", "measure"]
 
 T = TypeVar("T")
 _SAMPLE_S = 0.05
@@ -128,10 +127,18 @@ def disk_bytes(folders: Iterable[Path]) -> int:
     return total
 
 
+class Running(Protocol):
+    """Something of one or more processes."""
+
+    def pids(self) -> list[int]:
+        """Those that run now."""
+        ...
+
+
 class Servers:
     """The cluster's own processes, by role."""
 
-    def __init__(self, members: Callable[[], Mapping[str, Sequence[Member]]]) -> None:
+    def __init__(self, members: Callable[[], Mapping[str, Sequence[Running]]]) -> None:
         self._members = members
 
     def cpu_s(self) -> dict[str, float]:

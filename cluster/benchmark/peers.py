@@ -1,8 +1,8 @@
 """Peers: other backup programs that happen to be installed, each used as its manual says.
 
-They write to a local directory on the same disk: no network, no redundancy. That
-is less work than Holdfast does, and said so in the report. None is a dependency;
-what is not installed is left out, with a note.
+Most write to a local directory on the same disk: no network, no redundancy. That
+is less work than Holdfast does, and said so in the report; Tahoe-LAFS does as much
+(see tahoe.py). None is a dependency; what is not installed is left out, with a note.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from holdfast.cluster.benchmark.measuring import Cost, measure
 from holdfast.cluster.benchmark.subject import Absent, Subject, clean_environment
+from holdfast.cluster.benchmark.tahoe import Tahoe
 
 __all__ = ["PEERS", "find_peer"]
 
@@ -50,6 +51,9 @@ class _Peer:
 
     def found_at(self, tree: Path, target: Path) -> Path:
         return target
+
+    def close(self) -> None:
+        """Nothing of it runs on."""
 
 
 class _Borg(_Peer):
@@ -122,7 +126,12 @@ class _Rclone(_Peer):
         return self._measured("copy", f"sealed:{corpus}", target)
 
 
-PEERS: dict[str, Callable[[Path], Subject]] = {"borg": _Borg, "restic": _Restic, "rclone": _Rclone}
+PEERS: dict[str, Callable[[Path], Subject]] = {
+    "borg": _Borg,
+    "restic": _Restic,
+    "rclone": _Rclone,
+    "tahoe": Tahoe,
+}
 
 
 def find_peer(name: str, folder: Path) -> Subject:
@@ -131,8 +140,6 @@ def find_peer(name: str, folder: Path) -> Subject:
     Raises:
         Absent: it is not installed here, or does not do what its manual says.
     """
-    if name == "tahoe":
-        raise Absent("this benchmark does not set up a grid of it yet")
     if name not in PEERS:
         raise Absent(f"{name} is not among {', '.join(PEERS)}")
     try:

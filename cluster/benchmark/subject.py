@@ -42,6 +42,10 @@ class Subject(Protocol):
         """Where below the target the tree's content is."""
         ...
 
+    def close(self) -> None:
+        """End what it has running."""
+        ...
+
 
 def clean_environment(folder: Path) -> dict[str, str]:
     """An environment in which nobody's own settings and caches count."""
