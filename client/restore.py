@@ -272,7 +272,8 @@ class _Restorer:
 
     async def _written(self) -> None:
         if self._writing is not None:
-            await self._writing
+            # A cancelled wait would cancel the task, but not its thread: stop() must still see it running.
+            await asyncio.shield(self._writing)
             self._on_written()
 
     async def stop(self) -> None:

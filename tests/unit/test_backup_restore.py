@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import shutil
 import socket
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -530,6 +532,41 @@ async def test_two_restores_into_one_folder_do_not_mix(tmp_path: Path) -> None:
         Target(tmp_path / "back", "never")
     held.close()
     Target(tmp_path / "back", "never").close()
+
+
+async def test_a_cancelled_restore_lets_go_of_its_folders_only_when_nothing_is_written_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread goes on when its task is cancelled: what it holds must not be closed under its hands."""
+    from holdfast.client.placing import Target
+
+    source, pipeline = tree(tmp_path / "tree"), Pipeline()
+    made = await pipeline.backup(source)
+    steps: list[str] = []
+    began, may_go_on = threading.Event(), threading.Event()
+    write, close = os.pwrite, Target.close
+
+    def slow(fd: int, content: bytes, offset: int) -> int:
+        began.set()
+        may_go_on.wait(timeout=30)
+        written = write(fd, content, offset)
+        steps.append("written")
+        return written
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    monkeypatch.setattr(Target, "close", lambda self: (steps.append("closed"), close(self))[1])
+    restoring = asyncio.create_task(pipeline.restore(made, tmp_path / "back", of=source))
+    try:
+        assert await asyncio.to_thread(began.wait, 30)
+        restoring.cancel()
+        await asyncio.wait({restoring}, timeout=0.2)  # long enough for one that does not wait to end
+        assert steps == []
+    finally:
+        may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await restoring
+    assert "written" in steps and steps.index("closed") == len(steps) - 1
+    assert leftovers(tmp_path / "back") == []
 
 
 async def test_a_full_disk_ends_the_restore_and_leaves_nothing_half(
