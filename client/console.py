@@ -127,9 +127,10 @@ def entry() -> NoReturn:
             raise  # somebody is still at work, or there is something to say: as usual
         atexit._run_exitfuncs()
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except OSError:
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:  # whoever started it may have closed one
+                    stream.flush()
+        except (OSError, ValueError):
             raise leaving from None  # Python has its own way of telling that
         os._exit(leaving.code or 0)
     raise AssertionError("click ends a command with SystemExit")

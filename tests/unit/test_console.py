@@ -84,6 +84,16 @@ def test_its_process_ends_with_everything_said_and_the_right_code(words: list[st
     assert json.loads(done.stdout)["message_type"] == "summary" if code == 0 else "Usage:" in done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_who_does_not_listen_changes_nothing_about_the_code(closed: str) -> None:
+    """Timers and daemons may start commands with closed outputs: a backup that went well must say so."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -P -m holdfast.client.console --version {closed}', sys.executable],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_whoever_still_works_at_the_end_is_waited_for() -> None:
     code = (
         "import threading, sys\n"
