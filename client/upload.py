@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -85,6 +85,13 @@ class _Room:
         async with self._changed:
             self.used -= count
             self._changed.notify_all()
+
+
+async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Let nothing of them go on."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Uploader:
@@ -288,16 +295,15 @@ class Uploader:
             await self._until_quorum(tasks, receipts, lease)
             committing = batch.committing(await claiming)
         except BaseException:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            await _cancelled(tasks.values())
             raise
+        if not committing.commit:  # all of it is stored: it was sent in vain, whoever took it
+            await _cancelled(tasks.values())
+            return
         if len(receipts) < lease.profile.write_quorum:
             self._raise_short(lease, errors)
         early = list(receipts)
         reached("client.put.acknowledged")
-        if not committing.commit:
-            return
         if self._may_hold(chunks, lease, early):
             self._held = (committing, chunks, early)
             return
