@@ -144,6 +144,9 @@ REIGN_RETRY_S = 5.0
 """How long a node that did not hear who reigns is left alone."""
 SETTLE_LOOK_S = 0.05
 """How often an upload looks whether the nodes have reported, right after a start."""
+FIRST_REPORTS_S = 10.0
+"""How long after a start an upload that finds too few nodes waits for those that were not heard of yet. They
+look for their coordinator every two seconds."""
 
 assert PULSE_AHEAD_MAX * (1 << 20) <= COUNTED_BYTES_MAX, "heartbeats must go on being able to tell it"
 assert 1 <= AUDIT_COLUMNS <= AUDIT_COLUMNS_MAX

@@ -18,6 +18,7 @@ from holdfast.coordinator.limits import (
     DEVICE_LISTS_REMEMBERED_MAX,
     ENROLMENT_NONCE_MS,
     ENROLMENT_NONCES_MAX,
+    FIRST_REPORTS_S,
     READ_TICKETS_REMEMBERED_MAX,
     SETTLE_LOOK_S,
 )
@@ -108,6 +109,15 @@ class Live:
         # Looked at again and again: what ends the wait is the clock as often as a heartbeat.
         while self.nodes.keys() - self.beats.keys() and self.source.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(SETTLE_LOOK_S)
+
+    def awaits_reports(self) -> bool:
+        """May a node that was not heard of since the start still come by itself?
+
+        It was without a coordinator, and looks for one again only now and then: longer, perhaps, than
+        a node takes to be called down where these times are set short, or the machine is busy.
+        """
+        until = self.started_s + max(self.health.down_after_s, FIRST_REPORTS_S)
+        return bool(self.nodes.keys() - self.beats.keys()) and self.source.monotonic() < until
 
     def down(self) -> list[NodeId]:
         """Nodes that are not worth asking first."""

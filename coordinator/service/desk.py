@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,7 @@ from holdfast.coordinator.limits import (
     GROUPS_SPARE_MAX,
     READ_BUDGET_BYTES,
     READ_TICKET_REUSED_MS,
+    SETTLE_LOOK_S,
     WRITE_BUDGET_BYTES,
 )
 from holdfast.coordinator.live import Live
@@ -233,34 +235,39 @@ class Desk:
             NoQuorum: too few nodes are up and have room.
         """
         await self.live.settle()
+        while not (groups := await self._writable_groups(exclude)):
+            if exclude or not self.live.awaits_reports():
+                up = len(self.live.writable(frozenset()))
+                raise NoQuorum(
+                    f"too few nodes can take shards: {up} of {len(self.live.nodes)} are up and have room",
+                    why="a backup on fewer than two nodes would not be one",
+                    do="Start more nodes ('holdfast admin status' shows them), then try again.",
+                )
+            await asyncio.sleep(SETTLE_LOOK_S)
+        able = {node.id for node in self.live.writable(exclude)}
+        return [self._lease(asked, upload, group, able) for group in groups]
+
+    async def _writable_groups(self, exclude: frozenset[NodeId]) -> Sequence[Group]:
+        """Groups that can be written to now; none where too few nodes can."""
         usual = self.live.usual_profile()
         # A plan may ask for groups to be made, and then needs another look; never more than a few.
         for _ in range(3):
-            writable = self.live.writable(exclude)
             if usual is None:
                 break
             groups = list(self.live.groups.values())
             plan = plan_lease(
                 groups,
-                writable,
+                self.live.writable(exclude),
                 usual,
                 most=GROUPS_LEASED_MAX,
                 may_make=not exclude or self._few(groups),
             )
-            if plan.lease:
-                able = {node.id for node in writable}
-                return [self._lease(asked, upload, group, able) for group in plan.lease]
-            if not plan.make or plan.profile is None:
-                break
+            if plan.lease or not plan.make or plan.profile is None:
+                return plan.lease
             profile, kind, make = plan.profile, plan.kind, plan.make
             await self.catalogue.write(lambda c: add_groups(c, profile, kind, make))  # noqa: B023
             await self.live.refresh(self.catalogue)
-        up = len(self.live.writable(frozenset()))
-        raise NoQuorum(
-            f"too few nodes can take shards: {up} of {len(self.live.nodes)} are up and have room",
-            why="a backup on fewer than two nodes would not be one",
-            do="Start more nodes ('holdfast admin status' shows them), then try again.",
-        )
+        return ()
 
     def _few(self, groups: list[Group]) -> bool:
         """May excluding nodes have groups made? Unbounded, one account could have any number made."""
