@@ -10,7 +10,7 @@ keeps another head, is dropped, and what the witnesses have is taken over (coord
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -111,12 +111,13 @@ def given_up(desk: Desk, witnesses: Collection[Witness]) -> frozenset[NodeId]:
 
     See protocol.witnessing. Nodes that were removed are not among the living any more.
     """
-    standing = {each.node: desk.live.nodes.get(each.node) for each in witnesses}
-    return frozenset(
-        node
-        for node, row in standing.items()
-        if row is None or row.state in ("lost", "distrusted", "removed")
-    )
+    return frozenset(each.node for each in witnesses) - _standing(desk)
+
+
+def _standing(desk: Desk) -> frozenset[NodeId]:
+    """All that are not."""
+    gone = ("lost", "distrusted", "removed")
+    return frozenset(node for node, row in desk.live.nodes.items() if row.state not in gone)
 
 
 def proposed(desk: Desk, account: AccountId, before: Collection[Witness]) -> list[Witness]:
@@ -154,11 +155,13 @@ async def post_head(
     *,
     stripes: Sequence[DurableStripe] = (),
     ends: bool = False,
+    refused: HoldfastError | None = None,
 ) -> HeadState:
     """Take a head, have it witnessed, acknowledge it.
 
     Args:
         stripes: committed in the transaction that takes the head. ends: its upload ends with it.
+        refused: why what it needs cannot be committed, if so. A head that was taken already came with it.
 
     Raises:
         NoQuorum: too few of its witnesses are up; nothing was taken.
@@ -167,7 +170,7 @@ async def post_head(
     """
     async with desk.witnessing.turn(account):
         try:
-            take = _taking(desk, account, posted, stripes, ends)
+            take = _taking(desk, account, posted, stripes, ends, refused)
             try:
                 row, begun = await desk.catalogue.write(take)
             except Conflict:
@@ -189,11 +192,23 @@ async def post_head(
 
 
 def _taking(
-    desk: Desk, account: AccountId, posted: PostHead, stripes: Sequence[DurableStripe], ends: bool
+    desk: Desk,
+    account: AccountId,
+    posted: PostHead,
+    stripes: Sequence[DurableStripe],
+    ends: bool,
+    refused: HoldfastError | None,
 ) -> Command[tuple[AccountRow, Pending | HeadState]]:
-    """The command that takes a head."""
+    """The command that takes a head. It runs in another thread: what is live is looked at before."""
     nodes = {node: known.key for node, known in desk.live.nodes.items()}
+    up = frozenset(node for node in nodes if desk.live.state(node) in ("up", "suspect"))
+    standing = _standing(desk)
     now_ms, cluster = desk.source.now_ms(), desk.identity.cluster
+
+    def may_take(own: Collection[Witness], before: Collection[Witness]) -> None:
+        if refused is not None:
+            raise refused
+        _require_up(own, before, up, standing)
 
     return lambda c: (
         (row := account_row(c, account)),
@@ -206,7 +221,7 @@ def _taking(
             now_ms,
             stripes=stripes,
             ends=ends,
-            require_up=lambda own, before: _require_up(desk, own, before),
+            may_take=may_take,
         ),
     )
 
@@ -231,10 +246,11 @@ async def _settle_waiting(desk: Desk, account: AccountId, posted: PostHead) -> b
     return True
 
 
-def _require_up(desk: Desk, own: Collection[Witness], before: Collection[Witness]) -> None:
-    up = {node for node in desk.live.nodes if desk.live.state(node) in ("up", "suspect")}
+def _require_up(
+    own: Collection[Witness], before: Collection[Witness], up: Set[NodeId], standing: Set[NodeId]
+) -> None:
     ids, earlier = [each.node for each in own], [each.node for each in before]
-    if not is_agreed(ids, earlier, up, given_up(desk, before)):
+    if not is_agreed(ids, earlier, up, set(earlier) - standing):
         away = sorted(node.short for node in {*ids, *earlier} - up)
         raise NoQuorum(
             "the snapshot cannot be made visible now: too few of the account's witnesses are up",

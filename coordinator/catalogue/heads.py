@@ -58,8 +58,8 @@ __all__ = [
 ]
 
 
-RequireUp = Callable[[Collection[Witness], Collection[Witness]], None]
-"""Are enough of a head's witnesses, and of its predecessor's, up? Raises NoQuorum."""
+MayTake = Callable[[Collection[Witness], Collection[Witness]], None]
+"""Told the witnesses of a head and of its predecessor: raises what speaks against taking it now."""
 
 
 # Statements of every head, made once: making one takes as long as running it.
@@ -162,7 +162,7 @@ def begin_head(
     *,
     stripes: Sequence[DurableStripe] = (),
     ends: bool = False,
-    require_up: RequireUp | None = None,
+    may_take: MayTake | None = None,
 ) -> Pending | HeadState:
     """Compare-and-swap on (seq, previous hash): take a head as pending, until :func:`settle_head`.
 
@@ -170,7 +170,7 @@ def begin_head(
         nodes: who may be a witness, with its key.
         stripes: what is committed with it; see :func:`chunks.commit`.
         ends: where nobody has to agree, the upload ends with it.
-        require_up: asked about its witnesses, and those of its predecessor, before it is taken.
+        may_take: asked before it is taken; not of one that was taken already.
 
     Returns:
         What waits for its witnesses, also when this very head did already. The state with the head in
@@ -183,7 +183,7 @@ def begin_head(
         QuotaExceeded: the new records or stripes do not fit. GroupMoved: see :func:`chunks.commit`.
         Refused, Rollback, ForkDetected, BadRequest: see protocol.accounts.open_head; or a witness is no
             node of the cluster.
-        Whatever ``require_up`` raises.
+        Whatever ``may_take`` raises.
     """
     newest = _newest(connection, account)
     if newest is not None and newest[1] == posted.head:
@@ -211,8 +211,8 @@ def begin_head(
         )
     listed = check_snapshot_list(posted.snapshot_list, head)
     before = tuple(decode(newest[1].payload, Head).witnesses) if newest else ()
-    if require_up is not None:
-        require_up(head.witnesses, before)
+    if may_take is not None:
+        may_take(head.witnesses, before)
     fresh = _keep_records(connection, account, posted, listed, newest[2] if newest else None)
     records_bytes = sum(map(len, fresh.values()))
     if stripes:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.heads import head_state
 from holdfast.coordinator.catalogue.uploads import open_upload
+from holdfast.coordinator.quorum import DurableStripe
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.heads import shown
 from holdfast.coordinator.service.uploads import UploadHandlers, check_opening, proven_stripes
 from holdfast.coordinator.witnessing import post_head
 from holdfast.protocol.accounts import Head
 from holdfast.protocol.codec import decode
-from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.failpoints import reached
 from holdfast.protocol.messages.accounts import AccountState
 from holdfast.protocol.messages.backups import BackupBegun, BeginBackup, PostSnapshot
@@ -76,7 +79,13 @@ class BackupHandlers:
         desk = self._desk
         asked = await desk.device(request)
         told = decode(asked.body, PostSnapshot)
-        stripes = proven_stripes(desk, asked, told.post.upload, told.commit)
-        state = await post_head(desk, asked.account, told.post, stripes=stripes, ends=True)
+        stripes: Sequence[DurableStripe] = ()
+        refused: HoldfastError | None = None
+        try:
+            stripes = proven_stripes(desk, asked, told.post.upload, told.commit)
+        except HoldfastError as error:
+            # Where the answer got lost, groups may have moved since: what was taken then stays taken.
+            refused = error.bare()
+        state = await post_head(desk, asked.account, told.post, stripes=stripes, ends=True, refused=refused)
         reached("coordinator.snapshot.committed")
         return msgpack_answer(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -105,6 +105,31 @@ async def test_posted_again_it_succeeds_and_changes_nothing(ada: Ada) -> None:
     again = await ada.post(head, commit)
     assert again.head == head.head
     assert (await ada.office.status(ada.person)).used_bytes == used
+
+
+async def group_moves_on(ada: Ada) -> None:
+    await changed(ada, "UPDATE groups SET version = version + 1")
+
+
+async def nodes_turn_out_to_lie(ada: Ada) -> None:
+    await changed(ada, "UPDATE nodes SET state = 'distrusted'")
+
+
+async def changed(ada: Ada, how: str) -> None:
+    desk = ada.office.desk
+    desk.catalogue.write_now(lambda c: c.execute(text(how)))
+    await desk.live.refresh(desk.catalogue)
+
+
+@pytest.mark.parametrize("meanwhile", [group_moves_on, nodes_turn_out_to_lie])
+async def test_an_answer_that_was_lost_is_had_again_whatever_became_of_the_receipts(
+    ada: Ada, meanwhile: Callable[[Ada], Awaitable[None]]
+) -> None:
+    """What was taken stays taken: told that its group has moved, a client would send it all again."""
+    head, commit = ada.first(), ada.commit()
+    await ada.post(head, commit)
+    await meanwhile(ada)
+    assert (await ada.post(head, commit)).head == head.head
 
 
 async def moved(ada: Ada) -> tuple[PostHead, Commit]:
