@@ -137,7 +137,11 @@ class Uploader:
         self._is_over = False
 
     async def __aenter__(self) -> Self:
-        self.head_seq = await self._leases.open(self._expected_bytes, self._open_upload)
+        try:
+            self.head_seq = await self._leases.open(self._expected_bytes, self._open_upload)
+        except NoQuorum:
+            await self._end()  # it is open, and whoever opened it gives up
+            raise
         reached("client.upload.opened")
         self._keeping = asyncio.create_task(self._leases.keep_alive())
         return self
@@ -147,8 +151,10 @@ class Uploader:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        if self._is_over:
-            return
+        if not self._is_over:
+            await self._end()
+
+    async def _end(self) -> None:
         # Nobody waits for this: an upload that is not ended expires by itself.
         with suppress(HoldfastError):
             await self._link.end_upload(self.upload)
