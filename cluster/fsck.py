@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from holdfast.protocol.terminal import Output, guarded, human_count, json_option, option
+from holdfast.protocol.terminal import Output, guarded, human_count, json_option, look_for_garbage, option
 
 if TYPE_CHECKING:
     from holdfast.cluster.joining import Joined
@@ -58,6 +58,7 @@ def fsck(coordinator: Path, nodes: Sequence[Path], keys_only: bool, as_json: boo
     from holdfast.cluster.joining import join
     from holdfast.cluster.surveying import survey
 
+    look_for_garbage()
     output = Output(as_json)
     found = survey(coordinator, nodes, verify=not keys_only)
     joined = join(found.catalogue, found.stores)

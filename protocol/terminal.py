@@ -33,6 +33,7 @@ __all__ = [
     "human_bytes",
     "human_count",
     "json_option",
+    "look_for_garbage",
     "option",
     "printable",
     "run",
@@ -194,6 +195,15 @@ def _of_system(error: OSError) -> HoldfastError:
     )
 
 
+def look_for_garbage() -> None:
+    """From here on: the console script loads everything without. Commands that do not :func:`run` call it."""
+    import gc
+
+    gc.freeze()  # what is imported by now stays: the collector need not walk it again and again
+    gc.set_threshold(*_COLLECT_AFTER)
+    gc.enable()
+
+
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine on uvloop; a process entry point. SIGTERM ends it as Ctrl-C does: in order.
 
@@ -201,7 +211,6 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         SystemExit: 143 after SIGTERM.
     """
     import asyncio
-    import gc
     import signal
 
     import uvloop
@@ -209,9 +218,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     from holdfast.protocol.memory import keep_freed_memory
 
     keep_freed_memory()
-    gc.freeze()  # what is imported by now stays: the collector need not walk it again and again
-    gc.set_threshold(*_COLLECT_AFTER)
-    gc.enable()  # the console script loads everything without it
+    look_for_garbage()
     stopped = False
 
     async def until_done() -> T:

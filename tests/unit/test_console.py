@@ -94,6 +94,32 @@ def test_who_does_not_listen_changes_nothing_about_the_code(closed: str) -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("holdfast.cluster.surveying:survey", "admin fsck --coordinator-dir . --node-dir ."),
+        ("holdfast.cluster.benchmark.command:_run", "bench --quick"),
+        ("asyncio:Runner", "status"),
+    ],
+)
+def test_garbage_is_looked_for_while_a_command_works(place: str, words: str, tmp_path: Path) -> None:
+    """It is not while everything is being loaded; one that forgot to begin again would grow for hours."""
+    module, _, name = place.partition(":")
+    code = (
+        f"import gc, sys, {module} as module, holdfast.client.console as console\n"
+        "def working(*_, **__):\n    print(gc.isenabled())\n    raise SystemExit(0)\n"
+        f"module.{name} = working\n"
+        f"sys.argv = ['holdfast', *{words.split()!r}]\n"
+        "console.entry()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+        env=os.environ | {"HOLDFAST_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_whoever_still_works_at_the_end_is_waited_for() -> None:
     code = (
         "import threading, sys\n"
