@@ -167,7 +167,7 @@ def test_an_old_coordinator_that_comes_back_after_a_rebuild_is_followed_by_nobod
     ada.run("backup", tree, **moved)
 
 
-STEPS = ("waiting", "agreed", "written", "committed")
+STEPS = ("head.waiting", "head.agreed", "head.written", "snapshot.taken", "snapshot.committed")
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_coordinator_killed_at_any_step_of_posting_loses_no_head_and_makes_non
     made: list[str] = []
     for step in STEPS:
         (source / f"{step}.txt").write_text(f"written before {step}\n")
-        file.write_text(f"coordinator.head.{step} 1 kill\n")
+        file.write_text(f"coordinator.{step} 1 kill\n")
         running = subprocess.Popen(
             [sys.executable, "-m", "holdfast.client.console", "backup", str(source), "--json"],
             env=ada.env(),
