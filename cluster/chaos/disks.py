@@ -16,7 +16,7 @@ from random import Random
 from holdfast.node.store import ShardKey
 from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.profiles import Profile
-from holdfast.protocol.stripes import ShardRecord, record_header_bytes
+from holdfast.protocol.stripes import ShardRecord, digest_of, record_header_bytes
 
 __all__ = [
     "copy_catalogue",
@@ -38,10 +38,11 @@ _BRANCH, _LEAF = 0x01, 0x02
 
 
 def _records(raw: bytes, live: Collection[bytes]) -> Iterator[tuple[bytes, int, int, int]]:
-    """(key, where a record begins, where its shard begins, where it ends) of records that are in use.
+    """(key, where a record begins, where its shard begins, where it ends) of whole records that are in use.
 
     A small record lies in a page of the tree, which LMDB writes anew with each change beside it: what was
-    there before stays in the file, so one key may come several times, and only one place is read.
+    there before stays in the file, so one key may come several times, and only one place is read. Of what
+    was there before, the beginning may be left, and behind it live pages and keys: that is no record.
     """
     at = raw.find(_RECORD_BEGINS)
     while at >= 0:
@@ -52,7 +53,9 @@ def _records(raw: bytes, live: Collection[bytes]) -> Iterator[tuple[bytes, int, 
             record = None
         if record is not None and (key := ShardKey.of(record).pack()) in live:
             begin = at + len(record.pack())
-            yield key, at, begin, begin + record.stripe.shard_bytes
+            end = begin + record.stripe.shard_bytes
+            if digest_of(raw[begin:end]) == record.digest:
+                yield key, at, begin, end
         at = raw.find(_RECORD_BEGINS, at + 1)
 
 

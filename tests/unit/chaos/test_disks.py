@@ -98,6 +98,17 @@ def test_a_small_value_is_flipped_where_it_is_read_not_where_it_was_before(store
     assert damaged_in(store, keys) == 6
 
 
+def test_what_lies_behind_the_beginning_of_an_old_copy_is_left_alone(store: Path) -> None:
+    """A page that was freed and taken again keeps the old copy's beginning in the page before it."""
+    file, record = store / "data.mdb", PUTS[0].record.pack()
+    with file.open("ab") as growing:
+        growing.write(record + b"a page of the tree, by now" * 2000)
+    before = file.read_bytes()
+    live = look_at_store(store).shards
+    assert flip_values(store, live, len(live), Random(1)) == len(live)
+    assert file.read_bytes()[-50_000:] == before[-50_000:]
+
+
 def test_values_that_changed_places_are_damaged_in_both(store: Path) -> None:
     assert swap_values(store, look_at_store(store).shards, 3, Random(1)) == 3
     assert len(look_at_store(store, verify=True).damaged) == 6
