@@ -11,10 +11,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
-__all__ = ["LIBC", "replace_calls", "why_unavailable"]
+__all__ = ["LIBC", "StandIns", "replace_calls", "why_unavailable"]
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _WORD: Final = ctypes.sizeof(ctypes.c_void_p)
@@ -133,3 +137,45 @@ def replace_calls(functions: dict[str, Callable[..., Any]]) -> set[str]:
                 _point(slot, addresses[name] or 0)
                 found.add(name)
     return found
+
+
+class StandIns:
+    """Functions of ours that stand before the C library's, each told the real one.
+
+    What they call themselves goes straight through. One that fails ends the process: a journal or a log
+    with a gap would tell of something that no disk can suffer. Keep it for as long as the process lives.
+    """
+
+    def __init__(self) -> None:
+        self._inside = threading.local()
+        self._functions: dict[str, Any] = {}
+
+    def before(self, name: str, result: Any, mine: Callable[..., int], *arguments: Any) -> None:
+        """``mine(real, *arguments)`` is called instead of ``name``, once they are installed."""
+        real = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)((name, LIBC))
+
+        def called(*values: Any) -> int:
+            if getattr(self._inside, "of_it", False):
+                return int(real(*values))
+            with self.straight():
+                try:
+                    return mine(real, *values)
+                except BaseException:
+                    traceback.print_exc()
+                    sys.stderr.flush()
+                    os._exit(70)
+
+        self._functions[name] = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)(called)
+
+    @contextmanager
+    def straight(self) -> Iterator[None]:
+        """What this thread calls meanwhile goes straight through."""
+        already, self._inside.of_it = getattr(self._inside, "of_it", False), True
+        try:
+            yield
+        finally:
+            self._inside.of_it = already
+
+    def install(self) -> set[str]:
+        """From here on; gives the names that some library calls."""
+        return replace_calls(self._functions)

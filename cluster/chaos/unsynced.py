@@ -16,17 +16,15 @@ import fcntl
 import os
 import stat
 import struct
-import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from holdfast.cluster.chaos.calls import LIBC, replace_calls
+from holdfast.cluster.chaos.calls import StandIns
 
 __all__ = ["Unsynced", "lose_unsynced"]
 
@@ -59,39 +57,20 @@ class Unsynced:
         self._root = os.fsencode(root.resolve())
         self._journals = os.fsencode(journals)
         self._lock = threading.RLock()
-        self._inside = threading.local()
         self._open: dict[int, int] = {}
-        self._functions: dict[str, Any] = {}
-        self._stand_before("write", _LONG, self._write, _INT, _PLACE, _SIZE)
+        self._calls = StandIns()
+        self._calls.before("write", _LONG, self._write, _INT, _PLACE, _SIZE)
         for name in ("pwrite", "pwrite64"):
-            self._stand_before(name, _LONG, self._write_at, _INT, _PLACE, _SIZE, _LONG)
-        self._stand_before("writev", _LONG, self._write_vector, _INT, ctypes.POINTER(_Vector), _INT)
+            self._calls.before(name, _LONG, self._write_at, _INT, _PLACE, _SIZE, _LONG)
+        self._calls.before("writev", _LONG, self._write_vector, _INT, ctypes.POINTER(_Vector), _INT)
         for name in ("fsync", "fdatasync"):
-            self._stand_before(name, _INT, self._sync, _INT)
+            self._calls.before(name, _INT, self._sync, _INT)
         for name in ("ftruncate", "ftruncate64"):
-            self._stand_before(name, _INT, self._cut, _INT, _LONG)
-        self._stand_before("rename", _INT, self._rename, _TEXT, _TEXT)
-        self._stand_before("unlink", _INT, self._unlink, _TEXT)
-        self._stand_before("unlinkat", _INT, self._unlink_at, _INT, _TEXT, _INT)
-        replace_calls(self._functions)
-
-    def _stand_before(self, name: str, result: Any, mine: Callable[..., int], *arguments: Any) -> None:
-        real = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)((name, LIBC))
-
-        def called(*values: Any) -> int:
-            if getattr(self._inside, "of_it", False):
-                return int(real(*values))
-            self._inside.of_it = True
-            try:
-                return mine(real, *values)
-            except BaseException:  # a journal with a gap would make a power cut that no disk can suffer
-                traceback.print_exc()
-                sys.stderr.flush()
-                os._exit(70)
-            finally:
-                self._inside.of_it = False
-
-        self._functions[name] = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)(called)
+            self._calls.before(name, _INT, self._cut, _INT, _LONG)
+        self._calls.before("rename", _INT, self._rename, _TEXT, _TEXT)
+        self._calls.before("unlink", _INT, self._unlink, _TEXT)
+        self._calls.before("unlinkat", _INT, self._unlink_at, _INT, _TEXT, _INT)
+        self._calls.install()
 
     # The journals
 

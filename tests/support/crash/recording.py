@@ -12,13 +12,11 @@ import fcntl
 import os
 import stat
 import threading
-import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from holdfast.cluster.chaos.calls import LIBC, replace_calls
+from holdfast.cluster.chaos.calls import StandIns
 from support.crash.write_log import (
     Created,
     Durable,
@@ -58,32 +56,29 @@ class Recording:
         self._root = os.fsencode(root.resolve())
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._lock = threading.RLock()
-        self._inside = threading.local()
         self._count = 0
         self._files: dict[tuple[int, int], int] = {}
-        self._functions: dict[str, Any] = {}
+        self._calls = StandIns()
         for name in ("write", "pwrite", "pwrite64", "writev"):
-            self._stand_before(name, _LONG, *self._shape_of_write(name))
+            self._calls.before(name, _LONG, *self._shape_of_write(name))
         for name in ("fsync", "fdatasync"):
-            self._stand_before(name, _INT, self._sync, _INT)
+            self._calls.before(name, _INT, self._sync, _INT)
         for name in ("ftruncate", "ftruncate64"):
-            self._stand_before(name, _INT, self._size, _INT, _LONG)
+            self._calls.before(name, _INT, self._size, _INT, _LONG)
         for name in ("truncate", "truncate64"):
-            self._stand_before(name, _INT, self._size_of_path, _TEXT, _LONG)
+            self._calls.before(name, _INT, self._size_of_path, _TEXT, _LONG)
         for name in ("open", "open64"):
-            self._stand_before(name, _INT, self._open, _TEXT, _INT, _INT)
-        self._stand_before("mkdir", _INT, self._mkdir, _TEXT, _INT)
-        self._stand_before("rename", _INT, self._rename, _TEXT, _TEXT)
-        self._stand_before("unlink", _INT, self._unlink, _TEXT)
-        self._stand_before("rmdir", _INT, self._unlink, _TEXT)
-        self._stand_before("unlinkat", _INT, self._unlink_at, _INT, _TEXT, _INT)
-        self.seen = replace_calls(self._functions)
+            self._calls.before(name, _INT, self._open, _TEXT, _INT, _INT)
+        self._calls.before("mkdir", _INT, self._mkdir, _TEXT, _INT)
+        self._calls.before("rename", _INT, self._rename, _TEXT, _TEXT)
+        self._calls.before("unlink", _INT, self._unlink, _TEXT)
+        self._calls.before("rmdir", _INT, self._unlink, _TEXT)
+        self._calls.before("unlinkat", _INT, self._unlink_at, _INT, _TEXT, _INT)
+        self.seen = self._calls.install()
 
     def note(self, kind: str, number: int, value: str = "") -> None:
         """Say something in the log."""
         self._say(Noted(kind, number, value))
-
-    # Standing before a function
 
     def _shape_of_write(self, name: str) -> tuple[Any, ...]:
         if name == "write":
@@ -92,32 +87,12 @@ class Recording:
             return self._write_vector, _INT, ctypes.POINTER(_Vector), _INT
         return self._write_at, _INT, _PLACE, _SIZE, _LONG
 
-    def _stand_before(self, name: str, result: Any, mine: Callable[..., int], *arguments: Any) -> None:
-        real = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)((name, LIBC))
-
-        def called(*values: Any) -> int:
-            if getattr(self._inside, "of_it", False):
-                return int(real(*values))
-            self._inside.of_it = True
-            try:
-                return mine(real, *values)
-            except BaseException:  # a record with a gap proves nothing
-                traceback.print_exc()
-                os._exit(70)
-            finally:
-                self._inside.of_it = False
-
-        self._functions[name] = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)(called)
-
     def _say(self, event: Event) -> int:
         with self._lock:
             raw = pack(event)
-            already, self._inside.of_it = getattr(self._inside, "of_it", False), True
-            try:
+            with self._calls.straight():
                 if os.write(self._log, raw) != len(raw):
                     raise OSError("the log takes no more")
-            finally:
-                self._inside.of_it = already
             self._count += 1
             return self._count - 1
 
