@@ -117,7 +117,7 @@ def records_of(admitted: Admitted, header: PutHeader) -> list[ShardRecord]:
 
 
 def check_shard(put: Put) -> None:
-    """Its digest holds. Hashes all bytes: half a millisecond for the longest shard there is.
+    """Its digest holds. Hashes all bytes: about a millisecond for the longest shard there is.
 
     Raises:
         IntegrityFailure: it is not what its digest says.

@@ -29,6 +29,7 @@ __all__ = [
     "BYTES",
     "Output",
     "configure_logging",
+    "end_in_order",
     "guarded",
     "human_bytes",
     "human_count",
@@ -202,6 +203,14 @@ def look_for_garbage() -> None:
     gc.freeze()  # what is imported by now stays: the collector need not walk it again and again
     gc.set_threshold(*_COLLECT_AFTER)
     gc.enable()
+
+
+def end_in_order() -> None:
+    """SIGTERM ends this process as Ctrl-C does, with 143: what it has running ends, too. See :func:`run`."""
+    import signal
+    import sys
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -55,10 +55,11 @@ def bench(
     """
     from holdfast.cluster.benchmark.corpora import CORPORA, FULL, QUICK, USUAL
     from holdfast.protocol.errors import BadRequest
-    from holdfast.protocol.terminal import configure_logging, look_for_garbage
+    from holdfast.protocol.terminal import configure_logging, end_in_order, look_for_garbage
 
     configure_logging(False, "error")
     look_for_garbage()
+    end_in_order()
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other")
     names = corpora.split(",") if corpora else QUICK if quick else FULL if full else USUAL

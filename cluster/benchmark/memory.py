@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,9 @@ _BESIDE_BYTES: Final = 128 * MIB
 _TIMES: Final = 3
 """Of n/k times the bytes in page caches, buffers of sockets, and what a client holds."""
 _GROUPS: Final = Path("/sys/fs/cgroup")
+# The second of each: what is swapped out would be memory that nobody has given.
+_VERSION_1: Final = (("memory.limit_in_bytes", 1), ("memory.memsw.limit_in_bytes", 1))
+_VERSION_2: Final = (("memory.max", 1), ("memory.swap.max", 0))
 
 
 def touch_memory(user_bytes: int) -> None:
@@ -35,20 +38,21 @@ def touch_memory(user_bytes: int) -> None:
     count = -(-count // MIB) * MIB
     filled = b"\1" * MIB
     with mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:
-        # Small pages: file caches are made of what small pages leave behind.
-        room.madvise(mmap.MADV_NOHUGEPAGE)
+        with suppress(OSError):  # a kernel without huge pages
+            # Small pages: file caches are made of what small pages leave behind.
+            room.madvise(mmap.MADV_NOHUGEPAGE)
         for start in range(0, count, MIB):
             room[start : start + MIB] = filled
 
 
-def _own_group() -> tuple[Path, str] | None:
-    """(this process's memory group, the file its bound stands in); None where there is none."""
+def _own_group() -> tuple[Path, tuple[tuple[str, int], ...]] | None:
+    """(this process's memory group, what bounds one: files and how many times the memory); None: no group."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
-            return _GROUPS / "memory" / path.lstrip("/"), "memory.limit_in_bytes"
+            return _GROUPS / "memory" / path.lstrip("/"), _VERSION_1
         if number == "0" and "memory" in _controllers(_GROUPS / path.lstrip("/")):
-            return _GROUPS / path.lstrip("/"), "memory.max"
+            return _GROUPS / path.lstrip("/"), _VERSION_2
     return None
 
 
@@ -65,13 +69,15 @@ def bounded_memory(count: int) -> Iterator[Path | None]:
 
     None where no group can be made here. Every process must have ended before it is left.
     """
-    own = _own_group()
     group = None
     try:
+        own = _own_group()
         if own is not None:
             group = own[0] / f"holdfast-bench-{os.getpid()}"
             group.mkdir()
-            (group / own[1]).write_text(str(count))
+            for number, (file, times) in enumerate(own[1]):
+                if number == 0 or (group / file).exists():  # not every kernel counts swap
+                    (group / file).write_text(str(times * count))
     except OSError:
         if group is not None and group.is_dir():
             group.rmdir()

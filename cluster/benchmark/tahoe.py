@@ -66,7 +66,7 @@ class Tahoe:
         self.version = self._said("--version").splitlines()[0]
         try:
             self._start()
-        except (Absent, OSError):
+        except BaseException:
             self.close()
             raise
         self.servers = Servers(lambda: self._running)

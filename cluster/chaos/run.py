@@ -308,7 +308,7 @@ class _Run:
 
     async def _until_broken(self) -> None:
         """Raises _Broken at the first violation, whichever thread has found it."""
-        while not self._judge.is_broken:  # noqa: ASYNC110
+        while not self._judge.is_broken:  # noqa: ASYNC110 - whoever finds it may be a thread
             await asyncio.sleep(WATCH_EVERY_S)
         raise _Broken
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from holdfast.cluster import LocalCluster
 from holdfast.cluster.benchmark.clients_curve import measure_clients
 from holdfast.cluster.benchmark.curves import size_curve
 from holdfast.cluster.benchmark.holdfast_subject import HoldfastSubject
+from holdfast.cluster.processes import wait_until
 
 
 @pytest.mark.timeout(300)
@@ -58,3 +60,25 @@ def test_the_curve_of_sizes_has_a_point_for_each(cluster: LocalCluster, tmp_path
     _, unit, points = size_curve(subject, tmp_path, (1, 2), told.append)
     assert unit == "MB/s" and [label for label, *_ in points] == ["1 MiB", "2 MiB"]
     assert all(0 < least <= middle <= most for _, middle, least, most in points) and len(told) == 2
+
+
+def test_sigterm_ends_its_cluster_and_removes_its_folder(tmp_path: Path) -> None:
+    command = ["-P", "-m", "holdfast.client.console", "bench", "--corpora", "small", "--peers", "none"]
+    running = subprocess.Popen([sys.executable, *command, "--dir", str(tmp_path)], stdout=subprocess.DEVNULL)
+    try:
+        assert wait_until(lambda: any(tmp_path.rglob("ready.json")), 60), "no node has come up"
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 143
+    finally:
+        running.kill()
+        running.wait()
+    assert not list(tmp_path.iterdir())
+    place = os.fsencode(tmp_path)
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if place in _text(path)]
+
+
+def _text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # it has ended
