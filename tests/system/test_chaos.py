@@ -50,6 +50,10 @@ step = "node.join.joined"
         ("coordinator-crash", 1),
         ("power-cut", 1),
         ("reset-mid-body", 1),
+        # Seeds that have found something: see the table of defects in docs/reliability.md.
+        ("coordinator-amnesia", 71),
+        ("coordinator-crash", 61),
+        ("thundering-herd", 1),
     ],
 )
 async def test_a_short_scenario_loses_nothing(name: str, seed: int, tmp_path: Path) -> None:
