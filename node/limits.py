@@ -29,6 +29,8 @@ DISK_RESERVE_BYTES = 64 * MIB
 CAPACITY_BYTES_MIN = 1 * MIB
 SHORT_PAGES_TOLERATED = 16
 """Pages at the end of the file that LMDB may count without having written them (freed in one transaction)."""
+LOOK_TRIES_MAX, LOOK_AGAIN_S = 50, 0.1
+"""How often, and how far apart, a store that is just getting another data file is opened to be looked at."""
 HEADS_MAP_BYTES = 64 * 1024 * MIB
 """The most that kept heads, lists and records may take on disk; the file grows as they come."""
 HEADS_DISK_RESERVE_BYTES = 16 * MIB

@@ -7,6 +7,7 @@ damaged file can kill whoever reads it: callers that must live do this in a proc
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 import lmdb
 
 from holdfast.node.data_file import missing_bytes
-from holdfast.node.limits import SHORT_PAGES_TOLERATED
+from holdfast.node.limits import LOOK_AGAIN_S, LOOK_TRIES_MAX, SHORT_PAGES_TOLERATED
 from holdfast.node.store import ShardKey
 from holdfast.node.store_folder import damage_of
 from holdfast.node.store_verifying import why_damaged
@@ -77,11 +78,37 @@ def look_at_store(path: Path, *, verify: bool = False) -> StoreLook:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    env = lmdb.open(str(path), readonly=True, create=False, max_dbs=_DATABASES_MAX, readahead=False)
-    try:
-        yield env
-    finally:
-        env.close()
+    """The data file with the lock file that belongs to it.
+
+    Raises:
+        IntegrityFailure: these two do not come together.
+    """
+    for _ in range(LOOK_TRIES_MAX):
+        env = lmdb.open(str(path), readonly=True, create=False, max_dbs=_DATABASES_MAX, readahead=False)
+        try:
+            if _fits(env):
+                yield env
+                return
+        finally:
+            env.close()
+        time.sleep(LOOK_AGAIN_S)
+    raise IntegrityFailure(
+        f"the store in {path} cannot be looked at",
+        why="its lock file is another data file's",
+        do="Look again when no other process looks at it.",
+    )
+
+
+def _fits(env: Any) -> bool:
+    """Does the lock file's last transaction lie where the data file's does?
+
+    A store that is compacted gets a data file first and a lock file then (node/store_lmdb_compacting.py),
+    and LMDB opens one after the other. With the old lock file a look would see what was before.
+    """
+    before = env.info()["last_txnid"]  # from the data file
+    with env.begin() as txn:
+        told = txn.id()  # from the lock file
+    return bool(before <= told <= env.info()["last_txnid"])
 
 
 def _look(env: Any, verify: bool) -> StoreLook:

@@ -21,7 +21,15 @@ from holdfast.protocol.directory import sync_folder
 from holdfast.protocol.errors import IntegrityFailure, Locked, WrongDirectory
 from holdfast.protocol.ids import StoreId
 
-__all__ = ["COPY_FOLDER", "DAMAGE", "Databases", "damaged_store", "open_copy", "open_databases"]
+__all__ = [
+    "COPY_FOLDER",
+    "DAMAGE",
+    "Databases",
+    "damaged_store",
+    "forget_readers",
+    "open_copy",
+    "open_databases",
+]
 
 COPY_FOLDER: Final = "compact"
 _FORMAT_BEGINS: Final = b"holdfast shard store "
@@ -84,7 +92,8 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (why := damage_of(path)) is not None:
         raise damaged_store(path, why)
-    if (path / COPY_FOLDER).exists():  # a process died while it compacted
+    if (path / COPY_FOLDER).exists():  # a process died while it compacted, before or after the rename
+        forget_readers(path)
         shutil.rmtree(path / COPY_FOLDER)
     file = path / "data.mdb"
     if not file.exists() or file.stat().st_size == 0:
@@ -105,6 +114,17 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
     except BaseException:
         env.close()
         raise
+
+
+def forget_readers(path: Path) -> None:
+    """What is opened next in this folder shares nothing with whoever has its data file open now.
+
+    LMDB keeps the number of the last transaction in its lock file, begins that anew only when nobody has
+    it open, and takes from the number's last bit which of two states of the data file counts (lmdb 0.9,
+    mdb.c: mdb_env_setup_locks, mdb_txn_renew0). While another process looked at the store, a new data
+    file so was read by the old one's number: half the time one transaction back, and written from there.
+    """
+    (path / "lock.mdb").unlink(missing_ok=True)
 
 
 def _databases(env: Any) -> Databases:
