@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -31,8 +32,10 @@ from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.directory import Lock, write_json
 from holdfast.protocol.errors import Conflict, HoldfastError, Locked
 
-__all__ = ["Member", "ProcessState", "boot_id", "clean_environment", "start_time", "wait_until"]
+__all__ = ["Member", "ProcessState", "boot_id", "clean_environment", "end_strays", "start_time", "wait_until"]
 
+_TELLING = 4
+"""How many arguments say which folder is served: ``node run --dir FOLDER``."""
 ProcessState = Literal["running", "paused", "stopped"]
 
 
@@ -67,6 +70,47 @@ def _children_of(pid: int) -> dict[int, int]:
     except OSError:
         return {}
     return {int(number): at for number in numbers if (at := start_time(int(number))) is not None}
+
+
+def _our_pids() -> list[int]:
+    """Every process of this user."""
+    uid, found = os.geteuid(), []
+    for entry in os.scandir("/proc"):
+        with suppress(OSError):  # it has ended
+            if entry.name.isdecimal() and entry.stat().st_uid == uid:
+                found.append(int(entry.name))
+    return found
+
+
+def _arguments(pid: int) -> list[str]:
+    """What follows the module of ours that it runs; nothing where it runs something else."""
+    try:
+        told = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
+    except OSError:
+        return []
+    return told[4:] if told[2:3] == ["-m"] and told[3].startswith("holdfast.") else []
+
+
+def _end(pids: Callable[[], list[int]], what: str) -> None:
+    """Kill them, whoever started them, and wait until there are none."""
+
+    def none_left() -> bool:
+        found = pids()
+        for pid in found:
+            _send(pid, signal.SIGKILL, lambda p=pid: p in pids())  # type: ignore[misc]
+        return not found
+
+    if not wait_until(none_left, KILL_WITHIN_S):
+        raise HoldfastError(f"{what} does not end, even when killed")
+
+
+def end_strays(folder: Path) -> None:
+    """Kill every process of ours that was told to work in a folder; for folders that are one run's alone."""
+    below = f"{folder}/"
+    _end(
+        lambda: [pid for pid in _our_pids() if any(given.startswith(below) for given in _arguments(pid))],
+        f"what works in {folder}",
+    )
 
 
 def _send(pid: int, number: signal.Signals, is_meant: Callable[[], bool]) -> bool:
@@ -165,6 +209,7 @@ class Member:
             )
         if self.pid() is not None:
             return
+        self._end_unnoted()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES_MAX:
             self.log.replace(self.log.with_suffix(".log.1"))
@@ -182,6 +227,17 @@ class Member:
         _children[process.pid] = process
         noted = {"pid": process.pid, "started": start_time(process.pid) or 0, "boot": boot_id()}
         write_json(self._note, noted)
+
+    def _end_unnoted(self) -> None:
+        """Kill what serves its folder and has no note: who started that died before it could write one."""
+
+        known, telling = self.pids(), list(self.arguments[:_TELLING])
+        _end(
+            lambda: [
+                pid for pid in _our_pids() if pid not in known and _arguments(pid)[:_TELLING] == telling
+            ],
+            self.name,
+        )
 
     def wait_ready(self, within_s: float = READY_WITHIN_S) -> dict[str, Any]:
         """Wait until it serves.
@@ -256,6 +312,7 @@ class Member:
         asked = self.ask_to_stop()
         if asked and not self._ended_within(STOP_WITHIN_S):
             self.kill()
+        self._end_unnoted()
 
     def ask_to_stop(self) -> bool:
         """SIGTERM, also to a paused process, without waiting for the end; False when it does not run."""

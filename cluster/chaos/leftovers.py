@@ -16,7 +16,7 @@ from pathlib import Path
 
 from holdfast.cluster.chaos.small_disks import unmount_below
 from holdfast.cluster.local import LocalCluster
-from holdfast.cluster.processes import boot_id, start_time
+from holdfast.cluster.processes import boot_id, end_strays, start_time
 from holdfast.protocol.directory import make_private, write_json
 
 __all__ = ["clean_up", "run_folder"]
@@ -79,11 +79,10 @@ def _remove(folder: Path) -> None:
     """End what runs in it, delete it: only what carries a run's marker."""
     if not (folder / _MARKER).exists():
         return
-    cluster = folder / "cluster"
-    if cluster.exists():
-        left = LocalCluster(folder=cluster, keep=True)
-        left.down()
-        # Its nodes' disks, when they had some: a folder on which something is mounted cannot be deleted.
-        unmount_below(folder)
-        left.down(delete=True)
+    cluster = LocalCluster(folder=folder / "cluster", keep=True)
+    cluster.down()
+    # Clients end by themselves, but not at once; and what was just being started has no note yet.
+    end_strays(folder)
+    # Its nodes' disks, when they had some: a folder on which something is mounted cannot be deleted.
+    unmount_below(folder)
     shutil.rmtree(folder, ignore_errors=True)

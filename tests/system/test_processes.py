@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.cluster import LocalCluster
-from holdfast.cluster.processes import wait_until
+from holdfast.cluster.processes import start_time, wait_until
 
 COMMAND = [sys.executable, "-m", "holdfast.client.console"]
 
@@ -51,6 +51,32 @@ def token(small: LocalCluster, tmp_path: Path) -> Path:
     holdfast("admin", "node-token", "--operator-key", small.operator_key, "--output", path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     return path
+
+
+class TestMember:
+    """What a killed ``cluster up`` had started and not noted yet is found all the same."""
+
+    def started_and_not_noted(self, cluster: LocalCluster) -> list[int]:
+        member = cluster.node(2)
+        cluster.stop(2)
+        member.start()
+        pids = member.pids()
+        (cluster.folder / "node-2.process.json").unlink()
+        assert pids and member.pid() is None
+        return pids
+
+    def test_it_is_ended_before_another_is_started(self, small: LocalCluster) -> None:
+        pids = self.started_and_not_noted(small)
+        small.start(2)
+        assert not any(map(start_time, pids))
+        assert small.node(2).pid() not in {None, *pids}
+
+    def test_it_is_ended_when_the_cluster_is(self, tmp_path: Path) -> None:
+        cluster = LocalCluster(2, folder=tmp_path / "cluster")
+        cluster.up()
+        pids = self.started_and_not_noted(cluster)
+        cluster.down(delete=True)
+        assert not any(map(start_time, pids)) and not cluster.folder.exists()
 
 
 def node_run(
