@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Struct
+from msgspec.structs import replace
 
 from holdfast.client.home import KnownAccount
 from holdfast.client.limits import HEAD_POST_TRIES_MAX, WITNESS_PATIENCE_S
@@ -68,8 +69,7 @@ __all__ = [
 _HINT = "Do not trust this coordinator with new backups; ask its operator what was restored or rebuilt."
 
 
-@dataclass(frozen=True, slots=True)
-class HeadView:
+class HeadView(Struct, frozen=True):
     """The newest head, verified. ``seq`` 0: the account has no snapshot yet.
 
     Attributes:

@@ -13,9 +13,10 @@ without it, it is where the platform keeps an application's data.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
+
+from msgspec import Struct
 
 from holdfast.client.identity import AccountKeys, DeviceKeys
 from holdfast.client.page_cache import PageCache
@@ -68,8 +69,7 @@ class Joining(Record):
     device_list: Signed
 
 
-@dataclass(frozen=True, slots=True)
-class KnownAccount:
+class KnownAccount(Struct, frozen=True):
     """What account.json says.
 
     Attributes:

@@ -13,7 +13,6 @@ string binds cluster, account, epoch and recipient. R never stays on a device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -38,6 +37,7 @@ from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import BadRequest, IntegrityFailure, WrongKey
 from holdfast.protocol.ids import AccountId, ClusterId, DeviceId, PublicKey
+from holdfast.protocol.secret import Secret
 from holdfast.protocol.signing import Signed, sign
 
 __all__ = [
@@ -58,8 +58,7 @@ def _derive(secret: bytes, label: str, length: int = 32) -> bytes:
     return HKDF(SHA512(), length, salt=None, info=f"holdfast/v1/{label}".encode()).derive(secret)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class RootKeys:
+class RootKeys(Secret, frozen=True):
     """The account's root: made of the recovery secret when needed, then let go."""
 
     sign_key: Ed25519PrivateKey
@@ -89,8 +88,7 @@ class RootKeys:
         return signing.account_id(self.public)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class DeviceKeys:
+class DeviceKeys(Secret, frozen=True):
     """One device's own keys: signing, and receiving account keys."""
 
     sign_key: Ed25519PrivateKey
@@ -123,17 +121,16 @@ class DeviceKeys:
         return Device(self.id, signing.public_key(self.sign_key), box, "owner", name)
 
 
-@dataclass(frozen=True, slots=True)
-class AccountKeys:
+class AccountKeys(Secret, frozen=True):
     """Everything derived from one epoch's account key A_e."""
 
     epoch: int
-    secret: bytes = field(repr=False)
-    sealing: SealingKeys = field(repr=False)
-    cut_key: bytes = field(repr=False)
-    read_key: X25519PrivateKey = field(repr=False)
-    file_key: bytes = field(repr=False)
-    page_key: bytes = field(repr=False)
+    secret: bytes
+    sealing: SealingKeys
+    cut_key: bytes
+    read_key: X25519PrivateKey
+    file_key: bytes
+    page_key: bytes
 
     @classmethod
     def of(cls, epoch: int, secret: bytes) -> AccountKeys:

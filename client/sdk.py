@@ -15,9 +15,10 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
 
 from holdfast.client.entries import Entry, check_path
 from holdfast.client.exclude import Excluder
@@ -33,6 +34,7 @@ from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.ids import AccountId
 from holdfast.protocol.messages.accounts import AccountStatus
+from holdfast.protocol.secret import Secret
 from holdfast.protocol.transport import Transport
 
 # What only some verbs need is loaded by them: a command starts that much sooner.
@@ -49,18 +51,19 @@ __all__ = ["AsyncClient", "Initialised", "Recovered"]
 PathLike = str | bytes | os.PathLike[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Initialised:
+class Initialised(Secret, frozen=True):
     """A new account. ``recovery_code`` is told this once; empty when an earlier init was finished."""
 
     account: AccountId
     address: Address
-    recovery_code: str = field(repr=False)
+    recovery_code: str
     resumed: bool
 
+    def __repr__(self) -> str:
+        return f"Initialised({self.account}, {self.address}, recovery code hidden)"
 
-@dataclass(frozen=True, slots=True)
-class Recovered:
+
+class Recovered(Struct, frozen=True):
     """This device belongs to the account again.
 
     Attributes:

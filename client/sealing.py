@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hmac
 import sys
-from dataclasses import dataclass, field
 from typing import Final
 
 from blake3 import blake3
@@ -25,10 +24,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from msgspec import Struct
 
 from holdfast.protocol.errors import BadRequest, IntegrityFailure
 from holdfast.protocol.ids import ChunkId, FixedBytes
 from holdfast.protocol.limits import CHUNK_PADDED_BYTES_MAX, CHUNK_PLAIN_BYTES_MAX, SEALED_BYTES_MAX
+from holdfast.protocol.secret import Secret
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -55,17 +56,15 @@ class PlainId(FixedBytes):
     SIZE = 32
 
 
-@dataclass(frozen=True, slots=True)
-class SealingKeys:
+class SealingKeys(Secret, frozen=True):
     """K_id (32 bytes) and K_chunk (64 bytes) of one account key epoch."""
 
     epoch: int
-    id_key: bytes = field(repr=False)
-    chunk_key: bytes = field(repr=False)
+    id_key: bytes
+    chunk_key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SealedChunk:
+class SealedChunk(Struct, frozen=True):
     """A chunk ready to be stored. ``plain_bytes`` is the length before compression."""
 
     pid: PlainId

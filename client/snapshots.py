@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from holdfast.client.backup_result import BackupResult, Skipped
 from holdfast.client.snapshot_record import ChunkRef, SnapshotRecord
@@ -34,8 +35,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """One moment of a person's files.
 
     Attributes:
@@ -56,10 +56,13 @@ class Snapshot:
     bytes: int
     new_bytes: int
     skipped_count: int
-    pages: tuple[ChunkRef, ...] = field(repr=False)
-    skipped: tuple[Skipped, ...] = field(default=(), repr=False)
-    reduced: tuple[Skipped, ...] = field(default=(), repr=False)
-    changed: tuple[PathBytes, ...] = field(default=(), repr=False)
+    pages: tuple[ChunkRef, ...]
+    skipped: tuple[Skipped, ...] = ()
+    reduced: tuple[Skipped, ...] = ()
+    changed: tuple[PathBytes, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Snapshot({self.id}, {self.time.isoformat()}, {self.files:,} files)"
 
     @classmethod
     def of(cls, snapshot: SnapshotId, record: SnapshotRecord, result: BackupResult | None = None) -> Snapshot:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from msgspec import Struct
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.ids import ClusterId
 from holdfast.protocol.limits import TOKEN_SECRET_BYTES, URL_BYTES_MAX
+from holdfast.protocol.secret import Secret
 
 __all__ = ["Address", "Token", "is_loopback", "parse_url"]
 
@@ -85,8 +85,7 @@ class Address(Struct, frozen=True):
             raise BadRequest(f"{text!r} is not a cluster's address", why=str(error)) from None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Token:
+class Token(Secret, frozen=True):
     """A one-time secret for one cluster. It has no printable form but :meth:`text`."""
 
     address: Address

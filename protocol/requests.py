@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,6 +24,7 @@ from holdfast.protocol.codec import Record, decode, encode
 from holdfast.protocol.errors import BadRequest, Refused, StaleRequest
 from holdfast.protocol.ids import ClusterId, Digest, PublicKey, Signature
 from holdfast.protocol.limits import NONCE_BYTES, NONCES_KEPT_MAX, REQUEST_WINDOW_MS
+from holdfast.protocol.secret import Secret
 from holdfast.protocol.signing import sign, verify
 
 __all__ = ["AUTH_HEADER", "TICKET_HEADER", "Auth", "Gate", "Role", "Signer", "parse_auth"]
@@ -96,8 +96,7 @@ class _Unsigned(Struct, frozen=True):
     nonce: bytes
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Signer:
+class Signer(Secret, frozen=True):
     """Somebody who signs requests: a device (of an account), a node or an operator."""
 
     role: Role

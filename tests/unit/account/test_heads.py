@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.devices import OpenDevice, post, tags
 
 from holdfast.client.heads import HeadView, next_head
