@@ -20,6 +20,8 @@ READ_ANSWER_BYTES_MAX = 12 * MIB
 """Shards in one answer; what is beyond it is asked for again."""
 READ_TOGETHER_ENTRIES = 8
 """Shards read in one transaction; those read beyond the end of an answer were read in vain."""
+READ_AHEAD_READS = 64
+"""How many reads are prepared for once one was met that had to wait for the disk page by page."""
 COMMIT_GROUP_BYTES_MAX = 32 * MIB
 """Shard bytes gathered into one LMDB transaction."""
 MAP_RESERVE_BYTES = 64 * MIB

@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 import lmdb
 
 from holdfast.node.data_file import refuse_truncated
-from holdfast.node.limits import DISK_RESERVE_BYTES, UNREADABLE_MAX
+from holdfast.node.data_file_places import DiskWaits, read_ahead
+from holdfast.node.limits import DISK_RESERVE_BYTES, READ_AHEAD_READS, UNREADABLE_MAX
 from holdfast.node.store import (
     Absent,
     Damaged,
@@ -86,6 +87,7 @@ class LmdbStore:
         self._path = path
         self._source = source
         self._note_reading = reading
+        self._read_ahead_left = 0
         self._commit_seam = commit_seam
         self._failed = False
         self._damage_why: str | None = None
@@ -404,7 +406,12 @@ class LmdbStore:
     def read(self, keys: Sequence[ShardKey]) -> list[ReadOutcome]:
         """See ShardStore.read."""
         outcomes: list[ReadOutcome] = []
+        waits = DiskWaits()
         with self._gate.reading(), self._env.begin(buffers=True) as txn:
+            if self._read_ahead_left:
+                self._read_ahead_left -= 1
+                wanted = {key.pack() for key in keys} - self._unreadable
+                read_ahead(self._path / "data.mdb", b"shards", wanted)
             for key in keys:
                 packed = key.pack()
                 try:
@@ -420,6 +427,8 @@ class LmdbStore:
                 else:
                     outcomes.append(Absent())
         self._note_reading(b"")
+        if waits.count() > len(keys):
+            self._read_ahead_left = READ_AHEAD_READS
         return outcomes
 
     @contextmanager

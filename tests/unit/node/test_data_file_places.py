@@ -1,0 +1,123 @@
+"""Where values lie in LMDB's file, found as LMDB finds them; whatever the file has become, only advice."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from pathlib import Path
+
+import lmdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.shards import key_of, made_put
+
+from holdfast.node import store_lmdb
+from holdfast.node.data_file_places import DiskWaits, places_of, read_ahead
+from holdfast.node.limits import READ_AHEAD_READS
+from holdfast.node.store import Absent, Damaged, Found
+from holdfast.node.store_lmdb import LmdbStore
+from holdfast.protocol.clock import FixedSource
+
+BIG, SMALL = 9_000, 40
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of three levels with much that was deleted and replaced, and a second database in it."""
+    folder = tmp_path_factory.mktemp("places")
+    chance = random.Random(1)
+    with lmdb.open(str(folder), map_size=1 << 28, max_dbs=4) as env:
+        shards, other = env.open_db(b"shards"), env.open_db(b"shard")
+        keys = [chance.randbytes(90) for _ in range(1500)]
+        for start in range(0, len(keys), 100):
+            with env.begin(write=True) as txn:
+                for key in keys[start : start + 100]:
+                    txn.put(key, chance.randbytes(SMALL if key[0] < 16 else BIG + key[0]), db=shards)
+                    txn.put(key[::-1], b"other", db=other)
+        with env.begin(write=True) as txn:
+            for key in keys[::3]:
+                txn.delete(key, db=shards)
+            for key in keys[1::3]:
+                txn.put(key, chance.randbytes(BIG), db=shards)
+    return folder / "data.mdb"
+
+
+def contents(file: Path) -> dict[bytes, bytes]:
+    with lmdb.open(str(file.parent), max_dbs=4, readonly=True, lock=False) as env:
+        shards = env.open_db(b"shards", create=False)
+        with env.begin() as txn, txn.cursor(db=shards) as cursor:
+            return {bytes(key): bytes(value) for key, value in cursor}
+
+
+def test_every_long_value_is_found_where_lmdb_has_it(file: Path) -> None:
+    stored = contents(file)
+    long = {key: value for key, value in stored.items() if len(value) > SMALL}
+    assert 900 < len(long) < len(stored), "some are short, and lie in the tree itself"
+    fd = os.open(file, os.O_RDONLY)
+    try:
+        for key, value in long.items():
+            ((offset, length),) = places_of(fd, b"shards", [key])
+            assert os.pread(fd, length, offset) == value
+        together = list(places_of(fd, b"shards", stored))
+        assert len(together) == len(long)
+        assert list(places_of(fd, b"shards", [b"absent", b"", b"\xff" * 90])) == []
+        assert list(places_of(fd, b"none", long)) == []
+    finally:
+        os.close(fd)
+
+
+def test_an_empty_database_has_no_places(tmp_path: Path) -> None:
+    with lmdb.open(str(tmp_path), max_dbs=4) as env:
+        env.open_db(b"shards")
+        read_ahead(tmp_path / "data.mdb", b"shards", [b"one"])
+    read_ahead(tmp_path / "none", b"shards", [b"one"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_whatever_the_file_has_become_it_is_only_advice(file: Path, data: st.DataObject) -> None:
+    """Flipped bits, other pages, a file cut off: it ends, and raises nothing."""
+    raw = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 40))):
+        page = data.draw(st.integers(0, len(raw) // 4096 - 1))
+        at = page * 4096 + data.draw(st.integers(0, 64))
+        struct.pack_into("<H", raw, at, data.draw(st.integers(0, 0xFFFF)))
+    broken = file.with_name(f"broken-{os.getpid()}")
+    broken.write_bytes(raw[: data.draw(st.sampled_from([0, 100, 4096, 8192, len(raw) // 2, len(raw)]))])
+    read_ahead(broken, b"shards", list(contents(file))[::20])
+    broken.unlink()
+
+
+def test_a_store_on_a_cold_disk_prepares_its_reads_and_touches_nothing_that_kills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts = [made_put(number, sealed_bytes=40_000) for number in range(12)]
+    deadly, absent = key_of(puts[3]), key_of(made_put(99))
+    store = LmdbStore(tmp_path / "store", source=FixedSource(), capacity_bytes=20_000_000)
+    store.put([puts])
+    store.close()
+    store = LmdbStore(tmp_path / "store", source=FixedSource(), capacity_bytes=20_000_000, suspects=[deadly])
+    prepared: list[set[bytes]] = []
+
+    def noted(file: Path, name: bytes, keys: set[bytes]) -> None:
+        assert file == tmp_path / "store" / "data.mdb" and name == b"shards"
+        prepared.append(set(keys))
+        read_ahead(file, name, keys)
+
+    monkeypatch.setattr(store_lmdb, "read_ahead", noted)
+    monkeypatch.setattr(DiskWaits, "count", lambda _: 0)
+    wanted = [*map(key_of, puts), absent]
+    first = store.read(wanted)
+    assert prepared == [], "nothing waited for the disk"
+    monkeypatch.setattr(DiskWaits, "count", lambda _: 100)
+    assert store.read(wanted) == first and prepared == []
+    monkeypatch.setattr(DiskWaits, "count", lambda _: 0)
+    for _ in range(READ_AHEAD_READS + 5):
+        assert store.read(wanted) == first
+    assert len(prepared) == READ_AHEAD_READS
+    assert all(keys == {key.pack() for key in wanted} - {deadly.pack()} for keys in prepared)
+    assert isinstance(first[3], Damaged) and isinstance(first[-1], Absent)
+    assert sum(isinstance(found, Found) for found in first) == len(puts) - 1
+    store.close()
