@@ -125,20 +125,10 @@ class Target:
         return fd
 
     def _open_folder(self, above: int, parts: tuple[bytes, ...]) -> int:
-        name = parts[-1]
-        try:
-            fd = os.open(name, _FOLDER, dir_fd=above)
-            if parts not in self._made:
-                self._clean(fd)
-        except FileNotFoundError:
-            os.mkdir(name, 0o700, dir_fd=above)
-            self._made.add(parts)
-            fd = os.open(name, _FOLDER, dir_fd=above)
-        except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise Conflict(f"something that is not a folder is in the way at {_shown(parts)}") from error
-            raise
-        self._folders[parts] = fd
+        fd = self._opened_or_made(above, parts)
+        self._folders[parts] = fd  # from here on close() lets go of it, whatever follows
+        if parts not in self._made:
+            self._clean(fd)
         device = os.fstat(fd).st_dev
         if device not in self._filesystems:
             self._filesystems[device] = os.dup(fd)
@@ -146,6 +136,22 @@ class Target:
             _, oldest = self._folders.popitem(last=False)
             os.close(oldest)
         return fd
+
+    def _opened_or_made(self, above: int, parts: tuple[bytes, ...]) -> int:
+        name = parts[-1]
+        try:
+            try:
+                return os.open(name, _FOLDER, dir_fd=above)
+            except FileNotFoundError:
+                # Somebody may make it in this moment: then it is theirs, as if it had been there.
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=above)
+                    self._made.add(parts)
+                return os.open(name, _FOLDER, dir_fd=above)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise Conflict(f"something that is not a folder is in the way at {_shown(parts)}") from error
+            raise
 
     def _clean(self, fd: int) -> None:
         """Remove what an interrupted restore left in a folder that was there before."""

@@ -234,3 +234,54 @@ async def test_what_is_mounted_below_the_target_is_made_durable_too(
     finally:
         target.close()
     assert sorted(synced) == sorted([back.stat().st_ino, mounted.st_ino])
+
+
+def test_a_folder_that_somebody_makes_in_the_same_moment_is_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, real = Target(tmp_path / "back", "never"), os.mkdir
+
+    def overtaken(name: bytes, mode: int, *, dir_fd: int) -> None:
+        monkeypatch.setattr(os, "mkdir", real)
+        os.mkdir(tmp_path / "back" / "docs", 0o750)
+        (tmp_path / "back" / "docs" / "theirs").write_text("kept")
+        real(name, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", overtaken)
+    target.folder((b"docs", b"sub"))
+    assert not target.made_folder((b"docs",)) and target.made_folder((b"docs", b"sub"))
+    assert (tmp_path / "back" / "docs" / "theirs").read_text() == "kept"
+    target.close()
+
+
+def test_a_link_that_somebody_makes_in_the_same_moment_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, real = Target(tmp_path / "back", "never"), os.mkdir
+
+    def overtaken(name: bytes, mode: int, *, dir_fd: int) -> None:
+        (tmp_path / "back" / "docs").symlink_to(tmp_path / "elsewhere")
+        real(name, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", overtaken)
+    with pytest.raises(Conflict, match="in the way"):
+        target.folder((b"docs",))
+    target.close()
+
+
+def test_a_folder_that_cannot_be_looked_at_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, real = Target(tmp_path / "back", "never"), os.fstat
+    open_before = len(os.listdir("/proc/self/fd"))
+
+    def broken(fd: int) -> os.stat_result:
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(os, "fstat", broken)
+    with pytest.raises(OSError, match="I/O"):
+        target.folder((b"docs",))
+    monkeypatch.setattr(os, "fstat", real)
+    target.close()
+    assert len(os.listdir("/proc/self/fd")) < open_before
