@@ -1,7 +1,8 @@
 """Many clients at once: does each get its share, and does the cluster carry as much as for one?
 
-Each client is a process and an account of its own. All are started first, and begin together
-when told, so that Python's start is not measured.
+Each client is a process and an account of its own. All are started first, back up something else, and
+begin together when told: what is measured is clients that run, not how Python starts, loads modules at
+their first use, and comes by its memory.
 """
 
 from __future__ import annotations
@@ -23,19 +24,27 @@ from holdfast.protocol.limits import MIB
 __all__ = ["measure_clients"]
 
 _GO = "go\n"
+_WARM_BYTES_MAX = 24 * MIB
+"""As much as a client has in flight at most: then it has all its memory."""
 
 
-async def _client(path: str) -> None:
-    """Ready; then, when told, back up one file and say how many seconds it took."""
+async def _client(warm: str, path: str) -> None:
+    """Back up one file; then, when told, another, and say how many seconds that took."""
     from holdfast.client import AsyncClient
 
     async with AsyncClient.from_env() as client:
-        await client.status()
+        await client.backup(warm)
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         started = SYSTEM.monotonic()
         await client.backup(path)
         print(SYSTEM.monotonic() - started, flush=True)
+
+
+def _fill(file: Path, size: int) -> None:
+    with file.open("wb") as to:
+        for start in range(0, size, MIB):
+            to.write(SYSTEM.random_bytes(min(MIB, size - start)))
 
 
 def measure_clients(cluster: LocalCluster, folder: Path, count: int, total_bytes: int) -> tuple[float, float]:
@@ -49,14 +58,16 @@ def measure_clients(cluster: LocalCluster, folder: Path, count: int, total_bytes
         processes = []
         for number in range(count):
             subject = HoldfastSubject(cluster, place / f"device-{number}")
-            file = place / f"file-{number}"
-            with file.open("wb") as to:
-                for start in range(0, each, MIB):
-                    to.write(SYSTEM.random_bytes(min(MIB, each - start)))
+            files = [place / f"{name}-{number}" for name in ("warm", "file")]
+            for file, size in zip(files, (min(each, _WARM_BYTES_MAX), each), strict=True):
+                _fill(file, size)
             process = subprocess.Popen(
-                [*program, str(file)], env=subject.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [*program, *map(str, files)],
+                env=subject.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 text=True,
-            )  # fmt: skip
+            )
             processes.append(running.enter_context(process))
             running.callback(process.kill)
         for process in processes:
@@ -77,4 +88,4 @@ def measure_clients(cluster: LocalCluster, folder: Path, count: int, total_bytes
 if __name__ == "__main__":
     from holdfast.protocol.terminal import run
 
-    run(lambda: _client(sys.argv[1]))
+    run(lambda: _client(*sys.argv[1:]))

@@ -21,7 +21,9 @@ Curve = tuple[str, str, list[tuple[str, float, float, float]]]
 _SIZES_MIB = (64, 256, 1024, 4096)
 _ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 _CLIENTS = (1, 8, 32)
-_CLIENTS_BYTES = 512 * MIB
+_CLIENTS_BYTES = 4096 * MIB
+"""All clients together: so much that what each head costs is little beside it, also for 32 of them."""
+_CLIENTS_QUICK_BYTES = 512 * MIB
 _STORE_MEMORY_BYTES = 512 * MIB
 _QUICK_PARTS = 2
 
@@ -78,10 +80,12 @@ def _churn(folder: Path, tell: Callable[[str], None]) -> list[Curve]:
     return drawn
 
 
-def _clients(cluster: LocalCluster, folder: Path, tell: Callable[[str], None]) -> list[Curve]:
+def _clients(
+    cluster: LocalCluster, folder: Path, total_bytes: int, tell: Callable[[str], None]
+) -> list[Curve]:
     totals, shares = [], []
     for count in _CLIENTS:
-        rate, share = measure_clients(cluster, folder, count, _CLIENTS_BYTES)
+        rate, share = measure_clients(cluster, folder, count, total_bytes)
         totals.append((str(count), rate, rate, rate))
         shares.append((str(count), share, share, share))
         tell(f"curve    {count:>3} clients: {rate:,.0f} MB/s together, the slowest {share:.2f} of the mean")
@@ -97,5 +101,6 @@ def measure_curves(folder: Path, tell: Callable[[str], None], *, quick: bool = F
     with LocalCluster(6, "4+2", folder=folder / "curves-cluster") as cluster:
         subject = HoldfastSubject(cluster, folder / "curves")
         drawn.append(size_curve(subject, folder, _SIZES_MIB[:_QUICK_PARTS] if quick else _SIZES_MIB, tell))
-        drawn.extend(_clients(cluster, folder, tell))
+        total_bytes = _CLIENTS_QUICK_BYTES if quick else _CLIENTS_BYTES
+        drawn.extend(_clients(cluster, folder, total_bytes, tell))
     return drawn
