@@ -10,39 +10,22 @@ LMDB has no checksums: every record proves itself when it is read.
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import lmdb
 
 from holdfast.node.data_file import refuse_truncated
-from holdfast.node.data_file_places import DiskWaits, read_ahead
-from holdfast.node.limits import DISK_RESERVE_BYTES, READ_AHEAD_READS, UNREADABLE_MAX
+from holdfast.node.limits import DISK_RESERVE_BYTES
 from holdfast.node.store import (
-    Absent,
-    Damaged,
-    Found,
     Put,
-    Quarantined,
-    ReadOutcome,
     ShardKey,
-    StoreDamaged,
-    StoreRoom,
-    StoreStats,
 )
-from holdfast.node.store_folder import declare_damaged
-from holdfast.node.store_lmdb_compacting import Copy, Original, room_of
-from holdfast.node.store_lmdb_gate import ReaderGate
-from holdfast.node.store_lmdb_opening import DAMAGE, Databases, damaged_store, open_databases
-from holdfast.node.store_lmdb_walking import Walk
-from holdfast.node.store_quarantine import Quarantine, quarantine_bytes_max
+from holdfast.node.store_lmdb_compacting import Copy, Original
+from holdfast.node.store_lmdb_opening import open_databases
+from holdfast.node.store_lmdb_reading import LmdbReader
 from holdfast.node.store_totals import Totals
 from holdfast.node.store_verifying import compare, names_in, why_damaged
-from holdfast.protocol.clock import Source
 from holdfast.protocol.errors import (
     Conflict,
     HoldfastError,
@@ -51,162 +34,12 @@ from holdfast.protocol.errors import (
     StoreFailed,
 )
 from holdfast.protocol.failpoints import reached
-from holdfast.protocol.stripes import ShardRecord
 
 __all__ = ["LmdbStore", "refuse_truncated"]
 
 
-class LmdbStore:
-    """One store in one directory.
-
-    Args:
-        path: its directory, made when it is not there.
-        capacity_bytes: record bytes to accept; None: what the disk has free, less a reserve.
-        commit_seam: called before each commit; tests let it raise.
-        reading: told the packed key whose bytes are touched next, and b"" when nothing is: should the
-            process die of them, somebody can tell of which.
-        suspects: keys that a process died of. They are not touched again, count as damaged, and can be
-            stored anew in another place.
-
-    Raises:
-        WrongDirectory: something else is there (details: unreadable), or another format version.
-        IntegrityFailure: the store is damaged: cut off, pages that do not hold, or declared so before.
-        Locked: another process has it open.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        source: Source,
-        capacity_bytes: int | None = None,
-        commit_seam: Callable[[], None] | None = None,
-        reading: Callable[[bytes], None] = lambda key: None,
-        suspects: Sequence[ShardKey] = (),
-    ) -> None:
-        self._path = path
-        self._source = source
-        self._note_reading = reading
-        self._read_ahead_left = 0
-        self._commit_seam = commit_seam
-        self._failed = False
-        self._damage_why: str | None = None
-        self._damaged = 0
-        self._changes = 0
-        self._gate = ReaderGate(path)
-        self._copy: Copy | None = None
-        opened, self.id, self.capacity_bytes = open_databases(path, source, capacity_bytes)
-        self._use(opened)
-        try:
-            self._unreadable = self._take_over(opened.unreadable, suspects)
-        except (lmdb.Error, StoreFailed) as error:
-            self._env.close()
-            raise damaged_store(path, str(error)) from error
-
-    def _use(self, opened: Databases) -> None:
-        self._opened, self._env, self._meta = opened, opened.env, opened.meta
-        self._shards, self._marks, self._replaced = opened.shards, opened.marks, opened.replaced
-        self._quarantine = Quarantine(
-            opened.quarantine, opened.findings, quarantine_bytes_max(self.capacity_bytes)
-        )
-
-    def _take_over(self, unreadable: Any, suspects: Sequence[ShardKey]) -> frozenset[bytes]:
-        """Every key that must not be touched; new ones become findings.
-
-        Raises:
-            StoreDamaged: there are too many.
-        """
-        with self._env.begin() as txn, txn.cursor(db=unreadable) as cursor:
-            known = {bytes(key) for key in cursor.iternext(values=False)}
-        fresh = {key.pack() for key in suspects} - known
-        if len(known) + len(fresh) > UNREADABLE_MAX:
-            raise StoreDamaged("too many of its shards kill whoever reads them")
-        if fresh:
-            with self._writing() as (txn, totals):
-                for packed in fresh:
-                    txn.put(packed, self._source.now_ms().to_bytes(8, "big"), db=unreadable)
-                    self._quarantine.note(txn, totals, packed)
-                    totals.shards -= min(1, totals.shards)
-        return frozenset(known | fresh)
-
-    def _place(self, packed: bytes) -> Any:
-        """The database in which a shard of this key may be touched."""
-        if packed in self._unreadable:
-            return self._replaced
-        self._note_reading(packed)
-        return self._shards
-
-    def declare_damaged(self, why: str) -> NoReturn:
-        """See ShardStore.declare_damaged."""
-        raise self._damage(why)
-
-    def _damage(self, why: str) -> StoreDamaged:
-        """This store is not used any more, not even after a restart."""
-        self._failed, self._damage_why = True, why
-        try:
-            declare_damaged(self._path, why)
-        except OSError as error:  # its disk may be what is broken; the process knows all the same
-            why = f"{why}; and that could not be written down: {error}"
-        return StoreDamaged(f"the store in {self._path} is damaged", why=why)
-
-    @contextmanager
-    def _writing(self) -> Iterator[tuple[Any, Totals]]:
-        """One durable transaction. Any error of the commit itself stops all writing."""
-        if self._damage_why is not None:
-            raise StoreDamaged(f"the store in {self._path} is damaged", why=self._damage_why)
-        if self._failed:
-            raise StoreFailed(f"the store in {self._path} stopped after a failed commit")
-        txn = self._env.begin(write=True)
-        noting = self._copy.watch(txn) if self._copy is not None else None
-        try:
-            totals = Totals(noting or txn, self._meta)
-            yield noting or txn, totals
-            totals.save()
-        except lmdb.MapFullError:
-            txn.abort()
-            raise
-        except (*DAMAGE, StoreDamaged) as error:
-            txn.abort()
-            raise self._damage(str(error)) from error
-        except lmdb.Error as error:
-            txn.abort()
-            self._failed = True
-            raise StoreFailed(f"the store in {self._path} is damaged", why=str(error)) from error
-        except BaseException:
-            txn.abort()
-            raise
-        finally:
-            self._note_reading(b"")
-        try:
-            if self._commit_seam is not None:
-                self._commit_seam()
-            self._changes += totals.changed
-            txn.commit()
-            self._changes += totals.changed
-            if self._copy is not None and noting is not None:
-                self._copy.note(noting.changed)
-            self._cover_last_page()
-        except lmdb.MapFullError:
-            txn.abort()
-            raise
-        except DAMAGE as error:
-            raise self._damage(str(error)) from error
-        except Exception as error:
-            self._failed = True
-            txn.abort()
-            raise StoreFailed(
-                f"the store in {self._path} could not make a commit durable", why=str(error)
-            ) from error
-
-    def _cover_last_page(self) -> None:
-        """LMDB may count pages at the end that it never wrote; keep the file as long as it says."""
-        info = self._env.info()
-        wanted = (info["last_pgno"] + 1) * self._env.stat()["psize"]
-        file = self._path / "data.mdb"
-        if file.stat().st_size < wanted:
-            os.truncate(file, wanted)
-
-    # Writing
+class LmdbStore(LmdbReader):
+    """A ShardStore on LMDB: see node/store.py for what each method promises, and LmdbBase for its making."""
 
     def put(self, batches: Sequence[Sequence[Put]]) -> list[HoldfastError | None]:
         """See ShardStore.put."""
@@ -401,140 +234,7 @@ class LmdbStore:
             with self._writing() as (txn, _):
                 txn.put(name, number.to_bytes(8, "big"), db=self._meta)
 
-    # Reading
-
-    def read(self, keys: Sequence[ShardKey]) -> list[ReadOutcome]:
-        """See ShardStore.read."""
-        outcomes: list[ReadOutcome] = []
-        waits = DiskWaits()
-        with self._gate.reading(), self._env.begin(buffers=True) as txn:
-            if self._read_ahead_left:
-                self._read_ahead_left -= 1
-                wanted = {key.pack() for key in keys} - self._unreadable
-                read_ahead(self._path / "data.mdb", b"shards", wanted)
-            for key in keys:
-                packed = key.pack()
-                try:
-                    stored = txn.get(packed, db=self._place(packed))
-                except lmdb.Error as error:  # a page of the tree on the way to it is damaged
-                    self._damaged += 1
-                    outcomes.append(Damaged(str(error)))
-                    continue
-                if stored is not None:
-                    outcomes.append(self._verified(key, stored))
-                elif packed in self._unreadable:
-                    outcomes.append(Damaged("a process died of reading it"))
-                else:
-                    outcomes.append(Absent())
-        self._note_reading(b"")
-        if waits.count() > len(keys):
-            self._read_ahead_left = READ_AHEAD_READS
-        return outcomes
-
-    @contextmanager
-    def _walking(self) -> Iterator[Walk]:
-        """A walk over the keys; what does not hold on the way damages the store as a whole."""
-        try:
-            with self._gate.reading(), self._env.begin(buffers=True) as txn:
-                yield Walk(txn, self._shards, self._replaced, self._marks, self._unreadable)
-        except (*DAMAGE, StoreDamaged, struct.error) as error:
-            raise self._damage(f"walking over its shards: {error}") from error
-        finally:
-            self._note_reading(b"")
-
-    def scan(self, after: bytes, until: bytes, most: int) -> list[ShardKey]:
-        """See ShardStore.scan. What may not be touched is left out until it is stored again.
-
-        Raises:
-            StoreDamaged: the keys are not in order, or a page on the way does not hold.
-        """
-        with self._walking() as walk:
-            return [ShardKey.unpack(key) for key in islice(walk.keys(after, until), most)]
-
-    def unmarked(self, after: bytes, until: bytes, most: int) -> tuple[list[bytes], bytes]:
-        """See ShardStore.unmarked; raises as :meth:`scan`."""
-        with self._walking() as walk:
-            looked_at = list(islice(walk.keys(after, until), most))
-            here = [key for key in looked_at if not walk.is_marked(key)]
-        return here, looked_at[-1] if len(looked_at) == most else b""
-
-    def headers(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See ShardStore.headers; raises as :meth:`scan`."""
-        with self._walking() as walk:
-            return [walk.header(key, self._note_reading) for key in keys]
-
-    def quarantined(self, after: int, most: int) -> list[Quarantined]:
-        """See ShardStore.quarantined."""
-        with self._gate.reading(), self._env.begin(buffers=True) as txn:
-            return self._quarantine.entries(txn, after, most)
-
-    def findings(self, most: int) -> list[ShardKey]:
-        """See ShardStore.findings."""
-        with self._gate.reading(), self._env.begin() as txn:
-            return self._quarantine.noted(txn, most)
-
-    def scrub_state(self) -> bytes:
-        """See ShardStore.scrub_state."""
-        with self._gate.reading(), self._env.begin() as txn:
-            return bytes(txn.get(b"scrub", db=self._meta) or b"")
-
-    def _verified(self, key: ShardKey, stored: memoryview) -> ReadOutcome:
-        try:
-            record, shard = ShardRecord.unpack(stored)
-            if ShardKey.of(record) != key:
-                raise IntegrityFailure("a record lies under another shard's key")
-            # Copied first, hashed after: what is sent is what was verified.
-            copy = bytes(shard)
-            record.verify(copy)
-        except IntegrityFailure as error:
-            self._damaged += 1
-            return Damaged(error.what)
-        return Found(bytes(stored[: len(stored) - len(shard)]), copy)
-
-    def _number(self, name: bytes) -> int:
-        with self._gate.reading(), self._env.begin() as txn:
-            return int.from_bytes(txn.get(name, db=self._meta) or b"", "big")
-
-    @property
-    def running_ms(self) -> int:
-        """See ShardStore.running_ms."""
-        return self._number(b"running_ms")
-
-    def term(self) -> int:
-        """See ShardStore.term."""
-        return self._number(b"term")
-
-    def pulse(self) -> int:
-        """See ShardStore.pulse."""
-        return self._number(b"pulse")
-
-    def stats(self) -> StoreStats:
-        """See ShardStore.stats."""
-        changes = self._changes  # before the transaction begins: what it does not see yet must show later
-        with self._gate.reading(), self._env.begin() as txn:
-            totals = Totals(txn, self._meta)
-            order = int.from_bytes(txn.get(b"order", db=self._meta) or b"", "big")
-        return StoreStats(
-            shards=totals.shards,
-            used_bytes=totals.used_bytes,
-            counter=totals.counter,
-            marked=totals.marked,
-            damaged=self._damaged,
-            quarantined=totals.kept,
-            quarantined_bytes=totals.kept_bytes,
-            dropped=totals.dropped,
-            findings=totals.findings,
-            changes=changes,
-            unreadable=len(self._unreadable),
-            order=order,
-        )
-
     # Room
-
-    def room(self) -> StoreRoom:
-        """See ShardStore.room."""
-        with self._gate.reading():
-            return room_of(self._opened, self._path / "data.mdb")
 
     def compact(self) -> Copy:
         """See ShardStore.compact."""
@@ -581,10 +281,3 @@ class LmdbStore:
                 ) from error
             self._unreadable = frozenset()
             self._failed = False
-
-    def close(self) -> None:
-        """See ShardStore.close."""
-        if self._copy is not None:
-            self._copy.abandon()
-        self._gate.close()
-        self._env.close()

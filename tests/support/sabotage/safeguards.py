@@ -106,14 +106,14 @@ SAFEGUARDS: Final = (
     ),
     Safeguard(
         "a node hands out shards without checking their digests",
-        "holdfast.node.store_lmdb",
+        "holdfast.node.store_lmdb_reading",
         "            record.verify(copy)\n",
         "",
         "tests/unit/node/test_store_lmdb.py::test_flipped_bits_on_disk_are_never_handed_out",
     ),
     Safeguard(
         "a node takes a record for another key's",
-        "holdfast.node.store_lmdb",
+        "holdfast.node.store_lmdb_reading",
         "            if ShardKey.of(record) != key:\n"
         '                raise IntegrityFailure("a record lies under another shard\'s key")\n'
         "            # Copied",

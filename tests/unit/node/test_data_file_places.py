@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.shards import key_of, made_put
 
-from holdfast.node import store_lmdb
+from holdfast.node import store_lmdb_reading
 from holdfast.node.data_file_places import DiskWaits, places_of, read_ahead
 from holdfast.node.limits import READ_AHEAD_READS
 from holdfast.node.store import Absent, Damaged, Found
@@ -106,7 +106,7 @@ def test_a_store_on_a_cold_disk_prepares_its_reads_and_touches_nothing_that_kill
         prepared.append(set(keys))
         read_ahead(file, name, keys)
 
-    monkeypatch.setattr(store_lmdb, "read_ahead", noted)
+    monkeypatch.setattr(store_lmdb_reading, "read_ahead", noted)
     monkeypatch.setattr(DiskWaits, "count", lambda _: 0)
     wanted = [*map(key_of, puts), absent]
     first = store.read(wanted)
