@@ -126,12 +126,16 @@ class Target:
 
     def _open_folder(self, above: int, parts: tuple[bytes, ...]) -> int:
         fd = self._opened_or_made(above, parts)
-        self._folders[parts] = fd  # from here on close() lets go of it, whatever follows
-        if parts not in self._made:
-            self._clean(fd)
-        device = os.fstat(fd).st_dev
-        if device not in self._filesystems:
-            self._filesystems[device] = os.dup(fd)
+        try:
+            if parts not in self._made:
+                self._clean(fd)
+            device = os.fstat(fd).st_dev
+            if device not in self._filesystems:
+                self._filesystems[device] = os.dup(fd)
+        except BaseException:
+            os.close(fd)  # and all of it anew the next time: its filesystem would never be synced
+            raise
+        self._folders[parts] = fd
         while len(self._folders) > _FOLDERS_OPEN_MAX:
             _, oldest = self._folders.popitem(last=False)
             os.close(oldest)

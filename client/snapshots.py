@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -63,6 +63,9 @@ class Snapshot(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Snapshot({self.id}, {self.time.isoformat()}, {self.files:,} files)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", str(self.id)), ("time", self.time.isoformat()), ("files", self.files)]
 
     @classmethod
     def of(cls, snapshot: SnapshotId, record: SnapshotRecord, result: BackupResult | None = None) -> Snapshot:

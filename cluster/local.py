@@ -100,7 +100,8 @@ class LocalCluster(ClusterFolder):
             raise BadRequest("there are 1 to as many zones as nodes")
         self._temporary = folder is None
         chosen = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="holdfast-"))
-        super().__init__(chosen, environment or {})
+        # Absolute: members work in "/", and are told apart by their folders.
+        super().__init__(chosen.absolute(), environment or {})
         self.profile = str(Profile.parse(profile)) if profile else None
         self._wanted = nodes
         self._zones = zones

@@ -73,32 +73,45 @@ def _children_of(pid: int) -> dict[int, int]:
 
 
 def _our_pids() -> list[int]:
-    """Every process of this user."""
-    uid, found = os.geteuid(), []
-    for entry in os.scandir("/proc"):
+    """Every other process of this user, as far as it is in the namespace in which our pids count."""
+    uid, me, counted_in = os.geteuid(), os.getpid(), os.readlink("/proc/self/ns/pid")
+
+    def is_ours(entry: os.DirEntry[str]) -> bool:
         with suppress(OSError):  # it has ended
-            if entry.name.isdecimal() and entry.stat().st_uid == uid:
-                found.append(int(entry.name))
-    return found
+            return entry.stat().st_uid == uid and os.readlink(f"{entry.path}/ns/pid") == counted_in
+        return False
+
+    found = [entry for entry in os.scandir("/proc") if entry.name.isdecimal() and int(entry.name) != me]
+    return [int(entry.name) for entry in found if is_ours(entry)]
 
 
 def _arguments(pid: int) -> list[str]:
     """What follows the module of ours that it runs; nothing where it runs something else."""
     try:
-        told = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
+        told = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).removesuffix("\0").split("\0")
     except OSError:
         return []
     return told[4:] if told[2:3] == ["-m"] and told[3].startswith("holdfast.") else []
 
 
+def _sees(pid: int, folder: Path) -> bool:
+    """Is the folder of this name the same one for that process? In a container it may be another."""
+    try:
+        return os.path.samefile(f"/proc/{pid}/root{folder}", folder)
+    except OSError:
+        return False
+
+
 def _end(pids: Callable[[], list[int]], what: str) -> None:
-    """Kill them, whoever started them, and wait until there are none."""
+    """Kill them, whoever started them, and wait until they are gone with all that they held."""
+    killed: dict[int, int] = {}
 
     def none_left() -> bool:
-        found = pids()
-        for pid in found:
-            _send(pid, signal.SIGKILL, lambda p=pid: p in pids())  # type: ignore[misc]
-        return not found
+        for pid in pids():
+            started = start_time(pid)
+            if started is not None and _send(pid, signal.SIGKILL, lambda p=pid: p in pids()):  # type: ignore[misc]
+                killed[pid] = started
+        return not any(start_time(pid) == started for pid, started in killed.items()) and not pids()
 
     if not wait_until(none_left, KILL_WITHIN_S):
         raise HoldfastError(f"{what} does not end, even when killed")
@@ -107,10 +120,12 @@ def _end(pids: Callable[[], list[int]], what: str) -> None:
 def end_strays(folder: Path) -> None:
     """Kill every process of ours that was told to work in a folder; for folders that are one run's alone."""
     below = f"{folder}/"
-    _end(
-        lambda: [pid for pid in _our_pids() if any(given.startswith(below) for given in _arguments(pid))],
-        f"what works in {folder}",
-    )
+
+    def strays() -> list[int]:
+        named = [pid for pid in _our_pids() if any(given.startswith(below) for given in _arguments(pid))]
+        return [pid for pid in named if _sees(pid, folder)]
+
+    _end(strays, f"what works in {folder}")
 
 
 def _send(pid: int, number: signal.Signals, is_meant: Callable[[], bool]) -> bool:
@@ -230,14 +245,13 @@ class Member:
 
     def _end_unnoted(self) -> None:
         """Kill what serves its folder and has no note: who started that died before it could write one."""
-
         known, telling = self.pids(), list(self.arguments[:_TELLING])
-        _end(
-            lambda: [
-                pid for pid in _our_pids() if pid not in known and _arguments(pid)[:_TELLING] == telling
-            ],
-            self.name,
-        )
+
+        def unnoted() -> list[int]:
+            serving = [pid for pid in _our_pids() if _arguments(pid)[:_TELLING] == telling]
+            return [pid for pid in serving if pid not in known and _sees(pid, self.folder)]
+
+        _end(unnoted, self.name)
 
     def wait_ready(self, within_s: float = READY_WITHIN_S) -> dict[str, Any]:
         """Wait until it serves.

@@ -22,6 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from holdfast.node.limits import READ_AHEAD_BYTES_MAX, READ_AHEAD_PIECE_BYTES
+
 __all__ = ["DiskWaits", "places_of", "read_ahead"]
 
 _META: Final = struct.Struct("<16xI4x16x")
@@ -60,8 +62,12 @@ def read_ahead(file: Path, name: bytes, keys: Iterable[bytes]) -> None:
     with suppress(*_NO_SUCH_FILE):
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            left = READ_AHEAD_BYTES_MAX
             for offset, length in _runs(places_of(fd, name, keys)):
-                os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+                # Piece by piece: of one longer piece of advice the kernel takes the beginning.
+                for at in range(offset, offset + min(length, left), READ_AHEAD_PIECE_BYTES):
+                    os.posix_fadvise(fd, at, READ_AHEAD_PIECE_BYTES, os.POSIX_FADV_WILLNEED)
+                left -= min(length, left)
         finally:
             os.close(fd)
 

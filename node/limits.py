@@ -20,6 +20,10 @@ READ_ANSWER_BYTES_MAX = 12 * MIB
 """Shards in one answer; what is beyond it is asked for again."""
 READ_TOGETHER_ENTRIES = 8
 """Shards read in one transaction; those read beyond the end of an answer were read in vain."""
+READ_AHEAD_PIECE_BYTES = 128 * 1024
+"""The least that a kernel reads ahead for one piece of advice (read_ahead_kb, where nobody changed it)."""
+READ_AHEAD_BYTES_MAX = 32 * MIB
+"""The most that is read ahead for one read; what is damaged may name any length."""
 READ_AHEAD_READS = 64
 """How many reads are prepared for once one was met that had to wait for the disk page by page."""
 COMMIT_GROUP_BYTES_MAX = 32 * MIB
@@ -33,6 +37,8 @@ SHORT_PAGES_TOLERATED = 16
 """Pages at the end of the file that LMDB may count without having written them (freed in one transaction)."""
 LOOK_TRIES_MAX, LOOK_AGAIN_S = 50, 0.1
 """How often, and how far apart, a store that is just getting another data file is opened to be looked at."""
+LOCK_TRIES_MAX = 16
+"""How often a store that has got another data file is opened until its lock file is that file's."""
 HEADS_MAP_BYTES = 64 * 1024 * MIB
 """The most that kept heads, lists and records may take on disk; the file grows as they come."""
 HEADS_DISK_RESERVE_BYTES = 16 * MIB

@@ -29,7 +29,7 @@ import lmdb
 
 from holdfast.node.limits import COMPACT_CHANGES_FEW, DISK_RESERVE_BYTES
 from holdfast.node.store import StoreDamaged, StoreRoom
-from holdfast.node.store_lmdb_opening import COPY_FOLDER, DAMAGE, Databases, forget_readers, open_copy
+from holdfast.node.store_lmdb_opening import COPY_FOLDER, DAMAGE, Databases, open_copy
 from holdfast.node.store_totals import Totals
 from holdfast.protocol.directory import sync_folder
 from holdfast.protocol.errors import HoldfastError, NoRoom, StoreFailed
@@ -297,8 +297,7 @@ class Copy:
         os.replace(self._folder / "data.mdb", self._original.path / "data.mdb")
         sync_folder(self._original.path)
         reached("node.compact.replaced")
-        forget_readers(self._original.path)  # before the folder goes, which says that this is still to do
-        shutil.rmtree(self._folder, ignore_errors=True)
+        # The folder stays until the store is open again: it says that its lock file may be the old file's.
 
     def abandon(self) -> None:
         """Give the copy up: nothing has changed. Once is as good as often."""

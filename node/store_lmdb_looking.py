@@ -7,9 +7,9 @@ damaged file can kill whoever reads it: callers that must live do this in a proc
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from holdfast.node.data_file import missing_bytes
 from holdfast.node.limits import LOOK_AGAIN_S, LOOK_TRIES_MAX, SHORT_PAGES_TOLERATED
 from holdfast.node.store import ShardKey
 from holdfast.node.store_folder import damage_of
+from holdfast.node.store_lmdb_opening import COPY_FOLDER
 from holdfast.node.store_verifying import why_damaged
 from holdfast.protocol.errors import IntegrityFailure, NotFound
 from holdfast.protocol.ids import Digest
@@ -67,30 +68,9 @@ def look_at_store(path: Path, *, verify: bool = False) -> StoreLook:
         raise IntegrityFailure(f"the store in {path} is damaged", why=why)
     if missing_bytes(file) > SHORT_PAGES_TOLERATED * os.sysconf("SC_PAGE_SIZE"):
         raise IntegrityFailure(f"the store in {path} is cut off")
-    try:
-        with _opened(path) as env:
-            found = _look(env, verify)
-        found.file_bytes = file.stat().st_size
-        return found
-    except lmdb.Error as error:
-        raise IntegrityFailure(f"the store in {path} does not open", why=str(error)) from error
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The data file with the lock file that belongs to it.
-
-    Raises:
-        IntegrityFailure: these two do not come together.
-    """
     for _ in range(LOOK_TRIES_MAX):
-        env = lmdb.open(str(path), readonly=True, create=False, max_dbs=_DATABASES_MAX, readahead=False)
-        try:
-            if _fits(env):
-                yield env
-                return
-        finally:
-            env.close()
+        if (found := _tried(path, verify)) is not None:
+            return found
         time.sleep(LOOK_AGAIN_S)
     raise IntegrityFailure(
         f"the store in {path} cannot be looked at",
@@ -99,16 +79,66 @@ def _opened(path: Path) -> Iterator[Any]:
     )
 
 
-def _fits(env: Any) -> bool:
+def _tried(path: Path, verify: bool) -> StoreLook | None:
+    """One look; None where what was opened did not belong together, or did not stay so.
+
+    A store that is compacted gets another data file, and then another lock file; LMDB opens one after
+    the other. Who has the lock file of another data file may see what was before, and nobody spares
+    the pages that he reads. (Who has both old files is fine: nobody writes to them.)
+    """
+    before = _files(path)
+    try:
+        env = lmdb.open(str(path), readonly=True, create=False, max_dbs=_DATABASES_MAX, readahead=False)
+    except lmdb.Error as error:
+        raise IntegrityFailure(f"the store in {path} does not open", why=str(error)) from error
+    opened = before
+    try:
+        if not _fits(env, path, before):
+            return None
+        opened = _files(path)
+        found = _look(env, verify)
+        found.file_bytes = os.stat(path / "data.mdb").st_size
+    except (lmdb.Error, ValueError, struct.error) as error:
+        if _is_torn(opened, path):
+            return None
+        raise IntegrityFailure(f"the store in {path} does not open", why=str(error)) from error
+    finally:
+        env.close()
+    return None if _is_torn(opened, path) else found
+
+
+def _fits(env: Any, path: Path, before: tuple[int | None, int | None]) -> bool:
     """Does the lock file's last transaction lie where the data file's does?
 
-    A store that is compacted gets a data file first and a lock file then (node/store_lmdb_compacting.py),
-    and LMDB opens one after the other. With the old lock file a look would see what was before.
+    A commit writes the data file first: while it does, it is one ahead. Right after another data file has
+    come that may mean anything, and is not taken.
     """
-    before = env.info()["last_txnid"]  # from the data file
+    least = env.info()["last_txnid"]
     with env.begin() as txn:
-        told = txn.id()  # from the lock file
-    return bool(before <= told <= env.info()["last_txnid"])
+        told = txn.id()
+    most = env.info()["last_txnid"]
+    lock, data = _files(path)
+    if data != before[1] or before[0] not in (None, lock):  # None: LMDB has just made it
+        return False
+    return bool(least - (not (path / COPY_FOLDER).exists()) <= told <= most)
+
+
+def _is_torn(opened: tuple[int | None, int | None], path: Path) -> bool:
+    """Has the data file that was opened got another lock file since?"""
+    lock, data = _files(path)
+    return data == opened[1] and lock != opened[0]
+
+
+def _files(path: Path) -> tuple[int | None, int | None]:
+    """The inodes of a store's lock file and data file as they lie there now."""
+    return _inode(path / "lock.mdb"), _inode(path / "data.mdb")
+
+
+def _inode(file: Path) -> int | None:
+    try:
+        return file.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _look(env: Any, verify: bool) -> StoreLook:

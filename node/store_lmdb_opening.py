@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 import lmdb
 
 from holdfast.node.data_file import refuse_truncated
-from holdfast.node.limits import DISK_RESERVE_BYTES, MAP_RESERVE_BYTES
+from holdfast.node.limits import DISK_RESERVE_BYTES, LOCK_TRIES_MAX, MAP_RESERVE_BYTES
 from holdfast.node.store import StoreDamaged
 from holdfast.node.store_folder import damage_of
 from holdfast.node.store_quarantine import quarantine_bytes_max
@@ -26,7 +26,6 @@ __all__ = [
     "DAMAGE",
     "Databases",
     "damaged_store",
-    "forget_readers",
     "open_copy",
     "open_databases",
 ]
@@ -92,9 +91,9 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (why := damage_of(path)) is not None:
         raise damaged_store(path, why)
-    if (path / COPY_FOLDER).exists():  # a process died while it compacted, before or after the rename
-        forget_readers(path)
-        shutil.rmtree(path / COPY_FOLDER)
+    # There while a store is compacted, and still there when a process died of it, before or after the rename.
+    copying = path / COPY_FOLDER
+    (copying / "data.mdb").unlink(missing_ok=True)
     file = path / "data.mdb"
     if not file.exists() or file.stat().st_size == 0:
         _make(path, source)
@@ -105,6 +104,9 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
     # Records fill whole pages and updates are copy-on-write: leave an eighth for that.
     wanted = capacity + capacity // 8 + quarantine_bytes_max(capacity) + MAP_RESERVE_BYTES
     env = _open(path, max(wanted, on_disk))
+    if copying.exists():
+        env = _with_its_lock(env, path)
+        shutil.rmtree(copying)
     try:
         opened = _databases(env)
         return opened, _identify(path, opened, source), capacity
@@ -116,15 +118,34 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
         raise
 
 
-def forget_readers(path: Path) -> None:
-    """What is opened next in this folder shares nothing with whoever has its data file open now.
+def _with_its_lock(env: Any, path: Path) -> Any:
+    """The environment of a data file that has just replaced another, with a lock file of its own.
 
     LMDB keeps the number of the last transaction in its lock file, begins that anew only when nobody has
     it open, and takes from the number's last bit which of two states of the data file counts (lmdb 0.9,
     mdb.c: mdb_env_setup_locks, mdb_txn_renew0). While another process looked at the store, a new data
     file so was read by the old one's number: half the time one transaction back, and written from there.
+
+    Where the number is the data file's the lock file stays: whoever looks at this very file is known by it.
+
+    Raises:
+        Locked: others bring the old number back again and again.
     """
-    (path / "lock.mdb").unlink(missing_ok=True)
+    for _ in range(LOCK_TRIES_MAX):
+        with env.begin() as txn:
+            told = txn.id()  # from the lock file
+        if told == env.info()["last_txnid"]:  # from the data file; nobody else writes
+            return env
+        map_bytes = env.info()["map_size"]
+        env.close()
+        (path / "lock.mdb").unlink(missing_ok=True)
+        env = _open(path, map_bytes)
+    env.close()
+    raise Locked(
+        f"the store in {path} does not come by a lock file of its own",
+        why="other processes look at it all the time",
+        do="Let none look at it, and start the node again.",
+    )
 
 
 def _databases(env: Any) -> Databases:

@@ -41,7 +41,7 @@ class LmdbReader(LmdbBase):
         outcomes: list[ReadOutcome] = []
         waits = DiskWaits()
         with self._gate.reading(), self._env.begin(buffers=True) as txn:
-            if self._read_ahead_left:
+            if self._read_ahead_left > 0:
                 self._read_ahead_left -= 1
                 wanted = {key.pack() for key in keys} - self._unreadable
                 read_ahead(self._path / "data.mdb", b"shards", wanted)

@@ -72,8 +72,10 @@ def _wheel_copies() -> list[Path]:
     Looked for where the package itself would be found. Asking importlib.metadata took 10 ms of each
     command that encodes: it loads parsers of mail and zip files.
     """
-    beside = (Path(place) for place in sys.path if os.path.isdir(os.path.join(place, "pyeclib")))
-    return [copy for place in beside for copy in sorted((place / "pyeclib.libs").glob("libisal*.so*"))]
+    for place in sys.path:
+        if os.path.isdir(os.path.join(place, "pyeclib")):
+            return sorted(Path(place, "pyeclib.libs").glob("libisal*.so*"))
+    return []
 
 
 def _places(setting: str) -> Iterator[tuple[str, str]]:

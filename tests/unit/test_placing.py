@@ -270,18 +270,25 @@ def test_a_link_that_somebody_makes_in_the_same_moment_is_not_followed(
     target.close()
 
 
-def test_a_folder_that_cannot_be_looked_at_leaves_nothing_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("broken", ["scandir", "fstat"])
+def test_a_folder_that_cannot_be_looked_at_leaves_nothing_open_and_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    target, real = Target(tmp_path / "back", "never"), os.fstat
-    open_before = len(os.listdir("/proc/self/fd"))
+    (tmp_path / "back" / "docs").mkdir(parents=True)
+    target, real = Target(tmp_path / "back", "never"), getattr(os, broken)
+    left = tmp_path / "back" / "docs" / f"{placing.temporary_prefix.decode()}0123456789abcdef-1"
+    left.touch()
+    before = os.listdir("/proc/self/fd")
 
-    def broken(fd: int) -> os.stat_result:
+    def fails(_: object) -> None:
         raise OSError(errno.EIO, "I/O error")
 
-    monkeypatch.setattr(os, "fstat", broken)
+    monkeypatch.setattr(os, broken, fails)
     with pytest.raises(OSError, match="I/O"):
         target.folder((b"docs",))
-    monkeypatch.setattr(os, "fstat", real)
+    monkeypatch.setattr(os, broken, real)
+    assert os.listdir("/proc/self/fd") == before
+    left.touch()
+    target.folder((b"docs",))
+    assert not left.exists(), "it was cleaned, though the first try had failed"
     target.close()
-    assert len(os.listdir("/proc/self/fd")) < open_before

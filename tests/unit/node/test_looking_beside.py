@@ -7,24 +7,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.shards import key_of, made_put
 
+from holdfast.node import store_lmdb_looking, store_lmdb_opening
 from holdfast.node.store import Found
 from holdfast.node.store_lmdb import LmdbStore
 from holdfast.node.store_lmdb_opening import COPY_FOLDER
 from holdfast.protocol.clock import FixedSource
+from holdfast.protocol.errors import StoreFailed
 
 SIZE = 6_000
 LOOKER = """
 import sys
-from pathlib import Path
-from holdfast.node import store_lmdb_looking as looking
-with looking._opened(Path(sys.argv[1])) as env:
+import lmdb
+from holdfast.node.store_lmdb_looking import _look
+with lmdb.open(sys.argv[1], readonly=True, create=False, max_dbs=16, readahead=False) as env:
     print("open", flush=True)
     sys.stdin.readline()
-    print(len(looking._look(env, False).shards), flush=True)
+    print(len(_look(env, False).shards), flush=True)
 """
 
 
@@ -187,3 +190,133 @@ def test_a_lock_file_that_stays_another_files_is_told(tmp_path: Path) -> None:
     assert told == f"the store in {folder} cannot be looked at"
     much.close()
     assert look(folder) == "1"
+
+
+@pytest.mark.parametrize("count", [6, 7])
+def test_a_lock_file_that_a_looker_makes_again_with_the_old_number_goes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """It opened the old data file, was overtaken, and then made the lock file that was gone."""
+    folder, old = tmp_path / "store", tmp_path / "old"
+    store = open_store(folder)
+    for number in range(count):
+        put_one(store, number)
+    old.hardlink_to(folder / "lock.mdb")
+    real, times = store_lmdb_opening._open, list[Path]()
+
+    def overtaken(path: Path, map_bytes: int, **how: bool) -> Any:
+        times.append(path)
+        if len(times) in (2, 3):
+            (folder / "lock.mdb").unlink(missing_ok=True)
+            (folder / "lock.mdb").hardlink_to(old)
+        return real(path, map_bytes, **how)
+
+    with looked_at(folder):
+        monkeypatch.setattr(store_lmdb_opening, "_open", overtaken)
+        compact(store)
+        assert len(times) == 4, "the copy, the store, and the store twice again"
+        require_first(store, count)
+        put_one(store, count)
+        require_first(store, count + 1)
+    store.close()
+
+
+def test_who_brings_the_old_lock_file_back_for_ever_stops_the_store_and_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, old = tmp_path / "store", tmp_path / "old"
+    store = open_store(folder)
+    for number in range(6):
+        put_one(store, number)
+    old.hardlink_to(folder / "lock.mdb")
+    real = store_lmdb_opening._open
+
+    def again(path: Path, map_bytes: int, **how: bool) -> Any:
+        if path == folder:
+            (folder / "lock.mdb").unlink(missing_ok=True)
+            (folder / "lock.mdb").hardlink_to(old)
+        return real(path, map_bytes, **how)
+
+    with looked_at(folder):
+        monkeypatch.setattr(store_lmdb_opening, "_open", again)
+        with pytest.raises(StoreFailed, match="lock file of its own"):
+            compact(store)
+        monkeypatch.undo()
+        store = open_store(folder)
+        require_first(store, 6)
+        store.close()
+
+
+def test_who_reads_while_a_node_that_died_copying_starts_again_keeps_what_it_reads(tmp_path: Path) -> None:
+    """Nothing had been replaced yet: the lock file, by which its reader is known, stays."""
+    folder = tmp_path / "store"
+    store = open_store(folder)
+    for number in range(5):
+        put_one(store, number)
+    store.close()
+    with looked_at(folder) as looker:
+        lock = (folder / "lock.mdb").stat().st_ino
+        (folder / COPY_FOLDER).mkdir()
+        (folder / COPY_FOLDER / "data.mdb").write_bytes(b"half")
+        store = open_store(folder)
+        assert not (folder / COPY_FOLDER).exists() and (folder / "lock.mdb").stat().st_ino == lock
+        require_first(store, 5)
+        answer, _ = looker.communicate("\n")
+    assert int(answer) == 5
+    store.close()
+
+
+def test_a_look_whose_data_file_gets_another_lock_file_meanwhile_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    store = open_store(folder)
+    for number in range(5):
+        put_one(store, number)
+    store.close()
+    assert look(folder, LOSES_ITS_LOCK) == "5"
+    assert not (tmp_path / "other").exists(), "it did"
+
+
+LOSES_ITS_LOCK = """
+import holdfast.node.store_lmdb_looking as looking
+real = looking._look
+def look(env, verify):
+    found = real(env, verify)
+    looking._look = real
+    (folder / "lock.mdb").rename(folder.parent / "other")
+    (folder.parent / "other").unlink()
+    found.shards = frozenset()
+    return found
+looking._look = look
+"""
+
+
+class OfLmdb:
+    """What LMDB says of its two files."""
+
+    def __init__(self, in_data: int, in_lock: int) -> None:
+        self.in_data, self.in_lock = in_data, in_lock
+
+    def info(self) -> dict[str, int]:
+        return {"last_txnid": self.in_data}
+
+    @contextmanager
+    def begin(self) -> Iterator[OfLmdb]:
+        yield self
+
+    def id(self) -> int:
+        return self.in_lock
+
+
+def test_a_commit_on_its_way_to_the_disk_is_no_other_file(tmp_path: Path) -> None:
+    """However long it takes, and also when the process is stopped in it."""
+    for name in ("data.mdb", "lock.mdb"):
+        (tmp_path / name).touch()
+    files = store_lmdb_looking._files(tmp_path)
+    assert store_lmdb_looking._fits(OfLmdb(10, 9), tmp_path, files)
+    assert store_lmdb_looking._fits(OfLmdb(10, 10), tmp_path, files)
+    assert not store_lmdb_looking._fits(OfLmdb(10, 11), tmp_path, files)
+    assert not store_lmdb_looking._fits(OfLmdb(10, 8), tmp_path, files)
+    assert not store_lmdb_looking._fits(OfLmdb(10, 10), tmp_path, (files[0], -1)), "the data file is another"
+    (tmp_path / COPY_FOLDER).mkdir()
+    assert not store_lmdb_looking._fits(OfLmdb(10, 9), tmp_path, files), "that may be another file's number"
+    assert store_lmdb_looking._fits(OfLmdb(10, 10), tmp_path, files)
