@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -73,16 +74,28 @@ def _children_of(pid: int) -> dict[int, int]:
 
 
 def _our_pids() -> list[int]:
-    """Every other process of this user, as far as it is in the namespace in which our pids count."""
-    uid, me, counted_in = os.geteuid(), os.getpid(), os.readlink("/proc/self/ns/pid")
+    """Every other process of this user whose pid counts here, and not in a container's namespace below."""
+    uid, me = os.geteuid(), os.getpid()
 
     def is_ours(entry: os.DirEntry[str]) -> bool:
-        with suppress(OSError):  # it has ended
-            return entry.stat().st_uid == uid and os.readlink(f"{entry.path}/ns/pid") == counted_in
-        return False
+        try:
+            return entry.stat().st_uid == uid and _pids_of(int(entry.name)) == 1
+        except OSError:  # it has ended
+            return False
 
     found = [entry for entry in os.scandir("/proc") if entry.name.isdecimal() and int(entry.name) != me]
     return [int(entry.name) for entry in found if is_ours(entry)]
+
+
+def _pids_of(pid: int) -> int:
+    """In how many namespaces of pids, from ours downwards, a process has one (proc(5), NSpid).
+
+    (Its link to its own namespace would tell more, and is refused across user namespaces.)
+    """
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            return len(line.split()) - 1
+    return 1
 
 
 def _arguments(pid: int) -> list[str]:
@@ -95,9 +108,17 @@ def _arguments(pid: int) -> list[str]:
 
 
 def _sees(pid: int, folder: Path) -> bool:
-    """Is the folder of this name the same one for that process? In a container it may be another."""
+    """Is the folder of this name the same one for that process? In a container it may be another.
+
+    Where nobody can tell, because the folder is gone or another user namespace forbids it, the name decides.
+    """
+    ours = os.path.realpath(folder)
+    if not os.path.exists(ours):
+        return True
     try:
-        return os.path.samefile(f"/proc/{pid}/root{folder}", folder)
+        return os.path.samefile(f"/proc/{pid}/root{ours}", ours)
+    except PermissionError:
+        return True
     except OSError:
         return False
 
@@ -107,14 +128,24 @@ def _end(pids: Callable[[], list[int]], what: str) -> None:
     killed: dict[int, int] = {}
 
     def none_left() -> bool:
-        for pid in pids():
-            started = start_time(pid)
-            if started is not None and _send(pid, signal.SIGKILL, lambda p=pid: p in pids()):  # type: ignore[misc]
-                killed[pid] = started
-        return not any(start_time(pid) == started for pid, started in killed.items()) and not pids()
+        for pid in set(pids()) - killed.keys():
+            with suppress(ProcessLookupError):
+                handle = os.pidfd_open(pid)
+                if pid not in pids():  # the handle cannot come to mean another process any more
+                    os.close(handle)
+                    continue
+                killed[pid] = handle
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        # Readable when its last thread is gone, and with it every lock and file.
+        gone, _, _ = select.select(list(killed.values()), [], [], 0)
+        return len(gone) == len(killed) and not pids()
 
-    if not wait_until(none_left, KILL_WITHIN_S):
-        raise HoldfastError(f"{what} does not end, even when killed")
+    try:
+        if not wait_until(none_left, KILL_WITHIN_S):
+            raise HoldfastError(f"{what} does not end, even when killed")
+    finally:
+        for handle in killed.values():
+            os.close(handle)
 
 
 def end_strays(folder: Path) -> None:

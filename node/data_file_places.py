@@ -65,9 +65,11 @@ def read_ahead(file: Path, name: bytes, keys: Iterable[bytes]) -> None:
             left = READ_AHEAD_BYTES_MAX
             for offset, length in _runs(places_of(fd, name, keys)):
                 # Piece by piece: of one longer piece of advice the kernel takes the beginning.
-                for at in range(offset, offset + min(length, left), READ_AHEAD_PIECE_BYTES):
-                    os.posix_fadvise(fd, at, READ_AHEAD_PIECE_BYTES, os.POSIX_FADV_WILLNEED)
-                left -= min(length, left)
+                end = offset + min(length, left)
+                for at in range(offset, end, READ_AHEAD_PIECE_BYTES):
+                    piece = min(READ_AHEAD_PIECE_BYTES, end - at)
+                    os.posix_fadvise(fd, at, piece, os.POSIX_FADV_WILLNEED)
+                left -= end - offset
         finally:
             os.close(fd)
 

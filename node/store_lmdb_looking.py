@@ -29,6 +29,8 @@ from holdfast.protocol.stripes import ShardRecord
 __all__ = ["StoreLook", "look_at_store"]
 
 _DATABASES_MAX = 16
+_Files = tuple[int | None, int | None]
+"""The inodes of a store's lock file and data file."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,10 @@ def look_at_store(path: Path, *, verify: bool = False) -> StoreLook:
     )
 
 
+class _Torn(Exception):
+    """What was opened does not belong together, or does not any more."""
+
+
 def _tried(path: Path, verify: bool) -> StoreLook | None:
     """One look; None where what was opened did not belong together, or did not stay so.
 
@@ -86,18 +92,19 @@ def _tried(path: Path, verify: bool) -> StoreLook | None:
     the other. Who has the lock file of another data file may see what was before, and nobody spares
     the pages that he reads. (Who has both old files is fine: nobody writes to them.)
     """
-    before = _files(path)
+    opened = _files(path)
+    copy = path / COPY_FOLDER
+    is_replaced = copy.exists() and not (copy / "data.mdb").exists()  # asked before anything is opened
     try:
         env = lmdb.open(str(path), readonly=True, create=False, max_dbs=_DATABASES_MAX, readahead=False)
     except lmdb.Error as error:
         raise IntegrityFailure(f"the store in {path} does not open", why=str(error)) from error
-    opened = before
     try:
-        if not _fits(env, path, before):
-            return None
-        opened = _files(path)
+        opened = _fitting(env, path, opened, is_replaced)
         found = _look(env, verify)
         found.file_bytes = os.stat(path / "data.mdb").st_size
+    except _Torn:
+        return None
     except (lmdb.Error, ValueError, struct.error) as error:
         if _is_torn(opened, path):
             return None
@@ -107,29 +114,33 @@ def _tried(path: Path, verify: bool) -> StoreLook | None:
     return None if _is_torn(opened, path) else found
 
 
-def _fits(env: Any, path: Path, before: tuple[int | None, int | None]) -> bool:
-    """Does the lock file's last transaction lie where the data file's does?
+def _fitting(env: Any, path: Path, before: _Files, is_replaced: bool) -> _Files:
+    """The files that were opened, whose numbers of the last transaction are the same.
 
-    A commit writes the data file first: while it does, it is one ahead. Right after another data file has
-    come that may mean anything, and is not taken.
+    A commit writes the data file first: while it does, that is one ahead. Where another data file had
+    just come (``is_replaced``) this may mean anything, and is not taken.
+
+    Raises:
+        _Torn: they are not.
     """
     least = env.info()["last_txnid"]
     with env.begin() as txn:
         told = txn.id()
     most = env.info()["last_txnid"]
     lock, data = _files(path)
-    if data != before[1] or before[0] not in (None, lock):  # None: LMDB has just made it
-        return False
-    return bool(least - (not (path / COPY_FOLDER).exists()) <= told <= most)
+    same = data == before[1] and before[0] in (None, lock)  # None: LMDB has just made it
+    if not same or not least - (not is_replaced) <= told <= most:
+        raise _Torn
+    return lock, data
 
 
-def _is_torn(opened: tuple[int | None, int | None], path: Path) -> bool:
+def _is_torn(opened: _Files, path: Path) -> bool:
     """Has the data file that was opened got another lock file since?"""
     lock, data = _files(path)
     return data == opened[1] and lock != opened[0]
 
 
-def _files(path: Path) -> tuple[int | None, int | None]:
+def _files(path: Path) -> _Files:
     """The inodes of a store's lock file and data file as they lie there now."""
     return _inode(path / "lock.mdb"), _inode(path / "data.mdb")
 
@@ -146,6 +157,8 @@ def _look(env: Any, verify: bool) -> StoreLook:
     names = ("shards", "replaced", "unreadable", "marks", "quarantine")
     databases = {name: _database(env, name) for name in names}
     with env.begin(buffers=False) as txn:
+        if txn.id() > env.info()["last_txnid"]:
+            raise _Torn  # the lock file has gone on with another data file
 
         def keys(name: str) -> Iterator[bytes]:
             if databases[name] is None:

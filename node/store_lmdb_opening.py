@@ -104,10 +104,10 @@ def open_databases(path: Path, source: Source, capacity_bytes: int | None) -> tu
     # Records fill whole pages and updates are copy-on-write: leave an eighth for that.
     wanted = capacity + capacity // 8 + quarantine_bytes_max(capacity) + MAP_RESERVE_BYTES
     env = _open(path, max(wanted, on_disk))
-    if copying.exists():
-        env = _with_its_lock(env, path)
-        shutil.rmtree(copying)
     try:
+        if copying.exists():
+            env = _with_its_lock(env, path)
+            shutil.rmtree(copying, ignore_errors=True)  # one that stays makes looks stricter, that is all
         opened = _databases(env)
         return opened, _identify(path, opened, source), capacity
     except (lmdb.Error, StoreDamaged) as error:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.shards import key_of, made_put
 
-from holdfast.node import store_lmdb_reading
+from holdfast.node import data_file_places, store_lmdb_reading
 from holdfast.node.data_file_places import DiskWaits, places_of, read_ahead
-from holdfast.node.limits import READ_AHEAD_READS
+from holdfast.node.limits import READ_AHEAD_PIECE_BYTES, READ_AHEAD_READS
 from holdfast.node.store import Absent, Damaged, Found
 from holdfast.node.store_lmdb import LmdbStore
 from holdfast.protocol.clock import FixedSource
@@ -66,6 +66,27 @@ def test_every_long_value_is_found_where_lmdb_has_it(file: Path) -> None:
         assert list(places_of(fd, b"none", long)) == []
     finally:
         os.close(fd)
+
+
+def test_what_is_asked_for_is_what_was_wanted_in_pieces_and_bounded(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, length, how: asked.append((at, length)))
+    long = [key for key, value in contents(file).items() if len(value) > SMALL]
+    fd = os.open(file, os.O_RDONLY)
+    wanted = sum(length for _, length in places_of(fd, b"shards", long))
+    os.close(fd)
+    read_ahead(file, b"shards", long)
+    heads = 4096 * len(long)
+    assert wanted <= sum(length for _, length in asked) <= wanted + heads, (
+        "no more than the pages' rests between"
+    )
+    assert max(length for _, length in asked) <= READ_AHEAD_PIECE_BYTES
+    asked.clear()
+    monkeypatch.setattr(data_file_places, "READ_AHEAD_BYTES_MAX", 300_000)
+    read_ahead(file, b"shards", long)
+    assert sum(length for _, length in asked) == 300_000
 
 
 def test_an_empty_database_has_no_places(tmp_path: Path) -> None:

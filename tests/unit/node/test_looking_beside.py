@@ -273,7 +273,7 @@ def test_a_look_whose_data_file_gets_another_lock_file_meanwhile_is_made_again(t
         put_one(store, number)
     store.close()
     assert look(folder, LOSES_ITS_LOCK) == "5"
-    assert not (tmp_path / "other").exists(), "it did"
+    assert (tmp_path / "done").exists()
 
 
 LOSES_ITS_LOCK = """
@@ -282,10 +282,38 @@ real = looking._look
 def look(env, verify):
     found = real(env, verify)
     looking._look = real
-    (folder / "lock.mdb").rename(folder.parent / "other")
-    (folder.parent / "other").unlink()
+    (folder / "lock.mdb").unlink()
+    (folder.parent / "done").touch()
     found.shards = frozenset()
     return found
+looking._look = look
+"""
+
+
+def test_a_look_whose_lock_file_has_gone_on_with_another_data_file_is_made_again(tmp_path: Path) -> None:
+    """It opened both old files, numbered as the new ones are; then the node went on with the lock file."""
+    folder = tmp_path / "store"
+    store = open_store(folder)
+    for number in range(5):
+        put_one(store, number)
+    store.close()
+    assert look(folder, GOES_ON) == "5"
+    assert (tmp_path / "done").exists()
+
+
+GOES_ON = """
+import lmdb
+import holdfast.node.store_lmdb_looking as looking
+real = looking._look
+def look(env, verify):
+    looking._look = real
+    (folder.parent / "done").touch()
+    class GoneOn:
+        def info(self):
+            return {"last_txnid": env.info()["last_txnid"] - 1}
+        def __getattr__(self, name):
+            return getattr(env, name)
+    return real(GoneOn(), verify)
 looking._look = look
 """
 
@@ -308,15 +336,47 @@ class OfLmdb:
 
 
 def test_a_commit_on_its_way_to_the_disk_is_no_other_file(tmp_path: Path) -> None:
-    """However long it takes, and also when the process is stopped in it."""
+    """However long it takes, and also when the process is stopped in it; but not right after the rename."""
     for name in ("data.mdb", "lock.mdb"):
         (tmp_path / name).touch()
     files = store_lmdb_looking._files(tmp_path)
-    assert store_lmdb_looking._fits(OfLmdb(10, 9), tmp_path, files)
-    assert store_lmdb_looking._fits(OfLmdb(10, 10), tmp_path, files)
-    assert not store_lmdb_looking._fits(OfLmdb(10, 11), tmp_path, files)
-    assert not store_lmdb_looking._fits(OfLmdb(10, 8), tmp_path, files)
-    assert not store_lmdb_looking._fits(OfLmdb(10, 10), tmp_path, (files[0], -1)), "the data file is another"
-    (tmp_path / COPY_FOLDER).mkdir()
-    assert not store_lmdb_looking._fits(OfLmdb(10, 9), tmp_path, files), "that may be another file's number"
-    assert store_lmdb_looking._fits(OfLmdb(10, 10), tmp_path, files)
+
+    def fits(in_lock: int, *, is_replaced: bool = False, before: Any = files) -> bool:
+        try:
+            found = store_lmdb_looking._fitting(OfLmdb(10, in_lock), tmp_path, before, is_replaced)
+        except store_lmdb_looking._Torn:
+            return False
+        return found == files
+
+    assert [number for number in range(8, 13) if fits(number)] == [9, 10]
+    assert [number for number in range(8, 13) if fits(number, is_replaced=True)] == [10]
+    assert not fits(10, before=(files[0], -1)), "the data file is another"
+    assert not fits(10, before=(-1, files[1])), "the lock file is another"
+    assert fits(10, before=(None, files[1])), "it has just been made"
+
+
+def test_what_a_store_that_is_being_copied_says_while_a_commit_is_stopped_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    store = open_store(folder)
+    put_one(store, 0)
+    copy = store.compact()
+    copy.step(10)
+    assert look(folder, ONE_BEHIND) == "1"
+    copy.abandon()
+    store.close()
+    (folder / COPY_FOLDER).mkdir()
+    assert look(folder, ONE_BEHIND) == f"the store in {folder} cannot be looked at", "a rename was the last"
+
+
+ONE_BEHIND = """
+import holdfast.node.store_lmdb_looking as looking
+real = looking._fitting
+class Behind:
+    def __init__(self, env):
+        self.env = env
+    def info(self):
+        return {"last_txnid": self.env.info()["last_txnid"] + 1}
+    def begin(self):
+        return self.env.begin()
+looking._fitting = lambda env, *more: real(Behind(env), *more)
+"""
