@@ -136,9 +136,11 @@ def _end(pids: Callable[[], list[int]], what: str) -> None:
                     continue
                 killed[pid] = handle
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-        # Readable when its last thread is gone, and with it every lock and file.
-        gone, _, _ = select.select(list(killed.values()), [], [], 0)
-        return len(gone) == len(killed) and not pids()
+        # Readable when its last thread is gone, and with it every lock and file. (select(2) ends at fd 1023.)
+        gone = select.poll()
+        for handle in killed.values():
+            gone.register(handle, select.POLLIN)
+        return len(gone.poll(0)) == len(killed) and not pids()
 
     try:
         if not wait_until(none_left, KILL_WITHIN_S):

@@ -10,12 +10,12 @@ from typing import Any, Final
 from holdfast.node.limits import SHORT_PAGES_TOLERATED
 from holdfast.protocol.errors import IntegrityFailure, WrongDirectory
 
-__all__ = ["missing_bytes", "refuse_truncated"]
+__all__ = ["META_DB_BYTES", "META_MAGIC", "missing_bytes", "refuse_truncated"]
 
-_META_MAGIC: Final = 0xBEEFC0DE
+META_MAGIC: Final = 0xBEEFC0DE
 # LMDB's MDB_meta behind the 16-byte page header: magic, version, address, map size (lmdb 0.9, mdb.c).
 _META_PAGE: Final = struct.Struct("<16xIIQQ")
-_META_DB_BYTES: Final = 48
+META_DB_BYTES: Final = 48
 
 
 def refuse_truncated(file: Path) -> None:
@@ -61,12 +61,12 @@ def missing_bytes(file: Path) -> int:
 def _last_page(opened: Any, at: int) -> tuple[int, int, int] | None:
     """(transaction, last page, page size) of the meta page at an offset; None when it is none."""
     opened.seek(at)
-    raw = opened.read(_META_PAGE.size + 2 * _META_DB_BYTES + 16)
-    if len(raw) < _META_PAGE.size + 2 * _META_DB_BYTES + 16:
+    raw = opened.read(_META_PAGE.size + 2 * META_DB_BYTES + 16)
+    if len(raw) < _META_PAGE.size + 2 * META_DB_BYTES + 16:
         return None
     magic, _, _, _ = _META_PAGE.unpack_from(raw)
-    if magic != _META_MAGIC:
+    if magic != META_MAGIC:
         return None
     (page_bytes,) = struct.unpack_from("<I", raw, _META_PAGE.size)
-    last_page, transaction = struct.unpack_from("<QQ", raw, _META_PAGE.size + 2 * _META_DB_BYTES)
+    last_page, transaction = struct.unpack_from("<QQ", raw, _META_PAGE.size + 2 * META_DB_BYTES)
     return transaction, last_page, page_bytes

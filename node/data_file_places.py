@@ -22,13 +22,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from holdfast.node.data_file import META_DB_BYTES, META_MAGIC
 from holdfast.node.limits import READ_AHEAD_BYTES_MAX, READ_AHEAD_PIECE_BYTES
 
 __all__ = ["DiskWaits", "places_of", "read_ahead"]
 
 _META: Final = struct.Struct("<16xI4x16x")
-_META_MAGIC: Final = 0xBEEFC0DE
-_DB_BYTES: Final = 48
 _ROOT_AT: Final = 40
 _HEAD: Final = struct.Struct("<QHHHH")
 """Page number, padding, flags, and the ends of the node list and of the free room behind it."""
@@ -106,11 +105,11 @@ class _Pages:
         """(transaction, root of the database of databases)."""
         raw = self._page(number)
         (magic,) = _META.unpack_from(raw)
-        if magic != _META_MAGIC:
+        if magic != META_MAGIC:
             raise ValueError("no meta page")
         databases = _META.size
-        (root,) = _NUMBER.unpack_from(raw, databases + _DB_BYTES + _ROOT_AT)
-        (transaction,) = _NUMBER.unpack_from(raw, databases + 2 * _DB_BYTES + _NUMBER.size)
+        (root,) = _NUMBER.unpack_from(raw, databases + META_DB_BYTES + _ROOT_AT)
+        (transaction,) = _NUMBER.unpack_from(raw, databases + 2 * META_DB_BYTES + _NUMBER.size)
         return transaction, root
 
     def _page(self, number: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from holdfast.protocol.limits import (
     DEVICE_LIST_BYTES_MAX,
+    KIB,
     MESSAGE_BYTES_MAX,
     MIB,
     REQUEST_WINDOW_MS,
@@ -20,7 +21,7 @@ READ_ANSWER_BYTES_MAX = 12 * MIB
 """Shards in one answer; what is beyond it is asked for again."""
 READ_TOGETHER_ENTRIES = 8
 """Shards read in one transaction; those read beyond the end of an answer were read in vain."""
-READ_AHEAD_PIECE_BYTES = 128 * 1024
+READ_AHEAD_PIECE_BYTES = 128 * KIB
 """The least that a kernel reads ahead for one piece of advice (read_ahead_kb, where nobody changed it)."""
 READ_AHEAD_BYTES_MAX = 32 * MIB
 """The most that is read ahead for one read; what is damaged may name any length."""

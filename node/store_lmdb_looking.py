@@ -103,7 +103,7 @@ def _tried(path: Path, verify: bool) -> StoreLook | None:
         opened = _fitting(env, path, opened, is_replaced)
         found = _look(env, verify)
         found.file_bytes = os.stat(path / "data.mdb").st_size
-    except _Torn:
+    except (_Torn, FileNotFoundError):  # or it was taken away meanwhile
         return None
     except (lmdb.Error, ValueError, struct.error) as error:
         if _is_torn(opened, path):

@@ -31,7 +31,11 @@ _PEERS = "borg,restic,rclone,tahoe"
 @option("--rounds", type=click.IntRange(1, 50), help="Default: 3; with --quick 1.")
 @option("--corpora", metavar="NAMES", help="Only these, separated by commas.")
 @option("--peers", metavar="NAMES", help=f"Default: {_PEERS}, as far as they are installed; 'none' for none.")
-@option("--curves", is_flag=True, help="Also how rates change with size, rows, churn and clients.")
+@option(
+    "--curves",
+    is_flag=True,
+    help="Also how rates change with size, rows, churn and clients. Needs 25 GB of disk.",
+)
 @option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a report with plots.")
 @option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), envvar="HOLDFAST_BENCH_DIR",
         help="Where trees and stores are put. Default: the system's temporary folder.")  # fmt: skip

@@ -69,12 +69,12 @@ _Tables = ctypes.Array[ctypes.c_char]
 def _wheel_copies() -> list[Path]:
     """ISA-L as auditwheel puts it beside the package: pyeclib.libs/libisal*.so*.
 
-    Looked for where the package itself would be found. Asking importlib.metadata took 10 ms of each
-    command that encodes: it loads parsers of mail and zip files.
+    Looked for where packages are. Asking importlib.metadata took 10 ms of each command that encodes: it
+    loads parsers of mail and zip files.
     """
     for place in sys.path:
-        if os.path.isdir(os.path.join(place, "pyeclib")):
-            return sorted(Path(place, "pyeclib.libs").glob("libisal*.so*"))
+        if found := sorted(Path(place, "pyeclib.libs").glob("libisal*.so*")):
+            return found
     return []
 
 

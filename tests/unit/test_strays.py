@@ -16,14 +16,14 @@ import pytest
 from holdfast.cluster.processes import Member, end_strays, start_time, wait_until
 
 STANDS_IN = """
-import fcntl, os, sys, time
+import fcntl, sys
 from pathlib import Path
 told = Path(sys.argv[-1])
 held = open(told.parent / f"{told.name}.held", "w") if told.parent.is_dir() else None
 if held:
     fcntl.flock(held, fcntl.LOCK_EX)
 print("up", flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 """Looks like a member's process; holds a lock beside its folder."""
 
@@ -44,6 +44,7 @@ def started(program: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
             made = subprocess.Popen(
                 [*before, sys.executable, "-P", "-m", "holdfast.stands_in", *map(str, arguments)],
                 env={**os.environ, "PYTHONPATH": str(program)},
+                stdin=subprocess.PIPE,  # it ends with whoever started it
                 stdout=subprocess.PIPE,
             )
             running.callback(made.wait)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.protocol import erasure
-from holdfast.protocol.erasure.isal import IsalKernel, isal_kernels
+from holdfast.protocol.erasure.isal import IsalKernel, _wheel_copies, isal_kernels
 from holdfast.protocol.erasure.kernel import Kernel, choose, kernel_name, proves_itself
 from holdfast.protocol.erasure.portable import PortableKernel
 from holdfast.protocol.errors import BadRequest
@@ -84,6 +84,19 @@ def test_the_setting_comes_first() -> None:
     code = "from holdfast.protocol.erasure.isal import _wheel_copies; print(_wheel_copies()[0])"
     path = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert next(isal_kernels(path.strip())).name == "ISA-L (HOLDFAST_ISAL)"
+
+
+def test_a_folder_of_the_package_s_name_does_not_hide_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when somebody works in a clone of it, which is first on the path."""
+    (tmp_path / "clone" / "pyeclib").mkdir(parents=True)
+    copy = tmp_path / "packages" / "pyeclib.libs" / "libisal-pyeclib.so.2"
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path / "clone"), str(tmp_path / "packages")])
+    monkeypatch.chdir(tmp_path / "clone")
+    assert _wheel_copies() == [copy]
 
 
 def test_the_process_s_kernel_has_a_name() -> None:

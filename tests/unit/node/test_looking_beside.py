@@ -80,6 +80,13 @@ def put_one(store: LmdbStore, number: int) -> None:
     assert store.put([[made_put(number, sealed_bytes=SIZE)]]) == [None]
 
 
+def filled(folder: Path, count: int) -> LmdbStore:
+    store = open_store(folder)
+    for number in range(count):
+        put_one(store, number)
+    return store
+
+
 def require_first(store: LmdbStore, count: int) -> None:
     puts = [made_put(number, sealed_bytes=SIZE) for number in range(count)]
     for put, outcome in zip(puts, store.read([key_of(put) for put in puts]), strict=True):
@@ -92,9 +99,7 @@ def test_a_store_that_is_compacted_while_it_is_looked_at_goes_on_where_it_was(
     tmp_path: Path, count: int
 ) -> None:
     folder = tmp_path / "store"
-    store = open_store(folder)
-    for number in range(count):
-        put_one(store, number)
+    store = filled(folder, count)
     with looked_at(folder):
         compact(store)
         require_first(store, count)
@@ -109,9 +114,7 @@ def test_a_store_that_is_compacted_while_it_is_looked_at_goes_on_where_it_was(
 
 def test_who_looks_while_a_store_is_compacted_sees_it_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "store"
-    store = open_store(folder)
-    for number in range(5):
-        put_one(store, number)
+    store = filled(folder, 5)
     with looked_at(folder) as looker:
         compact(store)
         for number in range(5, 12):
@@ -164,9 +167,7 @@ def test_a_look_that_meets_the_old_lock_file_and_the_new_data_file_looks_again(
     tmp_path: Path, count: int
 ) -> None:
     folder = tmp_path / "store"
-    store = open_store(folder)
-    for number in range(count):
-        put_one(store, number)
+    store = filled(folder, count)
     (tmp_path / "old").hardlink_to(folder / "lock.mdb")
     with looked_at(folder):
         compact(store)
@@ -198,9 +199,7 @@ def test_a_lock_file_that_a_looker_makes_again_with_the_old_number_goes_too(
 ) -> None:
     """It opened the old data file, was overtaken, and then made the lock file that was gone."""
     folder, old = tmp_path / "store", tmp_path / "old"
-    store = open_store(folder)
-    for number in range(count):
-        put_one(store, number)
+    store = filled(folder, count)
     old.hardlink_to(folder / "lock.mdb")
     real, times = store_lmdb_opening._open, list[Path]()
 
@@ -225,9 +224,7 @@ def test_who_brings_the_old_lock_file_back_for_ever_stops_the_store_and_harms_no
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, old = tmp_path / "store", tmp_path / "old"
-    store = open_store(folder)
-    for number in range(6):
-        put_one(store, number)
+    store = filled(folder, 6)
     old.hardlink_to(folder / "lock.mdb")
     real = store_lmdb_opening._open
 
@@ -250,9 +247,7 @@ def test_who_brings_the_old_lock_file_back_for_ever_stops_the_store_and_harms_no
 def test_who_reads_while_a_node_that_died_copying_starts_again_keeps_what_it_reads(tmp_path: Path) -> None:
     """Nothing had been replaced yet: the lock file, by which its reader is known, stays."""
     folder = tmp_path / "store"
-    store = open_store(folder)
-    for number in range(5):
-        put_one(store, number)
+    store = filled(folder, 5)
     store.close()
     with looked_at(folder) as looker:
         lock = (folder / "lock.mdb").stat().st_ino
@@ -264,16 +259,6 @@ def test_who_reads_while_a_node_that_died_copying_starts_again_keeps_what_it_rea
         answer, _ = looker.communicate("\n")
     assert int(answer) == 5
     store.close()
-
-
-def test_a_look_whose_data_file_gets_another_lock_file_meanwhile_is_made_again(tmp_path: Path) -> None:
-    folder = tmp_path / "store"
-    store = open_store(folder)
-    for number in range(5):
-        put_one(store, number)
-    store.close()
-    assert look(folder, LOSES_ITS_LOCK) == "5"
-    assert (tmp_path / "done").exists()
 
 
 LOSES_ITS_LOCK = """
@@ -288,19 +273,6 @@ def look(env, verify):
     return found
 looking._look = look
 """
-
-
-def test_a_look_whose_lock_file_has_gone_on_with_another_data_file_is_made_again(tmp_path: Path) -> None:
-    """It opened both old files, numbered as the new ones are; then the node went on with the lock file."""
-    folder = tmp_path / "store"
-    store = open_store(folder)
-    for number in range(5):
-        put_one(store, number)
-    store.close()
-    assert look(folder, GOES_ON) == "5"
-    assert (tmp_path / "done").exists()
-
-
 GOES_ON = """
 import lmdb
 import holdfast.node.store_lmdb_looking as looking
@@ -316,6 +288,33 @@ def look(env, verify):
     return real(GoneOn(), verify)
 looking._look = look
 """
+"""It opened both old files, numbered as the new ones are; then the node went on with the lock file."""
+IS_GONE = """
+import holdfast.node.store_lmdb_looking as looking
+real = looking._look
+def look(env, verify):
+    found = real(env, verify)
+    looking._look = real
+    (folder / "data.mdb").unlink()
+    (folder.parent / "done").touch()
+    return found
+looking._look = look
+"""
+
+
+@pytest.mark.parametrize("meanwhile", [LOSES_ITS_LOCK, GOES_ON], ids=["another lock file", "another number"])
+def test_a_look_whose_two_files_do_not_stay_together_is_made_again(tmp_path: Path, meanwhile: str) -> None:
+    folder = tmp_path / "store"
+    filled(folder, 5).close()
+    assert look(folder, meanwhile) == "5"
+    assert (tmp_path / "done").exists()
+
+
+def test_a_store_that_is_taken_away_while_it_is_looked_at_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    filled(folder, 5).close()
+    assert look(folder, IS_GONE) == f"the store in {folder} does not open"
+    assert (tmp_path / "done").exists()
 
 
 class OfLmdb:
