@@ -17,8 +17,8 @@ from holdfast.coordinator.identity import IDENTITY_FILES, hand_over_operator_key
 from holdfast.coordinator.limits import AUDITS_PER_HOUR_DEFAULT, COMPARE_EVERY_S_DEFAULT
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.repair_pacing import RepairSettings
-from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.routes import make_routes
 from holdfast.protocol.address import Address, parse_url
 from holdfast.protocol.clock import Source
 from holdfast.protocol.directory import (
@@ -121,7 +121,7 @@ def _listen_at(settings: CoordinatorSettings, kept: dict[str, object] | None) ->
 async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddress, first: bool) -> None:
     folder, identity = settings.folder, desk.identity
     advertised = parse_url(settings.advertise) if settings.advertise else None
-    server = Server(make_app(desk), listen)
+    server = Server(make_routes(desk), listen)
     bound = await server.start()
     address = Address(advertised or f"http://{bound}", identity.cluster)
     desk.reigning.url = address.url

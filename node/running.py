@@ -21,12 +21,12 @@ from holdfast.node.opening import StoreOpener
 from holdfast.node.rebuilding import Rebuilder
 from holdfast.node.reigning import Reigning, known_reign
 from holdfast.node.scrubbing import Scrubber
-from holdfast.node.service.app import Handlers, make_app
 from holdfast.node.service.audits import AuditHandlers
 from holdfast.node.service.compacts import CompactHandlers
 from holdfast.node.service.door import Door
 from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
+from holdfast.node.service.routes import Handlers, make_routes
 from holdfast.node.service.scrubs import ScrubHandlers
 from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.service.witness import WitnessHandlers
@@ -179,7 +179,7 @@ class _Node:
         node, store = signing.node_id(signing.public_key(key)), self._writer.store.id
         identity = Identity(node, cluster, store, str(listen), key)
         duties = self._make_duties(identity)
-        server = Server(make_app(duties.handlers), listen)
+        server = Server(make_routes(duties.handlers), listen)
         bound = await server.start()
         self._url = parse_url(settings.advertise) if settings.advertise else f"http://{bound}"
 

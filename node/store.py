@@ -82,11 +82,16 @@ class Put:
 
     @classmethod
     def in_place(cls, record: ShardRecord) -> Put:
-        """Room for a shard, behind its packed record: whoever receives it puts it into ``shard``."""
+        """Room for a shard, behind its packed record: see :meth:`room`."""
         packed = record.pack()
         stored = bytearray(len(packed) + record.stripe.shard_bytes)
         stored[: len(packed)] = packed
         return cls(record, memoryview(stored)[len(packed) :], stored)
+
+    def room(self) -> memoryview:
+        """Where whoever receives the shard of a put that was made in place puts it."""
+        assert isinstance(self.shard, memoryview)
+        return self.shard
 
     def whole(self) -> bytes | bytearray:
         """The packed record and the shard: what a store keeps."""

@@ -104,6 +104,14 @@ CONNECTION_KEPT_S = 30.0
 """A connection that rested longer is not used again: servers close theirs after more than a minute."""
 ANSWER_HEAD_BYTES_MAX = 16 * KIB
 """Status line and headers of an answer."""
+REQUEST_HEAD_BYTES_MAX = 16 * KIB
+"""Request line and headers, as the front takes them; a longer head is aiohttp's to judge."""
+FRONT_IDLE_S = 75.0
+"""A server closes a connection that has rested, or sent no whole head, for so long."""
+UNWANTED_BODY_S = 10.0
+"""What is left of a body that was refused may come for so long, so that the sender can read why."""
+SERVER_STOPS_WITHIN_S = 5.0
+"""Requests under way have so long when a server stops."""
 REQUEST_TIMEOUT_S = 60.0
 READ_IDLE_TIMEOUT_S = 20.0
 BODY_GRACE_S = 20.0

@@ -1,196 +1,25 @@
-"""What the coordinator's and the nodes' HTTP servers share.
+"""Listening, for the coordinator's and the nodes' HTTP servers.
 
-Bounded bodies, typed refusals, and listening: plain HTTP is served on loopback
-only, and nothing listens anywhere else before TLS exists.
+Plain HTTP is served on loopback only, and nothing listens anywhere else before TLS exists.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import structlog
-from aiohttp import payload, web
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp import web
 
 from holdfast.protocol.address import is_loopback
-from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import BadRequest, HoldfastError
-from holdfast.protocol.limits import BODY_BYTES_PER_S_MIN, BODY_GRACE_S, SHARD_BATCH_HEADER_BYTES_MAX
-from holdfast.protocol.messages.cluster import Refusal
-from holdfast.protocol.transport import Buffers
+from holdfast.protocol.handling import Routes
+from holdfast.protocol.http_front import Fronts
+from holdfast.protocol.http_others import make_app
+from holdfast.protocol.limits import FRONT_IDLE_S, SERVER_STOPS_WITHIN_S
 
-__all__ = [
-    "BodyReader",
-    "ListenAddress",
-    "Server",
-    "errors_middleware",
-    "msgpack_answer",
-    "read_body",
-    "refusal_answer",
-    "send_buffers",
-    "until_stopped",
-    "until_stopped_or_failed",
-]
-
-_log = structlog.get_logger()
-
-
-class _BuffersPayload(payload.Payload):
-    """A body of several buffers, of known total length, sent without joining them."""
-
-    def __init__(self, buffers: Buffers) -> None:
-        super().__init__(buffers, content_type="application/msgpack")
-        self._buffers = buffers
-        self._size = sum(len(buffer) for buffer in buffers)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise TypeError("a binary body has no text form")
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        for buffer in self._buffers:
-            await writer.write(buffer)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        assert content_length is None or content_length == self._size
-        await self.write(writer)
-
-
-def msgpack_answer(message: object, status: int = 200) -> web.Response:
-    """A message as an HTTP answer."""
-    return web.Response(body=encode(message), status=status, content_type="application/msgpack")
-
-
-def refusal_answer(error: HoldfastError) -> web.Response:
-    """A typed error as an HTTP answer."""
-    details: dict[str, str | int | bool | list[str]] = {}
-    for name, value in error.details.items():
-        if isinstance(value, str | int | bool):
-            details[name] = value
-        elif isinstance(value, list | tuple):
-            details[name] = [str(element) for element in value]
-    return msgpack_answer(
-        Refusal(error=error.code, what=error.what, why=error.why, do=error.do, details=details),
-        error.http_status,
-    )
-
-
-@web.middleware
-async def errors_middleware(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Turn every failure into a typed refusal; what nobody foresaw is logged with its trace."""
-    try:
-        return await handler(request)
-    except HoldfastError as error:
-        return refusal_answer(error)
-    except web.HTTPException as error:
-        return refusal_answer(_http_error(error, request))
-    except (ConnectionResetError, asyncio.CancelledError):
-        raise
-    except Exception:
-        _log.exception("unforeseen error", path=request.path)
-        return refusal_answer(
-            HoldfastError("the server met an error it did not foresee", do="See its log for the trace.")
-        )
-
-
-def _http_error(error: web.HTTPException, request: web.Request) -> HoldfastError:
-    made = BadRequest(f"{request.method} {request.path} is not served here", why=error.reason)
-    made.http_status = error.status  # type: ignore[misc]  # this one instance keeps HTTP's own status
-    return made
-
-
-async def read_body(request: web.Request, limit_bytes: int) -> bytes:
-    """The whole body, refused before it is read when it is longer than the bound."""
-    if request.content_length is None and request.body_exists:
-        raise BadRequest("a request must say its length")
-    length = request.content_length or 0
-    if length > limit_bytes:
-        raise BadRequest(f"a body of {length} bytes is too long here", why=f"the bound is {limit_bytes}")
-    if not length:
-        return b""
-    try:
-        async with asyncio.timeout(_body_within_s(length)):
-            return await request.content.readexactly(length)
-    except TimeoutError:
-        raise BadRequest("the request's body did not arrive in time", do="Send it again.") from None
-    except asyncio.IncompleteReadError as error:
-        raise BadRequest(f"the request ended after {len(error.partial)} of {length} bytes") from None
-
-
-class BodyReader:
-    """Reads a request's body part by part, each straight to where it is wanted.
-
-    What aiohttp gives as a whole was joined twice. Raises BadRequest when the body ends early, or does not
-    arrive in the time that :func:`read_body` gives, counted from the first part.
-    """
-
-    def __init__(self, request: web.Request, length: int) -> None:
-        self._content = request.content
-        self._left = length
-        self._length = length
-        self._rest = memoryview(b"")
-        self._until = asyncio.get_running_loop().time() + _body_within_s(length)
-
-    @property
-    def left(self) -> int:
-        """Bytes that were not read yet."""
-        return self._left
-
-    async def into(self, room: memoryview) -> None:
-        """Fill some room, wholly."""
-        self._left -= len(room)
-        try:
-            async with asyncio.timeout_at(self._until):
-                while len(room):
-                    if not len(self._rest):
-                        portion, _ = await self._content.readchunk()
-                        self._rest = memoryview(portion)
-                        if not portion and self._content.at_eof():
-                            raise BadRequest(f"the request ended before its {self._length} bytes were there")
-                    count = min(len(room), len(self._rest))
-                    room[:count] = self._rest[:count]
-                    room, self._rest = room[count:], self._rest[count:]
-        except TimeoutError:
-            raise BadRequest("the request's body did not arrive in time", do="Send it again.") from None
-
-    async def header(self) -> bytearray:
-        """The header of a framed body: what :func:`split_frame` gives of one that is here already."""
-        lead = bytearray(4)
-        if self._left < len(lead):
-            raise BadRequest("the body is too short to be framed")
-        await self.into(memoryview(lead))
-        length = int.from_bytes(lead, "big")
-        if length > SHARD_BATCH_HEADER_BYTES_MAX or length > self._left:
-            raise BadRequest("the body's header length is out of bounds")
-        header = bytearray(length)
-        await self.into(memoryview(header))
-        return header
-
-
-def _body_within_s(length: int) -> float:
-    return BODY_GRACE_S + length / BODY_BYTES_PER_S_MIN
-
-
-async def send_buffers(request: web.Request, buffers: Buffers) -> web.StreamResponse:
-    """Answer with several buffers, unjoined; returns when the peer's kernel has them.
-
-    Whoever holds memory for the answer holds it until then, so a peer that does not read is
-    cut off after the time that a body may take.
-    """
-    size = sum(len(buffer) for buffer in buffers)
-    response = web.Response(body=_BuffersPayload(buffers))
-    try:
-        async with asyncio.timeout(_body_within_s(size)):
-            await response.prepare(request)
-            await response.write_eof()
-    except (TimeoutError, ConnectionError):
-        if request.transport is not None:
-            request.transport.abort()
-    return response
+__all__ = ["ListenAddress", "Server", "until_stopped", "until_stopped_or_failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,30 +53,39 @@ class ListenAddress:
 
 
 class Server:
-    """One listening aiohttp application.
+    """One listening server: each connection begins with the front, and may be handed over to aiohttp.
 
     Raises (from :meth:`start`):
         HoldfastError: the address is in use or cannot be listened on.
     """
 
-    def __init__(self, app: web.Application, address: ListenAddress) -> None:
+    def __init__(self, routes: Routes, address: ListenAddress) -> None:
         self._runner = web.AppRunner(
-            app,
+            make_app(routes),
             access_log=None,
             handle_signals=False,
-            shutdown_timeout=5.0,
-            keepalive_timeout=75.0,
+            shutdown_timeout=SERVER_STOPS_WITHIN_S,
+            keepalive_timeout=FRONT_IDLE_S,
             auto_decompress=False,
             read_bufsize=1024 * 1024,
         )
+        self._fronts = Fronts(routes, self._other)
         self._address = address
+        self._listening: asyncio.Server | None = None
+
+    def _other(self) -> asyncio.Protocol:
+        """aiohttp's side of a connection."""
+        assert self._runner.server is not None
+        return self._runner.server()
 
     async def start(self) -> ListenAddress:
         """Listen; gives the address with the port the kernel chose."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._address.host, self._address.port, backlog=512)
+        loop = asyncio.get_running_loop()
         try:
-            await site.start()
+            self._listening = await loop.create_server(
+                self._fronts, self._address.host, self._address.port, backlog=512
+            )
         except OSError as error:
             await self._runner.cleanup()
             raise HoldfastError(
@@ -255,11 +93,14 @@ class Server:
                 why=error.strerror or str(error),
                 do="Another process has that port; stop it or choose another with --listen.",
             ) from error
-        bound = self._runner.addresses[0]
+        bound = self._listening.sockets[0].getsockname()
         return ListenAddress(str(bound[0]), int(bound[1]))
 
     async def stop(self) -> None:
         """Stop listening, let requests under way end (5 s), close."""
+        if self._listening is not None:
+            self._listening.close()
+        await self._fronts.stop(SERVER_STOPS_WITHIN_S)
         await self._runner.cleanup()
 
 

@@ -32,7 +32,7 @@ ROOMS = {
     "lmdb": ("node/store_lmdb",),
     "sqlalchemy": ("coordinator/catalogue/",),
     "alembic": ("coordinator/catalogue/",),
-    "aiohttp": ("protocol/serving.py", "node/service", "coordinator/service"),
+    "aiohttp": ("protocol/serving.py", "protocol/http_others.py"),
     "reedsolo": ("protocol/erasure/", "client/recovery_code.py"),
     "pyfastcdc": ("client/cutting.py",),
     "msgpack": ("protocol/codec.py",),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from holdfast.coordinator.catalogue.accounts import (
     account_row,
     chunk_totals,
@@ -17,6 +15,7 @@ from holdfast.coordinator.service.stripes import account_verdict
 from holdfast.protocol.accounts import SnapshotList, open_enrolment
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, NoAccount
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer, read_body
 from holdfast.protocol.limits import MESSAGE_BYTES_MAX
 from holdfast.protocol.messages.accounts import (
     AccountState,
@@ -29,7 +28,6 @@ from holdfast.protocol.messages.accounts import (
     Register,
     Registered,
 )
-from holdfast.protocol.serving import msgpack_answer, read_body
 from holdfast.protocol.stripes import digest_of
 
 __all__ = ["AccountHandlers"]
@@ -41,7 +39,7 @@ class AccountHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/accounts", self.register)
         router.add_post("/v1/enrolments", self.begin)
@@ -50,7 +48,7 @@ class AccountHandlers:
         router.add_get("/v1/account", self.account)
         router.add_get("/v1/account/status", self.status)
 
-    async def register(self, request: web.Request) -> web.Response:
+    async def register(self, request: Request) -> Answer:
         """A new account with an invite."""
         asked: list[Register] = []
 
@@ -68,13 +66,13 @@ class AccountHandlers:
         self._desk.witnessing.dirty.add(row.id)
         return msgpack_answer(Registered(account=row.id, quota_bytes=row.quota_bytes))
 
-    async def begin(self, request: web.Request) -> web.Response:
+    async def begin(self, request: Request) -> Answer:
         """A nonce; the same for accounts that exist and that do not."""
         asked = decode(await read_body(request, MESSAGE_BYTES_MAX), EnrolmentBegin)
         nonce, expires_ms = self._desk.live.new_nonce(asked.account)
         return msgpack_answer(EnrolmentNonce(nonce=nonce, expires_ms=expires_ms))
 
-    async def open(self, request: web.Request) -> web.Response:
+    async def open(self, request: Request) -> Answer:
         """The device list, to whoever proves to hold the root key."""
         asked = decode(await read_body(request, MESSAGE_BYTES_MAX), EnrolmentOpen)
         proven = open_enrolment(asked.enrolment, self._desk.identity.cluster)
@@ -91,7 +89,7 @@ class AccountHandlers:
             AccountState(account=row.id, device_list=row.device_list, quota_bytes=row.quota_bytes)
         )
 
-    async def devices(self, request: web.Request) -> web.Response:
+    async def devices(self, request: Request) -> Answer:
         """The next device list."""
         desk = self._desk
         listed, signed = await desk.new_device(request, lambda body: decode(body, NewDeviceList).device_list)
@@ -103,14 +101,14 @@ class AccountHandlers:
             AccountState(account=row.id, device_list=row.device_list, quota_bytes=row.quota_bytes)
         )
 
-    async def account(self, request: web.Request) -> web.Response:
+    async def account(self, request: Request) -> Answer:
         """The current device list."""
         row = await self._desk.account(await self._desk.device(request))
         return msgpack_answer(
             AccountState(account=row.id, device_list=row.device_list, quota_bytes=row.quota_bytes)
         )
 
-    async def status(self, request: web.Request) -> web.Response:
+    async def status(self, request: Request) -> Answer:
         """What the owner wants to know at a glance."""
         desk = self._desk
         asked = await desk.device(request)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from holdfast.coordinator.catalogue import erasures
 from holdfast.coordinator.catalogue.accounts import chunk_totals, count_accounts
 from holdfast.coordinator.catalogue.moves import count_unfilled
@@ -17,6 +15,7 @@ from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.stripes import account_verdict
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import TOKEN_LIFETIME_S_MAX, TOKEN_SECRET_BYTES
 from holdfast.protocol.messages.admin import (
@@ -30,7 +29,6 @@ from holdfast.protocol.messages.admin import (
     RepairStatus,
     TokenMade,
 )
-from holdfast.protocol.serving import msgpack_answer
 from holdfast.protocol.stripes import digest_of
 
 __all__ = ["AdminHandlers"]
@@ -42,14 +40,14 @@ class AdminHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/admin/invites", self.invite)
         router.add_post("/v1/admin/node-tokens", self.node_token)
         router.add_get("/v1/admin/status", self.status)
         router.add_get("/metrics", self.metrics)
 
-    async def _token(self, kind: TokenKind, quota_bytes: int, lifetime_s: int) -> web.Response:
+    async def _token(self, kind: TokenKind, quota_bytes: int, lifetime_s: int) -> Answer:
         if not 1 <= lifetime_s <= TOKEN_LIFETIME_S_MAX:
             raise BadRequest(f"a token lives 1 to {TOKEN_LIFETIME_S_MAX} seconds")
         if not 0 <= quota_bytes <= COUNTED_BYTES_MAX:
@@ -60,12 +58,12 @@ class AdminHandlers:
         await self._desk.catalogue.write(lambda c: add_token(c, digest, kind, expires_ms, quota_bytes))
         return msgpack_answer(TokenMade(secret=secret, expires_ms=expires_ms))
 
-    async def invite(self, request: web.Request) -> web.Response:
+    async def invite(self, request: Request) -> Answer:
         """A one-time token for one account."""
         told = decode(await self._desk.operator(request), MakeInvite)
         return await self._token("invite", told.quota_bytes, told.lifetime_s)
 
-    async def node_token(self, request: web.Request) -> web.Response:
+    async def node_token(self, request: Request) -> Answer:
         """A one-time token for one node."""
         told = decode(await self._desk.operator(request), MakeNodeToken)
         return await self._token("node", 0, told.lifetime_s)
@@ -137,7 +135,7 @@ class AdminHandlers:
             erasing=erasing,
         )
 
-    async def status(self, request: web.Request) -> web.Response:
+    async def status(self, request: Request) -> Answer:
         """The whole cluster at a glance."""
         await self._desk.operator(request)
         desk, live = self._desk, self._desk.live
@@ -174,7 +172,7 @@ class AdminHandlers:
             )
         )
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: Request) -> Answer:
         """GET /metrics: what Prometheus scrapes. Counts only, no names."""
         from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
@@ -187,4 +185,4 @@ class AdminHandlers:
         stripes = Gauge("holdfast_stripes", "Stripes by spare shards", ["spare"], registry=registry)
         for number, stripe_count in verdict.stripes.by_spare.items():
             stripes.labels(number).set(stripe_count)
-        return web.Response(body=generate_latest(registry), content_type="text/plain")
+        return Answer([generate_latest(registry)], content_type="text/plain")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from holdfast.coordinator.auditing import AuditOutcome, audit
 from holdfast.coordinator.catalogue.audits import false_answers_known
 from holdfast.coordinator.service.desk import Desk
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.limits import AUDIT_CHUNKS_MAX, FALSE_ANSWERS_SHOWN_MAX
 from holdfast.protocol.messages.audit import AskAudit, Audits
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["AuditHandlers"]
 
@@ -22,11 +20,11 @@ class AuditHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the path."""
         router.add_post("/v1/admin/audit", self.audit)
 
-    async def audit(self, request: web.Request) -> web.Response:
+    async def audit(self, request: Request) -> Answer:
         """Challenge the holders of some stripes now."""
         asked = decode(await self._desk.operator(request), AskAudit)
         if not 0 <= asked.chunks <= AUDIT_CHUNKS_MAX:

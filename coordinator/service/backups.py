@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aiohttp import web
-
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.heads import head_state
 from holdfast.coordinator.catalogue.uploads import open_upload
@@ -18,9 +16,9 @@ from holdfast.protocol.accounts import Head
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.failpoints import reached
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.messages.accounts import AccountState
 from holdfast.protocol.messages.backups import BackupBegun, BeginBackup, PostSnapshot
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["BackupHandlers"]
 
@@ -34,12 +32,12 @@ class BackupHandlers:
         self._desk = desk
         self._uploads = uploads
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/backups", self.begin)
         router.add_post("/v1/snapshots", self.post)
 
-    async def begin(self, request: web.Request) -> web.Response:
+    async def begin(self, request: Request) -> Answer:
         """An upload opens; account and heads are those of the same transaction."""
         desk = self._desk
         asked = await desk.device(request)
@@ -74,7 +72,7 @@ class BackupHandlers:
             )
         )
 
-    async def post(self, request: web.Request) -> web.Response:
+    async def post(self, request: Request) -> Answer:
         """Chunks and the head that needs them: taken together, acknowledged when the head is witnessed."""
         desk = self._desk
         asked = await desk.device(request)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.operations import node_of
 from holdfast.protocol.codec import decode
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.messages.compact import AskCompact, Compact, Compacted
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["CompactHandlers"]
 
@@ -19,11 +17,11 @@ class CompactHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the path."""
         router.add_post("/v1/admin/compact", self.compact)
 
-    async def compact(self, request: web.Request) -> web.Response:
+    async def compact(self, request: Request) -> Answer:
         """Have a node compact its store, or ask how far it is."""
         asked = decode(await self._desk.operator(request), AskCompact)
         row = node_of(self._desk, asked.node)

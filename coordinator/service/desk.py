@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
-
 from holdfast.coordinator.catalogue.accounts import AccountRow, account_row
 from holdfast.coordinator.catalogue.engine import Catalogue
 from holdfast.coordinator.catalogue.nodes import add_groups
@@ -36,6 +34,7 @@ from holdfast.protocol.accounts import Device, DeviceList, open_device_list
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import BadRequest, NoQuorum, Refused
+from holdfast.protocol.handling import Request, read_body
 from holdfast.protocol.ids import AccountId, DeviceId, NodeId, PublicKey, UploadId
 from holdfast.protocol.limits import (
     DELETION_HOLD_S_DEFAULT,
@@ -45,7 +44,6 @@ from holdfast.protocol.limits import (
 )
 from holdfast.protocol.messages.uploads import Lease
 from holdfast.protocol.requests import AUTH_HEADER, Auth, Gate, parse_auth
-from holdfast.protocol.serving import read_body
 from holdfast.protocol.signing import Signed, key_id, sign
 from holdfast.protocol.tickets import NO_UPLOAD, Ticket, Verb, encode_ticket
 from holdfast.protocol.transport import Transport, body_digest
@@ -104,18 +102,18 @@ class Desk:
 
     # Who is asking
 
-    async def _auth(self, request: web.Request, role: str) -> tuple[Auth, bytes]:
-        auth = parse_auth(request.headers.get(AUTH_HEADER))
+    async def _auth(self, request: Request, role: str) -> tuple[Auth, bytes]:
+        auth = parse_auth(request.header(AUTH_HEADER))
         if auth.role != role:
             raise Refused(f"this is for a {role}, and the request is signed by a {auth.role}")
         if request.method != "GET" and request.path not in _READING:
             require_reign(self)
         return auth, await read_body(request, MESSAGE_BYTES_MAX)
 
-    def _pass(self, request: web.Request, auth: Auth, key: PublicKey, body: bytes) -> None:
+    def _pass(self, request: Request, auth: Auth, key: PublicKey, body: bytes) -> None:
         # A wall clock that was set back must not lock everybody out until it has caught up with the start.
         now_ms = max(self.source.now_ms(), self._started_ms)
-        self._gate.check(auth, key, request.method, request.raw_path, body_digest(body), now_ms=now_ms)
+        self._gate.check(auth, key, request.method, request.target, body_digest(body), now_ms=now_ms)
 
     async def devices_of(self, account: AccountId) -> DeviceList:
         """The account's current device list; raises NoAccount."""
@@ -126,7 +124,7 @@ class Desk:
             self.live.remember_devices(known)
         return known
 
-    async def device(self, request: web.Request) -> Asked:
+    async def device(self, request: Request) -> Asked:
         """A request signed by a listed device.
 
         Raises:
@@ -146,7 +144,7 @@ class Desk:
         return Asked(devices.account, device, devices, body)
 
     async def new_device(
-        self, request: web.Request, listed_in: Callable[[bytes], Signed]
+        self, request: Request, listed_in: Callable[[bytes], Signed]
     ) -> tuple[DeviceList, Signed]:
         """A request that brings the very device list which lists its signer."""
         auth, body = await self._auth(request, "device")
@@ -159,7 +157,7 @@ class Desk:
         return listed, signed
 
     async def node(
-        self, request: web.Request, key_in: Callable[[bytes], PublicKey] | None = None
+        self, request: Request, key_in: Callable[[bytes], PublicKey] | None = None
     ) -> tuple[NodeId, bytes]:
         """A request signed by a node that joined (or, to join, by the key in its body)."""
         auth, body = await self._auth(request, "node")
@@ -175,7 +173,7 @@ class Desk:
         self._pass(request, auth, key, body)
         return NodeId(auth.signer), body
 
-    async def operator(self, request: web.Request) -> bytes:
+    async def operator(self, request: Request) -> bytes:
         """A request signed with the operator key; gives the body."""
         auth, body = await self._auth(request, "operator")
         if auth.signer != key_id(self.identity.operator):

@@ -6,8 +6,6 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from aiohttp import web
-
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.heads import head_state, newest_witnesses, records
 from holdfast.coordinator.service.desk import Desk
@@ -16,9 +14,9 @@ from holdfast.protocol.accounts import Witness
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.failpoints import reached
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.ids import AccountId
 from holdfast.protocol.messages.heads import FetchRecords, HeadState, PostHead, Records
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["HeadHandlers", "shown"]
 
@@ -41,13 +39,13 @@ class HeadHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/heads", self.post)
         router.add_get("/v1/heads", self.get)
         router.add_post("/v1/records", self.records)
 
-    async def post(self, request: web.Request) -> web.Response:
+    async def post(self, request: Request) -> Answer:
         """The next head: compare-and-swap, acknowledged when it is witnessed."""
         desk = self._desk
         asked = await desk.device(request)
@@ -56,7 +54,7 @@ class HeadHandlers:
         reached("coordinator.head.committed")
         return msgpack_answer(state)
 
-    async def get(self, request: web.Request) -> web.Response:
+    async def get(self, request: Request) -> Answer:
         """The newest head and the links since one that is known."""
         asked = await self._desk.device(request)
         since = request.query.get("since", "0")
@@ -70,7 +68,7 @@ class HeadHandlers:
         )
         return msgpack_answer(shown(self._desk, asked.account, state, witnesses))
 
-    async def records(self, request: web.Request) -> web.Response:
+    async def records(self, request: Request) -> Answer:
         """Sealed snapshot records."""
         asked = await self._desk.device(request)
         told = decode(asked.body, FetchRecords)

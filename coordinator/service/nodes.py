@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import structlog
-from aiohttp import web
 
 from holdfast.coordinator.catalogue.moves import prove_anew
 from holdfast.coordinator.catalogue.nodes import NodeRow, join_node, update_node
@@ -19,11 +18,11 @@ from holdfast.protocol.address import parse_url
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Conflict
 from holdfast.protocol.failpoints import reached
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import LABEL_BYTES_MAX, NODES_MAX, TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.cluster import ClusterInfo
 from holdfast.protocol.messages.nodes import Heartbeat, HeartbeatAnswer, Join, Joined
-from holdfast.protocol.serving import msgpack_answer
 from holdfast.protocol.signing import check_public_key, node_id
 from holdfast.protocol.stripes import digest_of
 
@@ -54,14 +53,14 @@ class NodeHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_get("/v1/cluster", self.cluster)
         router.add_get("/v1/map", self.map)
         router.add_post("/v1/nodes/join", self.join)
         router.add_post("/v1/nodes/heartbeat", self.heartbeat)
 
-    async def cluster(self, request: web.Request) -> web.Response:
+    async def cluster(self, request: Request) -> Answer:
         """Enough to prove which cluster answers."""
         identity = self._desk.identity
         return msgpack_answer(
@@ -74,11 +73,11 @@ class NodeHandlers:
             )
         )
 
-    async def map(self, request: web.Request) -> web.Response:
+    async def map(self, request: Request) -> Answer:
         """The signed cluster map; signed once per epoch."""
         return msgpack_answer(cluster_map(self._desk))
 
-    async def join(self, request: web.Request) -> web.Response:
+    async def join(self, request: Request) -> Answer:
         """A new node with a token."""
         desk = self._desk
         node, body = await desk.node(request, lambda raw: decode(raw, Join).key)
@@ -97,7 +96,7 @@ class NodeHandlers:
             Joined(node=node, term=desk.identity.term, heartbeat_ms=desk.live.health.heartbeat_ms)
         )
 
-    async def heartbeat(self, request: web.Request) -> web.Response:
+    async def heartbeat(self, request: Request) -> Answer:
         """A node's report: it is up, and this is how full it is."""
         desk = self._desk
         node, body = await desk.node(request)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from aiohttp import web
-
 from holdfast.coordinator.catalogue.moves import trust_anew
 from holdfast.coordinator.catalogue.nodes import NodeRow, NodeStanding, remove_node, set_standing
 from holdfast.coordinator.catalogue.safety import group_totals, missing_gaps
@@ -17,8 +15,8 @@ from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.stripes import bare_moves, group_standing
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Conflict, NotFound
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.messages.admin import Moving, Rebalance, SetStanding
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["OperationHandlers", "node_of"]
 
@@ -43,12 +41,12 @@ class OperationHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/admin/standing", self.standing)
         router.add_post("/v1/admin/rebalance", self.rebalance)
 
-    async def standing(self, request: web.Request) -> web.Response:
+    async def standing(self, request: Request) -> Answer:
         """Drain, undrain or remove a node; tells what moves."""
         told = decode(await self._desk.operator(request), SetStanding)
         desk, row = self._desk, node_of(self._desk, told.node)
@@ -158,7 +156,7 @@ class OperationHandlers:
             default=0,
         )
 
-    async def rebalance(self, request: web.Request) -> web.Response:
+    async def rebalance(self, request: Request) -> Answer:
         """Move slots from the fullest to the emptiest nodes, a bounded number."""
         told = decode(await self._desk.operator(request), Rebalance)
         desk = self._desk

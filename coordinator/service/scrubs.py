@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from aiohttp import web
 
 from holdfast.coordinator.catalogue.findings import note_findings
 from holdfast.coordinator.catalogue.nodes import NodeRow
@@ -13,6 +12,7 @@ from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.operations import node_of
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, HoldfastError
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.limits import FINDINGS_MAX, QUARANTINE_SHOWN_MAX
 from holdfast.protocol.messages.scrub import (
     AskQuarantine,
@@ -26,7 +26,6 @@ from holdfast.protocol.messages.scrub import (
     Scrub,
     Scrubbed,
 )
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["ScrubHandlers"]
 
@@ -39,13 +38,13 @@ class ScrubHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/nodes/findings", self.findings)
         router.add_post("/v1/admin/scrub", self.scrub)
         router.add_post("/v1/admin/quarantine", self.quarantine)
 
-    async def findings(self, request: web.Request) -> web.Response:
+    async def findings(self, request: Request) -> Answer:
         """A node found shards of its own bad."""
         node, body = await self._desk.node(request)
         entries = decode(body, Findings).entries
@@ -57,14 +56,14 @@ class ScrubHandlers:
             _log.warning("a node found shards of its own bad", node=node.short, count=missing)
         return msgpack_answer(FindingsNoted(missing=missing))
 
-    async def scrub(self, request: web.Request) -> web.Response:
+    async def scrub(self, request: Request) -> Answer:
         """Have a node reread all its shards, or ask how far it is."""
         asked = decode(await self._desk.operator(request), AskScrub)
         row = node_of(self._desk, asked.node)
         told = await self._desk.calls.ask(row, "POST", "/v1/scrub", Scrub(start=asked.start), Scrubbed)
         return msgpack_answer(told)
 
-    async def quarantine(self, request: web.Request) -> web.Response:
+    async def quarantine(self, request: Request) -> Answer:
         """What nodes keep aside."""
         asked = decode(await self._desk.operator(request), AskQuarantine)
         if not 1 <= asked.most <= QUARANTINE_SHOWN_MAX:

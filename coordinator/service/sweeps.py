@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from holdfast.coordinator.catalogue import sweeps, trash
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.sweeps import Sweep
@@ -13,6 +11,7 @@ from holdfast.coordinator.sweeping import require_quorum, sweep_account
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Refused
 from holdfast.protocol.failpoints import reached
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.limits import SWEEP_LEASE_MS, SWEEP_MARKS_MAX
 from holdfast.protocol.messages.sweep import (
     BeginSweep,
@@ -28,13 +27,12 @@ from holdfast.protocol.messages.sweep import (
     open_live_set,
 )
 from holdfast.protocol.messages.uploads import Done
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["SweepHandlers"]
 
 
-def _number(request: web.Request) -> int:
-    text = request.match_info["number"]
+def _number(request: Request) -> int:
+    text = request.places["number"]
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):
         raise BadRequest("the path names no sweep")
     return int(text)
@@ -46,7 +44,7 @@ class SweepHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/sweeps", self.begin)
         router.add_post("/v1/sweeps/{number}/mark", self.mark)
@@ -58,7 +56,7 @@ class SweepHandlers:
     async def _safe(self, asked: Asked) -> None:
         await require_quorum(self._desk, (await self._desk.account(asked)).number)
 
-    async def begin(self, request: web.Request) -> web.Response:
+    async def begin(self, request: Request) -> Answer:
         """Take the lease."""
         desk = self._desk
         asked = await desk.device(request)
@@ -72,7 +70,7 @@ class SweepHandlers:
         )
         return msgpack_answer(SweepBegun(number=sweep.number, lease_ms=SWEEP_LEASE_MS))
 
-    async def mark(self, request: web.Request) -> web.Response:
+    async def mark(self, request: Request) -> Answer:
         """Chunks that snapshots reach."""
         desk = self._desk
         asked = await desk.device(request)
@@ -87,7 +85,7 @@ class SweepHandlers:
         )
         return msgpack_answer(Marked(marked=marked))
 
-    async def count(self, request: web.Request) -> web.Response:
+    async def count(self, request: Request) -> Answer:
         """What a seal now would move to the trash."""
         desk = self._desk
         asked = await desk.device(request)
@@ -102,7 +100,7 @@ class SweepHandlers:
         )
         return msgpack_answer(SweepCounted(chunks=chunks, bytes=size))
 
-    async def seal(self, request: web.Request) -> web.Response:
+    async def seal(self, request: Request) -> Answer:
         """The sweep counts; what it leaves goes to the trash, as much of it as fits in an answer's time."""
         desk = self._desk
         asked = await desk.device(request)
@@ -141,7 +139,7 @@ class SweepHandlers:
             hold_s=int(desk.sweeping.hold_s),
         )
 
-    async def end(self, request: web.Request) -> web.Response:
+    async def end(self, request: Request) -> Answer:
         """Give the lease up."""
         desk = self._desk
         asked = await desk.device(request)
@@ -152,7 +150,7 @@ class SweepHandlers:
         )
         return msgpack_answer(Done())
 
-    async def forgotten(self, request: web.Request) -> web.Response:
+    async def forgotten(self, request: Request) -> Answer:
         """Snapshots that may come back."""
         desk = self._desk
         asked = await desk.device(request)

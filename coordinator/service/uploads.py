@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aiohttp import web
-
 from holdfast.coordinator.catalogue import chunks as chunk_rows
 from holdfast.coordinator.catalogue import uploads as upload_rows
 from holdfast.coordinator.catalogue.accounts import account_row
@@ -19,6 +17,7 @@ from holdfast.coordinator.service.stripes import bare_slots
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.failpoints import reached
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.ids import NodeId, UploadId
 from holdfast.protocol.limits import (
     CLAIM_CHUNKS_MAX,
@@ -44,7 +43,6 @@ from holdfast.protocol.messages.uploads import (
     Report,
     UploadOpened,
 )
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["UploadHandlers", "check_opening", "proven_stripes"]
 
@@ -54,9 +52,9 @@ def _bounded(count: int, most: int, what: str) -> None:
         raise BadRequest(f"{count} {what} are too many at once", why=f"the bound is {most}")
 
 
-def _upload(request: web.Request) -> UploadId:
+def _upload(request: Request) -> UploadId:
     try:
-        return UploadId.from_hex(request.match_info["upload"])
+        return UploadId.from_hex(request.places["upload"])
     except ValueError as error:
         raise BadRequest("the path names no upload", why=str(error)) from None
 
@@ -102,7 +100,7 @@ class UploadHandlers:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/uploads", self.open)
         router.add_post("/v1/uploads/{upload}/renew", self.renew)
@@ -126,7 +124,7 @@ class UploadHandlers:
             silence_ms=UPLOAD_SILENCE_MS,
         )
 
-    async def open(self, request: web.Request) -> web.Response:
+    async def open(self, request: Request) -> Answer:
         """Open an upload; the quota is reserved, groups are leased."""
         desk = self._desk
         asked = await desk.device(request)
@@ -141,7 +139,7 @@ class UploadHandlers:
         reached("coordinator.upload.opened")
         return msgpack_answer(await self.opened(asked, row, told.exclude))
 
-    async def renew(self, request: web.Request) -> web.Response:
+    async def renew(self, request: Request) -> Answer:
         """A sign of life; fresh leases and tickets."""
         desk = self._desk
         asked = await desk.device(request)
@@ -153,7 +151,7 @@ class UploadHandlers:
         )
         return msgpack_answer(await self.opened(asked, row, told.exclude))
 
-    async def claim(self, request: web.Request) -> web.Response:
+    async def claim(self, request: Request) -> Answer:
         """What is stored already."""
         desk = self._desk
         asked = await desk.device(request)
@@ -176,7 +174,7 @@ class UploadHandlers:
         reached("coordinator.claim.committed")
         return msgpack_answer(Claimed(stored=stored, send=send))
 
-    async def commit(self, request: web.Request) -> web.Response:
+    async def commit(self, request: Request) -> Answer:
         """Stripes at their write quorum become rows."""
         desk = self._desk
         asked = await desk.device(request)
@@ -194,7 +192,7 @@ class UploadHandlers:
         reached("coordinator.commit.committed")
         return msgpack_answer(Committed(chunks=answers))
 
-    async def end(self, request: web.Request) -> web.Response:
+    async def end(self, request: Request) -> Answer:
         """The upload is over."""
         desk = self._desk
         asked = await desk.device(request)
@@ -203,7 +201,7 @@ class UploadHandlers:
         await desk.catalogue.write(lambda c: upload_rows.end_upload(c, account_row(c, asked.account), upload))
         return msgpack_answer(Done())
 
-    async def locate(self, request: web.Request) -> web.Response:
+    async def locate(self, request: Request) -> Answer:
         """Where chunks lie, with read tickets for their groups."""
         desk = self._desk
         asked = await desk.device(request)
@@ -231,7 +229,7 @@ class UploadHandlers:
             Located(chunks=found, groups=answers, down=desk.live.down(), epoch=desk.live.epoch)
         )
 
-    async def report(self, request: web.Request) -> web.Response:
+    async def report(self, request: Request) -> Answer:
         """Shards that a client found wrong or gone."""
         desk = self._desk
         asked = await desk.device(request)

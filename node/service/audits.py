@@ -6,16 +6,14 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from aiohttp import web
-
 from holdfast.node.service.door import Door
 from holdfast.node.store import Damaged, Found, ReadOutcome, ShardKey
 from holdfast.node.writer import Writer
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.limits import AUDIT_COLUMNS_MAX, AUDIT_ENTRIES_MAX, NONCE_BYTES, STRIPE_SHARDS_MAX
 from holdfast.protocol.messages.audit import Audit, AuditAnswer, Audited, AuditEntry, AuditResult
-from holdfast.protocol.serving import msgpack_answer
 from holdfast.protocol.signing import Signed, sign
 
 __all__ = ["AuditHandlers"]
@@ -43,11 +41,11 @@ class AuditHandlers:
         # One challenge at a time: it reads whole shards, and clients and repair come first.
         self._turn = asyncio.Lock()
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the path."""
         router.add_post("/v1/audit", self.audit)
 
-    async def audit(self, request: web.Request) -> web.Response:
+    async def audit(self, request: Request) -> Answer:
         """Each shard is read from the disk and verified, as for anybody; then its bytes are shown."""
         asked = decode(await self._door.coordinator(request), Audit)
         _check(asked)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from holdfast.node.compacting import Compactor
 from holdfast.node.service.door import Door
 from holdfast.node.writer import Writer
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import StoreFailed
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.messages.compact import Compact
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["CompactHandlers"]
 
@@ -23,11 +21,11 @@ class CompactHandlers:
         self._writer = writer
         self._compactor = compactor
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the path."""
         router.add_post("/v1/compact", self.compact)
 
-    async def compact(self, request: web.Request) -> web.Response:
+    async def compact(self, request: Request) -> Answer:
         """Begin, or tell how far it is."""
         asked = decode(await self._door.coordinator(request), Compact)
         if self._writer.failed is not None:

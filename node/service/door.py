@@ -11,7 +11,6 @@ import base64
 from collections.abc import Callable
 
 import structlog
-from aiohttp import web
 
 from holdfast.node.admission import Admission, Admitted
 from holdfast.node.limits import CLOCK_TOLERATED_MS
@@ -21,6 +20,7 @@ from holdfast.protocol.charter import Charter, open_charter
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Refused, TicketExpired
+from holdfast.protocol.handling import Request, read_body
 from holdfast.protocol.ids import AccountId, DeviceId, PublicKey
 from holdfast.protocol.limits import (
     DEVICE_LIST_BYTES_MAX,
@@ -31,7 +31,6 @@ from holdfast.protocol.limits import (
 from holdfast.protocol.messages.repair import PullOrder
 from holdfast.protocol.messages.witness import Reign
 from holdfast.protocol.requests import AUTH_HEADER, TICKET_HEADER, Auth, Gate, parse_auth
-from holdfast.protocol.serving import read_body
 from holdfast.protocol.signing import Signed, key_id, node_id, verify
 from holdfast.protocol.tickets import Verb
 from holdfast.protocol.transport import body_digest
@@ -83,7 +82,7 @@ class Door:
 
     def _pass(
         self,
-        request: web.Request,
+        request: Request,
         auth: Auth,
         key: PublicKey,
         header: bytes | memoryview,
@@ -93,7 +92,7 @@ class Door:
             auth,
             key,
             request.method,
-            request.raw_path,
+            request.target,
             body_digest(header, ticket),
             now_ms=self.now_ms(),
         )
@@ -105,25 +104,25 @@ class Door:
             raise Refused("this node has not met its coordinator yet")
         return key
 
-    def device(self, request: web.Request, header: memoryview, verb: Verb) -> Admitted:
+    def device(self, request: Request, header: memoryview, verb: Verb) -> Admitted:
         """A device with a ticket; the header's bytes are what its signature covers.
 
         Raises:
             Refused, TicketExpired, StaleRequest, BadRequest: it may not.
         """
-        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        auth = parse_auth(request.header(AUTH_HEADER))
         signed = _sent_ticket(request)
         admitted = self.admission.admit(signed, auth, verb, self.now_ms())
         self._pass(request, auth, admitted.ticket.device_key, header, signed)
         return admitted
 
-    async def coordinator(self, request: web.Request) -> bytes:
+    async def coordinator(self, request: Request) -> bytes:
         """A request of the coordinator this node follows; gives the body, all of which is signed.
 
         Raises:
             Refused, StaleRequest, BadRequest: it is not.
         """
-        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        auth = parse_auth(request.header(AUTH_HEADER))
         key = self.coordinator_key()
         if auth.role != "coordinator" or auth.signer != key_id(key):
             raise Refused(
@@ -134,13 +133,13 @@ class Door:
         self._pass(request, auth, key, body, None)
         return body
 
-    async def peer(self, request: web.Request) -> tuple[PullOrder, bytes]:
+    async def peer(self, request: Request) -> tuple[PullOrder, bytes]:
         """Another node with a pull order of the coordinator; gives the order and the body.
 
         Raises:
             Refused, TicketExpired, StaleRequest, BadRequest: it may not.
         """
-        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        auth = parse_auth(request.header(AUTH_HEADER))
         sent = _sent_ticket(request)
         order = self.open_pull_order(decode(sent, Signed))
         if auth.role != "node" or auth.signer != order.node or order.node != node_id(order.key):
@@ -149,13 +148,13 @@ class Door:
         self._pass(request, auth, order.key, body, sent)
         return order, body
 
-    async def reign(self, request: web.Request) -> tuple[Reign, Charter]:
+    async def reign(self, request: Request) -> tuple[Reign, Charter]:
         """A coordinator that proves itself by the charter it brings, whatever its term.
 
         Raises:
             Refused, StaleRequest, BadRequest: it is not this cluster's.
         """
-        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        auth = parse_auth(request.header(AUTH_HEADER))
         if auth.role != "coordinator":
             raise Refused("only a coordinator says that it reigns")
         body = await read_body(request, MESSAGE_BYTES_MAX)
@@ -167,14 +166,14 @@ class Door:
         return told, charter
 
     async def listed_device(
-        self, request: web.Request, list_in: Callable[[bytes], Signed]
+        self, request: Request, list_in: Callable[[bytes], Signed]
     ) -> tuple[bytes, AccountId, DeviceId]:
         """A device that the device list in its request lists; gives the body, its account and its id.
 
         Raises:
             Refused, StaleRequest, BadRequest: it is not listed, or the root did not sign that list.
         """
-        auth = parse_auth(request.headers.get(AUTH_HEADER))
+        auth = parse_auth(request.header(AUTH_HEADER))
         body = await read_body(request, DEVICE_LIST_BYTES_MAX + HEAD_BYTES_MAX)
         listed = open_device_list(list_in(body), self.identity.cluster)
         device = next((each for each in listed.devices if each.id == auth.signer), None)
@@ -201,8 +200,8 @@ class Door:
         return order
 
 
-def _sent_ticket(request: web.Request) -> bytes:
-    sent = request.headers.get(TICKET_HEADER)
+def _sent_ticket(request: Request) -> bytes:
+    sent = request.header(TICKET_HEADER)
     if not sent:
         raise Refused(f"this needs a ticket in the {TICKET_HEADER} header")
     try:

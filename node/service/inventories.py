@@ -7,8 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from aiohttp import web
-
 from holdfast.node import inventory
 from holdfast.node.limits import INVENTORY_PORTION_ENTRIES
 from holdfast.node.service.byte_gate import ByteGate
@@ -16,6 +14,7 @@ from holdfast.node.service.door import Door
 from holdfast.node.writer import Writer
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, StoreFailed
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.inventories import POSITION_BYTES
 from holdfast.protocol.limits import (
     INVENTORY_HEADERS_MAX,
@@ -35,7 +34,6 @@ from holdfast.protocol.messages.inventory import (
     SlotSum,
     SumsRead,
 )
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["InventoryHandlers"]
 
@@ -56,7 +54,7 @@ class InventoryHandlers:
         # One at a time: whoever compares asks for one portion after the other.
         self._turn = ByteGate(1)
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/inventory/sums", self.sums)
         router.add_post("/v1/inventory/ranges", self.ranges)
@@ -84,7 +82,7 @@ class InventoryHandlers:
                 break
         return found, after
 
-    async def sums(self, request: web.Request) -> web.Response:
+    async def sums(self, request: Request) -> Answer:
         """Every group and slot, in portions."""
         asked = decode(await self._door.coordinator(request), ReadSums)
         if len(asked.after) > len(inventory.END):
@@ -94,7 +92,7 @@ class InventoryHandlers:
             slots: list[SlotSum] = await self._off_loop(lambda: inventory.slot_sums(keys))
         return msgpack_answer(SumsRead(store=self._writer.store.id, slots=slots, next=after))
 
-    async def ranges(self, request: web.Request) -> web.Response:
+    async def ranges(self, request: Request) -> Answer:
         """One group and slot, in ranges."""
         asked = decode(await self._door.coordinator(request), ReadRanges)
         first, last = _bounds(asked.group, asked.slot, asked.after, b"")
@@ -106,7 +104,7 @@ class InventoryHandlers:
                 ranges = inventory.range_sums(keys, INVENTORY_RANGE_SHARDS)
         return msgpack_answer(RangesRead(ranges=ranges, is_end=not after))
 
-    async def keys(self, request: web.Request) -> web.Response:
+    async def keys(self, request: Request) -> Answer:
         """The positions in a range."""
         asked = decode(await self._door.coordinator(request), ReadKeys)
         first, last = _bounds(asked.group, asked.slot, asked.after, asked.until)
@@ -116,7 +114,7 @@ class InventoryHandlers:
                 keys, after = await self._walk(after, last, INVENTORY_KEYS_MAX)
         return msgpack_answer(KeysRead(positions=b"".join(inventory.positions(keys)), is_end=not after))
 
-    async def headers(self, request: web.Request) -> web.Response:
+    async def headers(self, request: Request) -> Answer:
         """The record headers in a range."""
         asked = decode(await self._door.coordinator(request), ReadHeaders)
         first, last = _bounds(asked.group, asked.slot, asked.after, asked.until)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from holdfast.node.limits import REBUILDS_AT_ONCE_MAX
 from holdfast.node.rebuilding import Rebuilder
 from holdfast.node.service.byte_gate import ByteGate
@@ -11,6 +9,7 @@ from holdfast.node.service.door import Door
 from holdfast.node.writer import Writer
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, Refused
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.limits import (
     NODES_MAX,
     REBUILD_ENTRIES_MAX,
@@ -19,7 +18,6 @@ from holdfast.protocol.limits import (
     SEALED_BYTES_MIN,
 )
 from holdfast.protocol.messages.repair import PullOrder, Rebuild, RebuildAnswer, Rebuilt
-from holdfast.protocol.serving import msgpack_answer
 from holdfast.protocol.signing import Signed, sign
 
 __all__ = ["RebuildHandlers"]
@@ -35,11 +33,11 @@ class RebuildHandlers:
         # Counted in rebuilds: each is bounded in bytes by itself.
         self._turns = ByteGate(REBUILDS_AT_ONCE_MAX)
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the path."""
         router.add_post("/v1/rebuild", self.rebuild)
 
-    async def rebuild(self, request: web.Request) -> web.Response:
+    async def rebuild(self, request: Request) -> Answer:
         """Answers when everything that could be rebuilt is durable here."""
         asked = decode(await self._door.coordinator(request), Rebuild)
         order = self._door.open_pull_order(asked.pull)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from holdfast.node.scrubbing import Scrubber
 from holdfast.node.service.door import Door
 from holdfast.node.writer import Writer
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, StoreFailed
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.limits import QUARANTINE_SHOWN_MAX
 from holdfast.protocol.messages.scrub import QuarantineEntry, QuarantineRead, ReadQuarantine, Scrub
-from holdfast.protocol.serving import msgpack_answer
 
 __all__ = ["ScrubHandlers"]
 
@@ -24,12 +22,12 @@ class ScrubHandlers:
         self._writer = writer
         self._scrubber = scrubber
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_post("/v1/scrub", self.scrub)
         router.add_post("/v1/quarantine", self.quarantine)
 
-    async def scrub(self, request: web.Request) -> web.Response:
+    async def scrub(self, request: Request) -> Answer:
         """Reread everything now, or tell how far it is."""
         asked = decode(await self._door.coordinator(request), Scrub)
         if self._writer.failed is not None:
@@ -38,7 +36,7 @@ class ScrubHandlers:
             self._scrubber.ask()
         return msgpack_answer(self._scrubber.stands())
 
-    async def quarantine(self, request: web.Request) -> web.Response:
+    async def quarantine(self, request: Request) -> Answer:
         """What is kept aside."""
         asked = decode(await self._door.coordinator(request), ReadQuarantine)
         if not 1 <= asked.most <= QUARANTINE_SHOWN_MAX or not 0 <= asked.after < 1 << 63:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from aiohttp import web
-
 from holdfast.node.admission import Admitted, check_shard, pull_keys, read_keys, records_of
 from holdfast.node.limits import (
     BODY_BYTES_MAX,
@@ -29,6 +27,7 @@ from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, Refused
 from holdfast.protocol.failpoints import reached
+from holdfast.protocol.handling import Answer, BodyReader, Request, Routes, msgpack_answer, read_body
 from holdfast.protocol.limits import DELETION_ENTRIES_MAX, MESSAGE_BYTES_MAX
 from holdfast.protocol.messages.nodes import (
     DeletionAnswer,
@@ -42,7 +41,6 @@ from holdfast.protocol.messages.nodes import (
 )
 from holdfast.protocol.messages.repair import PullHeader
 from holdfast.protocol.receipts import Receipt, ReceiptEntry, encode_receipt
-from holdfast.protocol.serving import BodyReader, msgpack_answer, read_body, send_buffers
 from holdfast.protocol.signing import Signed, sign, verify
 from holdfast.protocol.transport import frame
 
@@ -73,7 +71,7 @@ class ShardHandlers:
         self.met_damaged: Callable[[list[ShardKey]], None] = lambda keys: None
         """Told, in the event loop, which damaged shards a read met."""
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_get("/v1/node", self.info)
         router.add_put("/v1/shards", self.put)
@@ -96,9 +94,9 @@ class ShardHandlers:
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
-    async def put(self, request: web.Request) -> web.Response:
+    async def put(self, request: Request) -> Answer:
         """PUT /v1/shards: durable, then the receipt."""
-        length = request.content_length
+        length = request.length
         if length is None:
             raise BadRequest("a batch of shards must say its length")
         if length > BODY_BYTES_MAX:
@@ -111,7 +109,7 @@ class ShardHandlers:
             reached("node.put.acknowledging")
             return msgpack_answer(answer)
 
-    async def _receive(self, request: web.Request, length: int) -> tuple[Admitted, list[Put]]:
+    async def _receive(self, request: Request, length: int) -> tuple[Admitted, list[Put]]:
         """Who asks is settled before any shard is received; each then goes straight behind its record."""
         body = BodyReader(request, length)
         header = await body.header()
@@ -121,11 +119,8 @@ class ShardHandlers:
         if sum(record.stripe.shard_bytes for record in records) != body.left:
             raise BadRequest("the shards' bytes are not as long as their entries say")
         puts = [Put.in_place(record) for record in records]
-        for put in puts:
-            assert isinstance(put.shard, memoryview)
-            await body.into(put.shard)
-            # Here, not in a thread: it is still in the processor's cache, and a hop costs as much.
-            check_shard(put)
+        # Checked here, not in a thread: each is still in the processor's cache, and a hop costs as much.
+        await body.into([put.room() for put in puts], lambda number: check_shard(puts[number]))
         return admitted, puts
 
     def _receipt(self, admitted: Admitted, puts: list[Put], counter: int) -> Signed:
@@ -150,21 +145,19 @@ class ShardHandlers:
         )
         return Signed(payload, sign(self._identity.key, "receipt", self._identity.cluster, payload))
 
-    async def read(self, request: web.Request) -> web.StreamResponse:
+    async def read(self, request: Request) -> Answer:
         """POST /v1/shards/read: each shard verified, damaged ones never sent."""
         body = await read_body(request, MESSAGE_BYTES_MAX)
         admitted = self._door.device(request, memoryview(body), "read")
         keys = read_keys(admitted, decode(body, ReadHeader))
         return await self._answer(request, keys, lambda count: self._door.admission.spend(admitted, count))
 
-    async def pull(self, request: web.Request) -> web.StreamResponse:
+    async def pull(self, request: Request) -> Answer:
         """POST /v1/shards/pull: a peer repairs; what it gets is verified like any read."""
         order, body = await self._door.peer(request)
         return await self._answer(request, pull_keys(order, decode(body, PullHeader)), lambda _: None)
 
-    async def _answer(
-        self, request: web.Request, keys: list[ShardKey], spend: Callable[[int], None]
-    ) -> web.StreamResponse:
+    async def _answer(self, request: Request, keys: list[ShardKey], spend: Callable[[int], None]) -> Answer:
         # What an answer may hold is not known before reading: count the most it can be.
         async with self._bytes.hold(READ_ANSWER_BYTES_MAX):
             results, shards = await self._off_loop(lambda: self._gather(keys))
@@ -172,7 +165,9 @@ class ShardHandlers:
             if damaged:
                 self.met_damaged(damaged)
             spend(sum(len(shard) for shard in shards))
-            return await send_buffers(request, frame(encode(ReadAnswer(results=results)), shards))
+            answer = Answer(frame(encode(ReadAnswer(results=results)), shards))
+            await request.answer(answer)
+            return answer
 
     def _gather(self, keys: list[ShardKey]) -> tuple[list[ReadResult], list[bytes]]:
         """Results in order until the answer is as long as it may be."""
@@ -192,7 +187,7 @@ class ShardHandlers:
                 results.append(ReadResult("ok", outcome.header, len(outcome.shard)))
         return results, shards
 
-    async def delete(self, request: web.Request) -> web.Response:
+    async def delete(self, request: Request) -> Answer:
         """POST /v1/shards/delete: an order of the coordinator; marks now, erases after the hold."""
         signed = decode(await read_body(request, MESSAGE_BYTES_MAX), Signed)
         coordinator = self._door.coordinator_key()
@@ -209,7 +204,7 @@ class ShardHandlers:
         marked, absent = await self._writer.run(lambda store: store.mark(order.number, keys, due_ms))
         return msgpack_answer(DeletionAnswer(number=order.number, marked=marked, absent=absent))
 
-    async def info(self, request: web.Request) -> web.Response:
+    async def info(self, request: Request) -> Answer:
         """GET /v1/node: who answers here."""
         return msgpack_answer(
             NodeInfo(
@@ -222,7 +217,7 @@ class ShardHandlers:
             )
         )
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: Request) -> Answer:
         """GET /metrics: what Prometheus scrapes."""
         from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
@@ -240,4 +235,4 @@ class ShardHandlers:
             ("failed", "1 when the store has stopped", int(self._writer.failed is not None)),
         ):
             Gauge(f"holdfast_node_{name}", what, registry=registry).set(value)
-        return web.Response(body=generate_latest(registry), content_type="text/plain")
+        return Answer([generate_latest(registry)], content_type="text/plain")

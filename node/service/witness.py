@@ -7,8 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from aiohttp import web
-
 from holdfast.node.reigning import KnownReign, Reigning
 from holdfast.node.service.door import Door
 from holdfast.node.witnessing import Witnessing
@@ -17,6 +15,7 @@ from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Refused
 from holdfast.protocol.failpoints import reached
+from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.ids import SnapshotId
 from holdfast.protocol.limits import NONCE_BYTES
 from holdfast.protocol.messages.cluster import ClusterMap, open_map
@@ -32,7 +31,6 @@ from holdfast.protocol.messages.witness import (
     RecordsKept,
     Reigned,
 )
-from holdfast.protocol.serving import msgpack_answer
 from holdfast.protocol.signing import Signed
 
 __all__ = ["WitnessHandlers"]
@@ -52,7 +50,7 @@ class WitnessHandlers:
         # One at a time: what is decided by looking at what is kept holds until it is kept.
         self._turn = ThreadPoolExecutor(1, thread_name_prefix="heads")
 
-    def routes(self, router: web.UrlDispatcher) -> None:
+    def routes(self, router: Routes) -> None:
         """Add the paths."""
         router.add_get("/v1/reign", self.reigned)
         router.add_post("/v1/reign", self.reign)
@@ -73,11 +71,11 @@ class WitnessHandlers:
         known = self._reigning.known
         return Reigned(term=self._reigning.term, charter=known.signed if known is not None else None)
 
-    async def reigned(self, request: web.Request) -> web.Response:
+    async def reigned(self, request: Request) -> Answer:
         """GET /v1/reign: the highest term this node has met."""
         return msgpack_answer(self._known())
 
-    async def reign(self, request: web.Request) -> web.Response:
+    async def reign(self, request: Request) -> Answer:
         """POST /v1/reign: a coordinator says who it is; one whose term is over is shown the newer charter."""
         told, charter = await self._door.reign(request)
         url = parse_url(told.url) if told.url else ""
@@ -96,7 +94,7 @@ class WitnessHandlers:
                 return
         store.keep_map(KeptMap(1, signed, charter))
 
-    async def keep(self, request: web.Request) -> web.Response:
+    async def keep(self, request: Request) -> Answer:
         """POST /v1/witness/keep: durable, then the statement."""
         asked = decode(await self._door.coordinator(request), KeepHead)
         reign = self._reigning.known
@@ -107,7 +105,7 @@ class WitnessHandlers:
         reached("node.head.kept")
         return msgpack_answer(kept)
 
-    async def tell(self, request: web.Request) -> web.Response:
+    async def tell(self, request: Request) -> Answer:
         """POST /v1/witness: a device asks what is known of its account's heads."""
         body, account, device = await self._door.listed_device(
             request, lambda sent: decode(sent, AskWitness).device_list
@@ -124,7 +122,7 @@ class WitnessHandlers:
             )
         )
 
-    async def accounts(self, request: web.Request) -> web.Response:
+    async def accounts(self, request: Request) -> Answer:
         """POST /v1/kept/accounts."""
         asked = decode(await self._door.coordinator(request), ReadAccounts)
         store = self._witnessing.store
@@ -132,7 +130,7 @@ class WitnessHandlers:
         kept = None if asked.after else await self._off_loop(store.map)
         return msgpack_answer(AccountsKept(accounts=found, map=kept))
 
-    async def heads(self, request: web.Request) -> web.Response:
+    async def heads(self, request: Request) -> Answer:
         """POST /v1/kept/heads."""
         asked = decode(await self._door.coordinator(request), ReadHeads)
         if not 0 <= asked.after < _SEQ_MAX:
@@ -142,7 +140,7 @@ class WitnessHandlers:
             HeadsKept(heads=await self._off_loop(lambda: store.heads(asked.account, asked.after)))
         )
 
-    async def records(self, request: web.Request) -> web.Response:
+    async def records(self, request: Request) -> Answer:
         """POST /v1/kept/records."""
         asked = decode(await self._door.coordinator(request), ReadRecords)
         if len(asked.after) not in (0, SnapshotId.SIZE):

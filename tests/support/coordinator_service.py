@@ -21,8 +21,8 @@ from holdfast.coordinator.catalogue.uploads import hear_again
 from holdfast.coordinator.health import HealthSettings
 from holdfast.coordinator.identity import hand_over_operator_key, load_or_make, read_operator_key
 from holdfast.coordinator.live import Live
-from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.routes import make_routes
 from holdfast.protocol.accounts import (
     NO_DIGEST,
     Device,
@@ -443,7 +443,7 @@ async def office(
     await catalogue.write(lambda c: hear_again(c, live.steady_ms()))
     async with Transport(source=clock) as transport:
         desk = Desk(identity, catalogue, live, clock, "test", transport)
-        server = Server(make_app(desk), ListenAddress("127.0.0.1", 0))
+        server = Server(make_routes(desk), ListenAddress("127.0.0.1", 0))
         bound = await server.start()
         try:
             url = f"http://{bound}"

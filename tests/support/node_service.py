@@ -16,10 +16,10 @@ from holdfast.node.admission import Admission
 from holdfast.node.compacting import Compactor
 from holdfast.node.membership import Identity
 from holdfast.node.scrubbing import Scrubber
-from holdfast.node.service.app import Handlers, make_app
 from holdfast.node.service.compacts import CompactHandlers
 from holdfast.node.service.door import Door
 from holdfast.node.service.inventories import InventoryHandlers
+from holdfast.node.service.routes import Handlers, make_routes
 from holdfast.node.service.scrubs import ScrubHandlers
 from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.store_lmdb import LmdbStore
@@ -177,7 +177,7 @@ async def running_node(
         CompactHandlers(door, writer, compactor),
     ]
     compacting = asyncio.create_task(compactor.compact_forever())
-    server = Server(make_app(handlers), ListenAddress("127.0.0.1", 0))
+    server = Server(make_routes(handlers), ListenAddress("127.0.0.1", 0))
     bound = await server.start()
     try:
         yield RunningNode(

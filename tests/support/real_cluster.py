@@ -23,11 +23,11 @@ from holdfast.coordinator.service.stripes import account_verdict
 from holdfast.node.admission import Admission
 from holdfast.node.membership import Identity
 from holdfast.node.rebuilding import Rebuilder
-from holdfast.node.service.app import make_app
 from holdfast.node.service.audits import AuditHandlers
 from holdfast.node.service.door import Door
 from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
+from holdfast.node.service.routes import make_routes
 from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.store import Found, Put, ReadOutcome, ShardKey
 from holdfast.node.store_lmdb import LmdbStore
@@ -114,7 +114,7 @@ class RealNode(KeyNode):
             InventoryHandlers(door, self.writer, service.pool),
         ]
         server = Server(
-            make_app(handlers),
+            make_routes(handlers),
             ListenAddress.parse(self.bound) if self.bound else ListenAddress("127.0.0.1", 0),
         )
         self.bound = str(await server.start())

@@ -25,10 +25,10 @@ from holdfast.node.admission import Admission
 from holdfast.node.membership import Identity
 from holdfast.node.rebuilding import Rebuilder
 from holdfast.node.reigning import Reigning
-from holdfast.node.service.app import make_app
 from holdfast.node.service.door import Door
 from holdfast.node.service.inventories import InventoryHandlers
 from holdfast.node.service.rebuilds import RebuildHandlers
+from holdfast.node.service.routes import make_routes
 from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.service.witness import WitnessHandlers
 from holdfast.node.store import Absent, Put, ShardKey
@@ -97,7 +97,7 @@ class Stored:
             RebuildHandlers(door, self.writer, rebuilder),
             InventoryHandlers(door, self.writer, service.pool),
         ]
-        server = Server(make_app(handlers), ListenAddress("127.0.0.1", 0))
+        server = Server(make_routes(handlers), ListenAddress("127.0.0.1", 0))
         self.url = f"http://{await server.start()}"
         self.starts += 1
         self.is_running = True

@@ -17,8 +17,8 @@ from holdfast.coordinator.service.desk import Desk
 from holdfast.node.admission import Admission
 from holdfast.node.membership import Identity
 from holdfast.node.reigning import KnownReign, Reigning, known_reign
-from holdfast.node.service.app import make_app
 from holdfast.node.service.door import Door
+from holdfast.node.service.routes import make_routes
 from holdfast.node.service.witness import WitnessHandlers
 from holdfast.node.store_lmdb_heads import HeadStore
 from holdfast.node.witnessing import Witnessing
@@ -83,7 +83,7 @@ class WitnessNode:
         self.store = HeadStore(self.folder / "heads")
         door = Door(identity, admission, self.source)
         self._handlers = WitnessHandlers(door, Witnessing(identity, self.store), self.reigning, self.source)
-        self._server = Server(make_app([self._handlers]), ListenAddress("127.0.0.1", self.port))
+        self._server = Server(make_routes([self._handlers]), ListenAddress("127.0.0.1", self.port))
         self.port = (await self._server.start()).port
 
     async def stop(self) -> None:

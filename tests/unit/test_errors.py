@@ -9,8 +9,8 @@ import pytest
 from holdfast.protocol import errors
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import HeadMoved, HoldfastError, error_from_wire
+from holdfast.protocol.handling import refusal_answer
 from holdfast.protocol.messages.cluster import Refusal
-from holdfast.protocol.serving import refusal_answer
 
 
 def kinds(kind: type[HoldfastError] = HoldfastError) -> list[type[HoldfastError]]:
@@ -35,8 +35,8 @@ def test_codes_are_unique() -> None:
 def test_an_error_arrives_as_what_it_was(kind: type[HoldfastError]) -> None:
     answer = refusal_answer(kind("it broke", why="of rust", do="Oil it.", seq=3, names=["a", "b"]))
     assert answer.status >= 400
-    assert isinstance(answer.body, bytes)
-    told = decode(answer.body, Refusal)
+    (body,) = answer.buffers
+    told = decode(bytes(body), Refusal)
     again = error_from_wire(told.error, told.what, told.why, told.do, dict(told.details))
     assert type(again) is kind
     assert (again.what, again.why, again.do) == ("it broke", "of rust", "Oil it.")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 from support.shapes import all_shapes, name_of, written
 
-from holdfast.coordinator.service.app import make_app
-from holdfast.node.service.app import HANDLERS
-from holdfast.node.service.app import make_app as make_node_app
+from holdfast.coordinator.service.routes import make_routes
+from holdfast.node.service.routes import HANDLERS
+from holdfast.node.service.routes import make_routes as make_node_routes
 from holdfast.protocol import limits
 from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.handling import Routes
 from holdfast.protocol.signing import KINDS
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "FORMAT.md").read_text()
@@ -45,22 +45,18 @@ def test_no_record_is_specified_that_is_not_there() -> None:
     assert told == {name_of(shape) for shape in all_shapes()}
 
 
-def served(app: web.Application) -> set[str]:
-    return {
-        f"{route.method} {route.resource.canonical}"
-        for route in app.router.routes()
-        if route.resource is not None and route.method != "HEAD"
-    }
+def served(routes: Routes) -> set[str]:
+    return {f"{route.method} {route.path}" for route in routes}
 
 
 def test_every_path_is_in_its_table_and_no_other() -> None:
     to_coordinator, to_node = section(17).split("To a node:")
-    node = make_node_app(
+    node = make_node_routes(
         [object.__new__(kind) for kind in HANDLERS]
     )  # routes need nothing of what they serve
-    for text, app in ((to_coordinator, make_app(None)), (to_node, node)):  # type: ignore[arg-type]
+    for text, routes in ((to_coordinator, make_routes(None)), (to_node, node)):  # type: ignore[arg-type]
         told = {row[0] for row in rows(text)}
-        assert told == served(app)
+        assert told == served(routes)
 
 
 def kinds_of(kind: type[HoldfastError]) -> list[type[HoldfastError]]:
@@ -96,6 +92,10 @@ def test_every_bound_is_the_code_s() -> None:
             "BODY_BYTES_PER_S_MIN",
             "CONNECTION_KEPT_S",
             "ANSWER_HEAD_BYTES_MAX",
+            "REQUEST_HEAD_BYTES_MAX",
+            "FRONT_IDLE_S",
+            "UNWANTED_BODY_S",
+            "SERVER_STOPS_WITHIN_S",
         ),
     }
     assert {name for name in vars(limits) if name.isupper()} == set(told) | local

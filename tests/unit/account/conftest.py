@@ -22,8 +22,8 @@ from holdfast.coordinator.catalogue.uploads import open_upload
 from holdfast.coordinator.health import HealthSettings
 from holdfast.coordinator.identity import load_or_make
 from holdfast.coordinator.live import Live
-from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.routes import make_routes
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.errors import OutcomeUnknown, Unreachable
@@ -96,7 +96,7 @@ async def coordinator(tmp_path: Path) -> AsyncIterator[Coordinator]:
     await live.refresh(catalogue)
     async with Transport(source=SYSTEM) as transport:
         desk = Desk(identity, catalogue, live, SYSTEM, "test", transport)
-        server = Server(make_app(desk), ListenAddress("127.0.0.1", 0))
+        server = Server(make_routes(desk), ListenAddress("127.0.0.1", 0))
         bound = await server.start()
         try:
             yield Coordinator(desk, Address(f"http://{bound}", identity.cluster))

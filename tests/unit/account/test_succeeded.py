@@ -15,8 +15,8 @@ from support.witness_nodes import WitnessNode, beat, joined_nodes
 from holdfast.coordinator.identity import found_anew, read_kit
 from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.reigning import tell_nodes
-from holdfast.coordinator.service.app import make_app
 from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.service.routes import make_routes
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.errors import OutcomeUnknown, Rollback, Superseded
@@ -60,7 +60,7 @@ async def successor(coordinator: Any, tmp_path: Path) -> AsyncIterator[Address]:
     desk, folder = coordinator.desk, tmp_path / "coordinator"
     identity = found_anew(folder, read_kit(folder / "cluster-kit.pem"), 2, SYSTEM, desk.identity.operator)
     other = Desk(identity, desk.catalogue, desk.live, SYSTEM, "test", desk.calls._transport)
-    server = Server(make_app(other), ListenAddress("127.0.0.1", 0))
+    server = Server(make_routes(other), ListenAddress("127.0.0.1", 0))
     bound = await server.start()
     try:
         yield Address(f"http://{bound}", identity.cluster)

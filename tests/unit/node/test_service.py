@@ -22,7 +22,7 @@ from support.node_service import (
 )
 
 from holdfast.node.limits import READ_ANSWER_BYTES_MAX
-from holdfast.protocol import serving
+from holdfast.protocol import handling
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import (
@@ -308,7 +308,7 @@ class TestBodies:
     async def test_a_body_that_stalls_is_let_go(
         self, node: RunningNode, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(serving, "BODY_GRACE_S", 0.1)
+        monkeypatch.setattr(handling, "BODY_GRACE_S", 0.1)
         told = await self.send(
             node, b"PUT /v1/shards HTTP/1.1\r\nHost: x\r\nContent-Length: 1000", b"\0\0\0\x64only this"
         )
@@ -330,8 +330,8 @@ class TestBodies:
         batch = stripes(4, 4_000_000)
         for stripe in batch:
             await ada.put([stripe])
-        monkeypatch.setattr(serving, "BODY_GRACE_S", 0.3)
-        monkeypatch.setattr(serving, "BODY_BYTES_PER_S_MIN", 10**9)
+        monkeypatch.setattr(handling, "BODY_GRACE_S", 0.3)
+        monkeypatch.setattr(handling, "BODY_BYTES_PER_S_MIN", 10**9)
         raw = encode(ReadHeader(entries=[ReadEntry(stripe.chunk, UPLOAD, 0) for stripe in batch] * 3))
         ticket, nonce = ada.ticket("read"), SYSTEM.random_bytes(16)
         digest = body_digest(raw, ticket)

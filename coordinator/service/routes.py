@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from holdfast.coordinator.service.accounts import AccountHandlers
 from holdfast.coordinator.service.admin import AdminHandlers
 from holdfast.coordinator.service.audits import AuditHandlers
@@ -16,15 +14,14 @@ from holdfast.coordinator.service.operations import OperationHandlers
 from holdfast.coordinator.service.scrubs import ScrubHandlers
 from holdfast.coordinator.service.sweeps import SweepHandlers
 from holdfast.coordinator.service.uploads import UploadHandlers
-from holdfast.protocol.limits import MESSAGE_BYTES_MAX
-from holdfast.protocol.serving import errors_middleware
+from holdfast.protocol.handling import Routes
 
-__all__ = ["make_app"]
+__all__ = ["make_routes"]
 
 
-def make_app(desk: Desk) -> web.Application:
+def make_routes(desk: Desk) -> Routes:
     """All routes over one desk."""
-    app = web.Application(middlewares=[errors_middleware], client_max_size=MESSAGE_BYTES_MAX)
+    served = Routes()
     uploads = UploadHandlers(desk)
     for handlers in (
         AccountHandlers(desk),
@@ -39,5 +36,5 @@ def make_app(desk: Desk) -> web.Application:
         AuditHandlers(desk),
         CompactHandlers(desk),
     ):
-        handlers.routes(app.router)
-    return app
+        handlers.routes(served)
+    return served

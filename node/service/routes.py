@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from aiohttp import web
-
-from holdfast.node.limits import BODY_BYTES_MAX
 from holdfast.node.service.audits import AuditHandlers
 from holdfast.node.service.compacts import CompactHandlers
 from holdfast.node.service.inventories import InventoryHandlers
@@ -15,9 +12,9 @@ from holdfast.node.service.rebuilds import RebuildHandlers
 from holdfast.node.service.scrubs import ScrubHandlers
 from holdfast.node.service.shards import ShardHandlers
 from holdfast.node.service.witness import WitnessHandlers
-from holdfast.protocol.serving import errors_middleware
+from holdfast.protocol.handling import Routes
 
-__all__ = ["HANDLERS", "Handlers", "make_app"]
+__all__ = ["HANDLERS", "Handlers", "make_routes"]
 
 HANDLERS: Final = (
     ShardHandlers,
@@ -41,9 +38,9 @@ Handlers = (
 )
 
 
-def make_app(handlers: Iterable[Handlers]) -> web.Application:
+def make_routes(handlers: Iterable[Handlers]) -> Routes:
     """All routes."""
-    app = web.Application(middlewares=[errors_middleware], client_max_size=BODY_BYTES_MAX)
+    served = Routes()
     for each in handlers:
-        each.routes(app.router)
-    return app
+        each.routes(served)
+    return served
