@@ -33,6 +33,7 @@ from holdfast.protocol.errors import HoldfastError, WrongDirectory
 from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.serving import ListenAddress, Server, until_stopped_or_failed
+from holdfast.protocol.signing import prefer_libsodium
 from holdfast.protocol.transport import Transport
 
 __all__ = ["CoordinatorSettings", "run_coordinator"]
@@ -65,6 +66,7 @@ async def run_coordinator(settings: CoordinatorSettings, source: Source) -> None
     Raises:
         HoldfastError: it cannot start; the error says what to do.
     """
+    prefer_libsodium()
     folder = settings.folder
     make_private(folder)
     with Lock(folder, "a coordinator"):

@@ -63,6 +63,7 @@ async def run_node(settings: NodeSettings, source: Source) -> None:
     Raises:
         HoldfastError: it cannot start; the error says what to do.
     """
+    signing.prefer_libsodium()
     address, token = checked(settings)
     make_private(settings.folder)
     with Lock(settings.folder, "a node"):

@@ -9,6 +9,7 @@ order (for which signatures verify over anything), are refused before use.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -30,6 +31,7 @@ __all__ = [
     "key_id",
     "load_signing_key",
     "node_id",
+    "prefer_libsodium",
     "public_key",
     "sign",
     "verify",
@@ -114,10 +116,37 @@ def verify(signer: PublicKey, signature: Signature, kind: str, cluster: ClusterI
         Refused: it does not hold.
         BadRequest: the public key is not usable.
     """
+    usable, covered = check_public_key(signer), _covered(kind, cluster, payload)
+    if _libsodium is not None:
+        holds = _libsodium(signer, signature, covered)
+    else:
+        holds = _openssl(usable, signature, covered)
+    if not holds:
+        raise Refused(f"the {kind} signature does not hold")
+
+
+def _openssl(usable: Ed25519PublicKey, signature: Signature, covered: bytes) -> bool:
     try:
-        check_public_key(signer).verify(signature, _covered(kind, cluster, payload))
+        usable.verify(signature, covered)
     except InvalidSignature:
-        raise Refused(f"the {kind} signature does not hold") from None
+        return False
+    return True
+
+
+_libsodium: Callable[[bytes, bytes, bytes], bool] | None = None
+
+
+def prefer_libsodium() -> None:
+    """From now on this process verifies with libsodium instead of OpenSSL: for servers, that do it all day.
+
+    It takes half the time, and 20 ms to load, which is more than a command verifies. Both refuse what is not
+    canonical; of signatures that hold, libsodium refuses one more kind, whose R is a point of small order,
+    and which nobody can make who signs as RFC 8032 says.
+    """
+    global _libsodium
+    from holdfast.protocol.signing_libsodium import verify_detached
+
+    _libsodium = verify_detached
 
 
 def generate_signing_key(seed: bytes) -> Ed25519PrivateKey:
