@@ -2,9 +2,9 @@
 
 Chunks are located in batches, asked for in rounds: first k slots per stripe, data
 slots first; what fails is asked of other slots at once, what lags while it may still
-answer (client/hedging.py). Each shard must be the
-one the catalogue's stripe digest names before it enters the decoder, and the
-decoded chunk must hash to its id. Never wrong bytes, never a silent hole.
+answer (client/hedging.py). A decoded chunk must hash to its id, which proves every byte of
+its shards; when it does not, each shard must be the one that the catalogue's stripe digest
+names, and from then on that is looked at as they arrive. Never wrong bytes, never a silent hole.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Downloader:
         self._calls: NodeCalls = calls or HttpNodeCalls(link.transport, link.signer)
         self._resting: dict[NodeId, float] = {}
         self._reports: list[ReportEntry] = []
+        self._lied_to = False
         self.hedging = Hedging()
         # Shared by all fetches: what bounds memory is how many batches are in flight together.
         self._slots = asyncio.Semaphore(FETCHES_IN_FLIGHT_MAX)
@@ -164,8 +165,42 @@ class Downloader:
     async def _read_batch(
         self, batch: list[Reading], group: LocatedGroup, nodes: dict[NodeId, MapNode]
     ) -> list[tuple[ChunkId, Sealed | HoldfastError]]:
-        """Ask until every chunk has k good shards or no source is left; at once when one fails or lags."""
+        """Ask until every chunk is there, or no source is left."""
         unreachable: dict[NodeId, HoldfastError] = {}
+        found: list[tuple[ChunkId, Sealed | HoldfastError]] = []
+        while batch:
+            await self._gather(batch, group, nodes, unreachable)
+            lacking = []
+            for reading, sealed in zip(batch, await asyncio.to_thread(finish, batch), strict=True):
+                lied = self._note_lies(reading)
+                if sealed is not None:
+                    found.append((reading.chunk, sealed))
+                elif lied:
+                    lacking.append(reading)  # there may be other sources
+                else:
+                    found.append((reading.chunk, self._too_few(reading, group, nodes, unreachable)))
+            batch = lacking
+        return found
+
+    def _note_lies(self, reading: Reading) -> bool:
+        """Were shards found wrong that had been taken unproven? From now on none is."""
+        self._reports.extend(
+            ReportEntry(reading.chunk, reading.generation, slot, node, "wrong", record[:8192])
+            for slot, node, record in reading.lies
+        )
+        lied = bool(reading.lies)
+        self._lied_to |= lied
+        reading.lies.clear()
+        return lied
+
+    async def _gather(
+        self,
+        batch: list[Reading],
+        group: LocatedGroup,
+        nodes: dict[NodeId, MapNode],
+        unreachable: dict[NodeId, HoldfastError],
+    ) -> None:
+        """Ask until every chunk has k shards or no source is left; at once when one fails or lags."""
         asks: set[_Ask] = set()
         try:
             while not all(reading.has_enough for reading in batch):
@@ -194,11 +229,6 @@ class Downloader:
                 if ask.lags:
                     self._rest(ask.node)  # others were quicker: they are asked first for a while
             await asyncio.gather(*(ask.task for ask in asks), return_exceptions=True)
-        results = await asyncio.to_thread(finish, batch)
-        return [
-            (reading.chunk, self._too_few(reading, group, nodes, unreachable) if sealed is None else sealed)
-            for reading, sealed in zip(batch, results, strict=True)
-        ]
 
     def _note_lagging(self, asks: set[_Ask], group: LocatedGroup, nodes: dict[NodeId, MapNode]) -> bool:
         """Mark what lags, as far as hedges are left, and what takes very long anyway. Were there hedges?"""
@@ -281,7 +311,10 @@ class Downloader:
             now = self._source.monotonic()
             self.hedging.answered(now - started, sum(len(shard) for shard in shards))
             covered = len(answer.results)
-            wrong = await asyncio.to_thread(take_answer, left[:covered], slot, answer.results, shards)
+            if self._lied_to:
+                wrong = await asyncio.to_thread(take_answer, left[:covered], slot, answer.results, shards)
+            else:
+                wrong = take_answer(left[:covered], slot, answer.results, shards, node.id)
             del left[:covered]
             self._reports.extend(
                 ReportEntry(reading.chunk, reading.generation, slot, node.id, kind, record[:8192])
