@@ -297,7 +297,7 @@ class Front(asyncio.BufferedProtocol):
                 await self.answer(answer)
         except ConnectionResetError:
             self.abort()
-        except asyncio.CancelledError:
+        except BaseException:  # without an answer, what is left of the body would be taken for a request
             self.abort()
             raise
         finally:

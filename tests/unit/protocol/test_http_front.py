@@ -181,8 +181,12 @@ def routes_that_echo() -> Routes:
     async def refuse(request: Request) -> Answer:
         raise BadRequest("refused")
 
+    async def unwritable(request: Request) -> Answer:
+        raise BadRequest("no text: \ud800")
+
     routes = Routes()
     routes.add_post("/echo", echo)
+    routes.add_post("/unwritable", unwritable)
     routes.add_put("/parts", parts)
     routes.add_post("/refuse", refuse)
     return routes
@@ -323,6 +327,20 @@ def test_aiohttp_goes_on_with_a_connection_that_it_was_given() -> None:
         await reader.readuntil(b"y" * 100_000)
         writer.write(plain(b"after it"))
         await reader.readuntil(b"after it")
+        writer.close()
+
+    on_uvloop(work)
+
+
+def test_a_body_whose_request_got_no_answer_is_not_taken_for_a_request() -> None:
+    async def work(server: Server, port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        body = plain(b"hidden")
+        writer.write(b"POST /unwritable HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body))
+        await asyncio.sleep(0.1)
+        writer.write(body)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readuntil(b"hidden")
         writer.close()
 
     on_uvloop(work)
