@@ -226,9 +226,9 @@ class Front(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits()
         transport.set_protocol(other)
         other.connection_made(transport)
+        # Before it is given anything: where that is too much for it, it pauses, and that has to hold.
+        transport.resume_reading()
         other.data_received(held)
-        if not transport.is_closing():
-            transport.resume_reading()
 
     # Bodies
 

@@ -205,6 +205,31 @@ REQUESTS = st.one_of(
 )
 
 
+class Sated(Other):
+    """Has had enough with the first bytes, as aiohttp with many requests that came together."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__()
+        self.wire = wire
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.wire.pause_reading()
+
+
+def test_who_is_handed_a_connection_may_pause_it_at_once() -> None:
+    async def work() -> None:
+        wire = Wire()
+        front = Fronts(Routes(), lambda: Sated(wire))()
+        wire.protocol = front
+        front.connection_made(wire)
+        await give(front, wire, b"GET /nobody HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert isinstance(wire.protocol, Sated) and wire.protocol.got
+        assert not wire.reading
+
+    asyncio.run(work())
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(REQUESTS, min_size=1, max_size=6),
