@@ -45,6 +45,7 @@ class Fronts:
         self.routes = routes
         self.others = others
         self.open: set[Front] = set()
+        self.stopping = False
 
     def __call__(self) -> Front:
         """A new connection's protocol."""
@@ -52,6 +53,7 @@ class Fronts:
 
     async def stop(self, within_s: float) -> None:
         """Close what rests, let requests under way end, give up what is left after that time."""
+        self.stopping = True
         tasks = [task for front in list(self.open) if (task := front.end()) is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=within_s)
@@ -120,6 +122,9 @@ class Front(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._fronts.stopping:  # accepted before the server ceased to listen
+            self.abort()
+            return
         # What is written goes out at once, and is "sent" when the kernel has all of it.
         self._transport.set_write_buffer_limits(high=0)
         self._fronts.open.add(self)

@@ -230,6 +230,19 @@ def test_who_is_handed_a_connection_may_pause_it_at_once() -> None:
     asyncio.run(work())
 
 
+def test_a_connection_that_comes_while_the_server_stops_is_closed() -> None:
+    async def work() -> None:
+        fronts, wire = Fronts(routes_that_echo(), Other), Wire()
+        front = fronts()  # accepted; asyncio says so in a later turn of its loop
+        await fronts.stop(1)
+        front.connection_made(wire)
+        assert wire.closing
+        front.connection_lost(None)
+        assert not fronts.open
+
+    asyncio.run(work())
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(REQUESTS, min_size=1, max_size=6),
