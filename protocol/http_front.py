@@ -337,12 +337,13 @@ class Front(asyncio.BufferedProtocol):
         count = min(self._left, self._filled - self._start)
         self._skip(count)
         self._left -= count
-        if self._last:
-            transport.close()
-        elif self._left:
-            # Answered before all of it was here: what is left is not wanted, and is the end of it.
+        if self._left:
+            # Answered before all of it was here: what is left is not wanted, but has to be taken, even of the
+            # last request: closed now, its bytes would meet a reset, which throws the answer away.
             self._discarding = self._loop.call_later(UNWANTED_BODY_S, self.abort)
             self._resume()
+        elif self._last:
+            transport.close()
         else:
             self._idle_since = self._loop.time()
             self._resume()

@@ -221,6 +221,21 @@ def test_a_refusal_is_read_though_the_body_goes_on(run, extra) -> None:  # type:
     run(work())
 
 
+def test_the_last_refusal_of_a_connection_is_read_though_the_body_goes_on(run, extra) -> None:  # type: ignore[no-untyped-def]
+    async def work() -> None:
+        async with serving() as (_, _, connect):
+            peer = await connect(extra)
+            body = b"x" * 10_000_000
+            peer.writer.write(peer.head(b"GET /refuse", len(body), b"Connection: close"))
+            await asyncio.sleep(0.05)
+            peer.writer.write(body)
+            await peer.writer.drain()
+            assert (await peer.refusal())[0] == 409
+            assert await peer.reader.read() == b""
+
+    run(work())
+
+
 def test_a_body_beyond_what_it_said_is_refused(run, extra) -> None:  # type: ignore[no-untyped-def]
     async def work() -> None:
         async with serving() as (served, _, connect):
