@@ -72,7 +72,10 @@ class _FrontRequest(Request):
         self.method = head.method
         self.target = head.target
         self.path = path
-        self.query = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+        asked: dict[str, str] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True) if query else ():
+            asked.setdefault(name, value)  # of a repeated name the first value counts, as with aiohttp
+        self.query = asked
         self.places = places
         self.length = head.length
         self.is_answered = False

@@ -166,6 +166,7 @@ def test_requests_are_answered_one_after_the_other_on_one_connection(run, extra)
             assert (await peer.ask(b"GET /query?since=5&to=a"))[1] == (
                 b"/query /query?since=5&to=a {'since': '5', 'to': 'a'}"
             )
+            assert (await peer.ask(b"GET /query?a=1&a=2"))[1] == b"/query /query?a=1&a=2 {'a': '1'}"
 
     run(work())
 
