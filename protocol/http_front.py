@@ -26,7 +26,7 @@ from holdfast.protocol.handling import (
     handled,
     not_in_time,
 )
-from holdfast.protocol.http_heads import Head, answer_head, parse_head
+from holdfast.protocol.http_heads import Head, answer_head, may_become_plain, parse_head
 from holdfast.protocol.limits import FRONT_IDLE_S, REQUEST_HEAD_BYTES_MAX, UNWANTED_BODY_S
 
 __all__ = ["Front", "Fronts"]
@@ -198,7 +198,7 @@ class Front(asyncio.BufferedProtocol):
         held = bytes(self._held[self._start : self._filled])
         end = held.find(_END_OF_HEAD, max(0, len(held) - fresh - 3))
         if end < 0:
-            if len(held) == len(self._held):
+            if len(held) == len(self._held) or not may_become_plain(held):
                 self._hand_over()
             elif self._filled == len(self._held):
                 self._held[: len(held)] = held

@@ -335,6 +335,8 @@ def plain(body: bytes) -> bytes:
         b"BREW /pot HTTP/1.1\r\nHost: h\r\n\r\n",
         b"HEAD /echo HTTP/1.1\r\nHost: h\r\n\r\n",
         b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"GET /echo HTTP/1.1\nHost: h\n\n",
         b"POST /echo HTTP/1.1\r\nHost: h\r\nX: " + b"x" * REQUEST_HEAD_BYTES_MAX + b"\r\n\r\n",
     ],
 )
