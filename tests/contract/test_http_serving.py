@@ -334,6 +334,24 @@ def test_a_server_that_stops_lets_requests_under_way_end(run, extra) -> None:  #
     run(work())
 
 
+def test_a_server_that_stops_has_both_speakers_stop_at_once(run, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(serving_module, "SERVER_STOPS_WITHIN_S", 5)
+
+    async def work() -> None:
+        async with serving() as (served, server, connect):
+            busy, idle = await connect(SPEAKERS["front"]), await connect(SPEAKERS["aiohttp"])
+            assert (await idle.ask(b"POST /echo", b"x"))[1] == b"|x"
+            await busy.send(b"GET /stall")
+            await served.stalling.wait()
+            stopping = asyncio.create_task(server.stop())
+            assert await idle.reader.read() == b""
+            served.release.set()
+            assert await busy.told() == (200, b"done")
+            await stopping
+
+    run(work())
+
+
 def test_a_server_that_stops_gives_up_what_does_not_end(run, extra) -> None:  # type: ignore[no-untyped-def]
     async def work() -> None:
         async with serving() as (served, server, connect):
