@@ -61,6 +61,8 @@ class Fronts:
             task.cancel()
         for front in list(self.open):
             front.abort()
+        if tasks:  # what they use may be closed now
+            await asyncio.wait(tasks, timeout=within_s)
 
 
 class _FrontRequest(Request):

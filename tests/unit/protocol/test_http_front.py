@@ -321,6 +321,33 @@ def test_a_body_whose_request_got_no_answer_is_not_taken_for_a_request() -> None
     on_uvloop(work)
 
 
+def test_what_is_given_up_is_through_when_the_server_has_stopped() -> None:
+    async def work() -> None:
+        began, ended = asyncio.Event(), []
+
+        async def slow(request: Request) -> Answer:
+            try:
+                began.set()
+                await asyncio.sleep(60)
+            finally:
+                for turn in range(5):  # what it does with a store, which is closed after the server
+                    await asyncio.sleep(0)
+                    ended.append(turn)
+            raise AssertionError
+
+        routes = Routes()
+        routes.add_post("/slow", slow)
+        fronts, wire = Fronts(routes, Other), Wire()
+        wire.protocol = front = fronts()
+        front.connection_made(wire)
+        await give(front, wire, b"POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+        await began.wait()
+        await fronts.stop(0.05)
+        assert wire.closing and len(ended) == 5
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize("begun", [b"", b"POST /echo HTTP/1.1\r\nHost"])
 def test_who_rests_too_long_is_let_go(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_front, "FRONT_IDLE_S", 0.2)
