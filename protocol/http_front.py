@@ -26,7 +26,7 @@ from holdfast.protocol.handling import (
     handled,
     not_in_time,
 )
-from holdfast.protocol.http_heads import Head, answer_head, parse_head
+from holdfast.protocol.http_heads import Head, answer_head, may_become_plain, parse_head
 from holdfast.protocol.limits import FRONT_IDLE_S, REQUEST_HEAD_BYTES_MAX, UNWANTED_BODY_S
 
 __all__ = ["Front", "Fronts"]
@@ -45,6 +45,7 @@ class Fronts:
         self.routes = routes
         self.others = others
         self.open: set[Front] = set()
+        self.stopping = False
 
     def __call__(self) -> Front:
         """A new connection's protocol."""
@@ -52,6 +53,7 @@ class Fronts:
 
     async def stop(self, within_s: float) -> None:
         """Close what rests, let requests under way end, give up what is left after that time."""
+        self.stopping = True
         tasks = [task for front in list(self.open) if (task := front.end()) is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=within_s)
@@ -59,6 +61,8 @@ class Fronts:
             task.cancel()
         for front in list(self.open):
             front.abort()
+        if tasks:  # what they use may be closed now
+            await asyncio.wait(tasks, timeout=within_s)
 
 
 class _FrontRequest(Request):
@@ -70,7 +74,10 @@ class _FrontRequest(Request):
         self.method = head.method
         self.target = head.target
         self.path = path
-        self.query = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+        asked: dict[str, str] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True) if query else ():
+            asked.setdefault(name, value)  # of a repeated name the first value counts, as with aiohttp
+        self.query = asked
         self.places = places
         self.length = head.length
         self.is_answered = False
@@ -120,6 +127,9 @@ class Front(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._fronts.stopping:  # accepted before the server ceased to listen
+            self.abort()
+            return
         # What is written goes out at once, and is "sent" when the kernel has all of it.
         self._transport.set_write_buffer_limits(high=0)
         self._fronts.open.add(self)
@@ -190,7 +200,7 @@ class Front(asyncio.BufferedProtocol):
         held = bytes(self._held[self._start : self._filled])
         end = held.find(_END_OF_HEAD, max(0, len(held) - fresh - 3))
         if end < 0:
-            if len(held) == len(self._held):
+            if len(held) == len(self._held) or not may_become_plain(held):
                 self._hand_over()
             elif self._filled == len(self._held):
                 self._held[: len(held)] = held
@@ -226,9 +236,9 @@ class Front(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits()
         transport.set_protocol(other)
         other.connection_made(transport)
+        # Before it is given anything: where that is too much for it, it pauses, and that has to hold.
+        transport.resume_reading()
         other.data_received(held)
-        if not transport.is_closing():
-            transport.resume_reading()
 
     # Bodies
 
@@ -297,7 +307,7 @@ class Front(asyncio.BufferedProtocol):
                 await self.answer(answer)
         except ConnectionResetError:
             self.abort()
-        except asyncio.CancelledError:
+        except BaseException:  # without an answer, what is left of the body would be taken for a request
             self.abort()
             raise
         finally:
@@ -332,12 +342,13 @@ class Front(asyncio.BufferedProtocol):
         count = min(self._left, self._filled - self._start)
         self._skip(count)
         self._left -= count
-        if self._last:
-            transport.close()
-        elif self._left:
-            # Answered before all of it was here: what is left is not wanted, and is the end of it.
+        if self._left:
+            # Answered before all of it was here: what is left is not wanted, but has to be taken, even of the
+            # last request: closed now, its bytes would meet a reset, which throws the answer away.
             self._discarding = self._loop.call_later(UNWANTED_BODY_S, self.abort)
             self._resume()
+        elif self._last:
+            transport.close()
         else:
             self._idle_since = self._loop.time()
             self._resume()

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from holdfast.protocol.handling import Answer
 
-__all__ = ["Head", "answer_head", "parse_head"]
+__all__ = ["Head", "answer_head", "may_become_plain", "parse_head"]
 
 _BODILESS: Final = frozenset({"GET", "DELETE"})
 _BEYOND_US: Final = frozenset({"transfer-encoding", "content-encoding", "expect", "upgrade", "te", "trailer"})
@@ -51,6 +51,11 @@ def parse_head(head: bytes) -> Head | None:
     if not length.isdecimal() or len(length) > 18 or connection not in ("keep-alive", "close"):
         return None
     return Head(method, target, headers, int(length), connection == "close")
+
+
+def may_become_plain(begun: bytes) -> bool:
+    """Can a plain head begin so? What cannot (TLS, lines that end with LF alone) might never be whole."""
+    return begun[:1].isalpha() and begun.count(b"\n") == begun.count(b"\r\n")
 
 
 def _is_token(name: str) -> bool:

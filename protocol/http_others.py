@@ -79,6 +79,8 @@ class _OtherRequest(Request):
                         then(number)
         except TimeoutError:
             raise not_in_time() from None
+        except ConnectionError:
+            raise ended_early(self.length or 0) from None
 
     async def _into(self, room: memoryview) -> None:
         content = self._request.content

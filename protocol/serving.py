@@ -100,8 +100,7 @@ class Server:
         """Stop listening, let requests under way end (5 s), close."""
         if self._listening is not None:
             self._listening.close()
-        await self._fronts.stop(SERVER_STOPS_WITHIN_S)
-        await self._runner.cleanup()
+        await asyncio.gather(self._fronts.stop(SERVER_STOPS_WITHIN_S), self._runner.cleanup())
 
 
 async def until_stopped() -> None:

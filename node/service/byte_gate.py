@@ -28,7 +28,7 @@ class ByteGate:
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
                     self._give(count)
-                else:
+                elif (count, turn) in self._waiting:  # whoever gave room meanwhile has left it out already
                     self._waiting.remove((count, turn))
                 raise
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -12,7 +14,7 @@ import uvloop
 from holdfast.protocol import handling
 from holdfast.protocol import serving as serving_module
 from holdfast.protocol.codec import decode
-from holdfast.protocol.errors import Conflict
+from holdfast.protocol.errors import BadRequest, Conflict
 from holdfast.protocol.handling import Answer, BodyReader, Request, Routes, read_body
 from holdfast.protocol.messages.cluster import Refusal
 from holdfast.protocol.serving import ListenAddress, Server
@@ -91,10 +93,12 @@ class Served:
         self.routes.add_get("/large", self.large)
         self.routes.add_get("/refuse", self.refuse)
         self.routes.add_get("/stall", self.stall)
+        self.routes.add_post("/ends", self.ends)
         self.full: list[int] = []
         self.stalling, self.release = asyncio.Event(), asyncio.Event()
         self.parts_of = [0, 300_000, 1, 1_000_000, 0]
         self.bad: int | None = None
+        self.ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def echo(self, request: Request) -> Answer:
         body = await read_body(request, LIMIT)
@@ -129,6 +133,13 @@ class Served:
 
     async def refuse(self, request: Request) -> Answer:
         raise Conflict("no", do="Yes.")
+
+    async def ends(self, request: Request) -> Answer:
+        try:
+            return Answer([await read_body(request, LIMIT)])
+        except BaseException as error:
+            self.ended.set_result(error)
+            raise
 
     async def stall(self, request: Request) -> Answer:
         self.stalling.set()
@@ -166,6 +177,7 @@ def test_requests_are_answered_one_after_the_other_on_one_connection(run, extra)
             assert (await peer.ask(b"GET /query?since=5&to=a"))[1] == (
                 b"/query /query?since=5&to=a {'since': '5', 'to': 'a'}"
             )
+            assert (await peer.ask(b"GET /query?a=1&a=2"))[1] == b"/query /query?a=1&a=2 {'a': '1'}"
 
     run(work())
 
@@ -221,6 +233,21 @@ def test_a_refusal_is_read_though_the_body_goes_on(run, extra) -> None:  # type:
     run(work())
 
 
+def test_the_last_refusal_of_a_connection_is_read_though_the_body_goes_on(run, extra) -> None:  # type: ignore[no-untyped-def]
+    async def work() -> None:
+        async with serving() as (_, _, connect):
+            peer = await connect(extra)
+            body = b"x" * 10_000_000
+            peer.writer.write(peer.head(b"GET /refuse", len(body), b"Connection: close"))
+            await asyncio.sleep(0.05)
+            peer.writer.write(body)
+            await peer.writer.drain()
+            assert (await peer.refusal())[0] == 409
+            assert await peer.reader.read() == b""
+
+    run(work())
+
+
 def test_a_body_beyond_what_it_said_is_refused(run, extra) -> None:  # type: ignore[no-untyped-def]
     async def work() -> None:
         async with serving() as (served, _, connect):
@@ -229,6 +256,23 @@ def test_a_body_beyond_what_it_said_is_refused(run, extra) -> None:  # type: ign
             await peer.send(b"PUT /parts", b"\0\0\0\x03hdr" + b"p" * 9)
             status, refusal = await peer.refusal()
             assert status == 400 and "ended before" in refusal.what
+
+    run(work())
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_whose_peer_vanishes_is_told_that_the_body_ended(run, extra, reset) -> None:  # type: ignore[no-untyped-def]
+    async def work() -> None:
+        async with serving() as (served, _, connect):
+            peer = await connect(extra)
+            peer.writer.write(peer.head(b"POST /ends", 100_000) + b"x" * 50_000)
+            await asyncio.sleep(0.05)
+            if reset:
+                linger = struct.pack("ii", 1, 0)
+                peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            peer.writer.transport.abort()
+            error = await served.ended
+            assert isinstance(error, BadRequest) and "ended before" in error.what
 
     run(work())
 
@@ -306,6 +350,24 @@ def test_a_server_that_stops_lets_requests_under_way_end(run, extra) -> None:  #
     async def work() -> None:
         async with serving() as (served, server, connect):
             busy, idle = await connect(extra), await connect(extra)
+            assert (await idle.ask(b"POST /echo", b"x"))[1] == b"|x"
+            await busy.send(b"GET /stall")
+            await served.stalling.wait()
+            stopping = asyncio.create_task(server.stop())
+            assert await idle.reader.read() == b""
+            served.release.set()
+            assert await busy.told() == (200, b"done")
+            await stopping
+
+    run(work())
+
+
+def test_a_server_that_stops_has_both_speakers_stop_at_once(run, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(serving_module, "SERVER_STOPS_WITHIN_S", 5)
+
+    async def work() -> None:
+        async with serving() as (served, server, connect):
+            busy, idle = await connect(SPEAKERS["front"]), await connect(SPEAKERS["aiohttp"])
             assert (await idle.ask(b"POST /echo", b"x"))[1] == b"|x"
             await busy.send(b"GET /stall")
             await served.stalling.wait()
