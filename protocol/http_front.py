@@ -253,15 +253,17 @@ class Front(asyncio.BufferedProtocol):
         self._received = self._loop.create_future()
         self._room = memoryview(b"")
         self._room_full()
+        late: asyncio.TimerHandle | None = None
         if not self._received.done():
             if self._transport is None or self._transport.is_closing():
                 self._end_receiving(ended_early(self._length))
             self._resume()
-        late = self._loop.call_at(until, self._end_receiving, not_in_time())
+            late = self._loop.call_at(until, self._end_receiving, not_in_time())
         try:
             await self._received
         finally:
-            late.cancel()
+            if late is not None:
+                late.cancel()
             self._room, self._received = None, None
             self._rooms, self._then = (), None
 
