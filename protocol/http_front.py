@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
 from urllib.parse import parse_qsl
 
+import structlog
+
 from holdfast.protocol.handling import (
     Answer,
     Handler,
@@ -30,6 +32,8 @@ from holdfast.protocol.http_heads import Head, answer_head, may_become_plain, pa
 from holdfast.protocol.limits import FRONT_IDLE_S, REQUEST_HEAD_BYTES_MAX, UNWANTED_BODY_S
 
 __all__ = ["Front", "Fronts"]
+
+_log = structlog.get_logger()
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
@@ -307,9 +311,13 @@ class Front(asyncio.BufferedProtocol):
             answer = await handled(handler, request)
             if not request.is_answered:
                 await self.answer(answer)
+        # Without an answer the connection ends: what is left of the body would be taken for a request.
         except ConnectionResetError:
             self.abort()
-        except BaseException:  # without an answer, what is left of the body would be taken for a request
+        except Exception:
+            _log.exception("an answer could not be written", path=request.path)
+            self.abort()
+        except BaseException:
             self.abort()
             raise
         finally:
