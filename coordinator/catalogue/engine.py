@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,6 +13,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, t
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from holdfast.coordinator.catalogue.threads import Threads
 from holdfast.coordinator.limits import (
     BUSY_TIMEOUT_MS,
     READ_CONNECTIONS,
@@ -130,8 +129,8 @@ class Catalogue:
         self._errors = (DBAPIError, writing.dialect.loaded_dbapi.Error)
         self._writing = _Connections(writing, 1)
         self._reading = _Connections(reading, READ_CONNECTIONS)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalogue-write")
-        self._readers = ThreadPoolExecutor(READ_CONNECTIONS, thread_name_prefix="catalogue-read")
+        self._writer = Threads(1, "catalogue-write")
+        self._readers = Threads(READ_CONNECTIONS, "catalogue-read")
         try:
             self._migrate()
         except self._errors as error:
@@ -198,16 +197,16 @@ class Catalogue:
 
     async def write(self, command: Command[T]) -> T:
         """:meth:`write_now` in the writer thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self.write_now, command)
+        return await self._writer.run(self.write_now, command)
 
     async def read(self, command: Command[T]) -> T:
         """:meth:`read_now` in a reader thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, command)
+        return await self._readers.run(self.read_now, command)
 
     def close(self) -> None:
         """Finish what runs, then close all connections."""
-        self._writer.shutdown()
-        self._readers.shutdown()
+        self._writer.end()
+        self._readers.end()
         self._writing.close()
         self._reading.close()
 

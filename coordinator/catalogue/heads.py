@@ -1,21 +1,20 @@
-"""Heads, snapshot lists and snapshot records."""
+"""Heads and snapshot lists, and the snapshot records that come with them."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final
 
 from blake3 import blake3
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.chunks import commit
 from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import accounts, heads, pending_heads, snapshot_records
+from holdfast.coordinator.catalogue.snapshot_records import insert_records, known_records, records
 from holdfast.coordinator.catalogue.uploads import end_upload, require_open, take_quota
 from holdfast.coordinator.quorum import DurableStripe
 from holdfast.protocol.accounts import (
@@ -36,7 +35,6 @@ from holdfast.protocol.limits import (
     HEAD_LINKS_MAX,
     HEAD_NEW_RECORDS_MAX,
     MESSAGE_BYTES_MAX,
-    RECORDS_FETCH_MAX,
     SNAPSHOT_RECORD_BYTES_MAX,
 )
 from holdfast.protocol.messages.heads import HeadState, PostHead
@@ -80,6 +78,9 @@ _PENDING: Final = Prepared(
         pending_heads.c.posted_ms,
     ).where(pending_heads.c.account == bindparam("account"))
 )
+_WITH_PENDING: Final = Prepared(
+    select(accounts.c.id).join(pending_heads, pending_heads.c.account == accounts.c.number)
+)
 _LINKS: Final = Prepared(
     select(heads.c.signed)
     .where(heads.c.account == bindparam("account"), heads.c.seq > bindparam("since"))
@@ -94,7 +95,6 @@ _ADD_PENDING: Final = Prepared(insert(pending_heads))
 _NO_MORE_PENDING: Final = Prepared(
     delete(pending_heads).where(pending_heads.c.account == bindparam("number"))
 )
-_ADD_RECORDS: Final = Prepared(insert(snapshot_records), columns=("account", "id", "sealed"))
 _LEFT: Final = Prepared(
     update(snapshot_records)
     .where(
@@ -102,12 +102,6 @@ _LEFT: Final = Prepared(
         snapshot_records.c.id.in_(bindparam("ids", expanding=True)),
     )
     .values(left_seq=bindparam("left"))
-)
-_KNOWN_RECORDS: Final = Prepared(
-    select(snapshot_records.c.id).where(
-        snapshot_records.c.account == bindparam("account"),
-        snapshot_records.c.id.in_(bindparam("ids", expanding=True)),
-    )
 )
 
 
@@ -160,8 +154,7 @@ def pending_head(connection: Connection, account: AccountRow) -> Pending | None:
 
 def accounts_with_pending(connection: Connection) -> list[AccountId]:
     """Whose heads wait for their witnesses."""
-    query = select(accounts.c.id).join(pending_heads, pending_heads.c.account == accounts.c.number)
-    return [AccountId(found) for found in connection.execute(query).scalars()]
+    return [AccountId(found) for (found,) in _WITH_PENDING.rows(connection)]
 
 
 def newest_witnesses(connection: Connection, account: AccountRow) -> tuple[Witness, ...]:
@@ -388,18 +381,6 @@ def _keep_records(
     return fresh
 
 
-def insert_records(connection: Connection, account: AccountRow, fresh: Mapping[SnapshotId, bytes]) -> None:
-    """Insert records that are not here yet."""
-    if fresh:
-        _ADD_RECORDS.run_each(
-            connection,
-            [
-                {"account": account.number, "id": bytes(snapshot), "sealed": sealed}
-                for snapshot, sealed in fresh.items()
-            ],
-        )
-
-
 def _note_left(
     connection: Connection, account: AccountRow, before: bytes | None, now: bytes, seq: int
 ) -> None:
@@ -409,19 +390,6 @@ def _note_left(
     for changed, left_seq in ((earlier - listed, seq), (listed - earlier, None)):
         for portion in batched(list(changed)):
             _LEFT.run(connection, number=account.number, ids=portion, left=left_seq)
-
-
-def known_records(
-    connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]
-) -> set[SnapshotId]:
-    """Those of the records that are here."""
-    found: set[SnapshotId] = set()
-    for portion in batched(list(wanted)):
-        ids = [bytes(snapshot) for snapshot in portion]
-        found.update(
-            SnapshotId(known) for (known,) in _KNOWN_RECORDS.rows(connection, account=account.number, ids=ids)
-        )
-    return found
 
 
 def head_state(connection: Connection, account: AccountRow, since: int) -> HeadState:
@@ -437,24 +405,3 @@ def head_state(connection: Connection, account: AccountRow, since: int) -> HeadS
             break
         links.append(decode(signed, Signed))
     return HeadState(head=newest[1], snapshot_list=newest[2], links=links)
-
-
-def records(connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]) -> list[bytes | None]:
-    """Sealed records, in order; stops early when the answer grows too long."""
-    if len(wanted) > RECORDS_FETCH_MAX:
-        raise BadRequest(f"at most {RECORDS_FETCH_MAX} records are fetched at once")
-    own = snapshot_records.c.account == account.number
-    asked = [bytes(snapshot) for snapshot in wanted]
-    sizes: dict[bytes, int] = {}
-    for portion in batched(asked):
-        lengths = select(snapshot_records.c.id, func.length(snapshot_records.c.sealed))
-        rows = connection.execute(lengths.where(own, snapshot_records.c.id.in_(portion)))
-        sizes.update((row[0], row[1]) for row in rows)
-    ends = list(accumulate(sizes.get(snapshot, 0) for snapshot in asked))
-    fitting = asked[: max(1, bisect_right(ends, MESSAGE_BYTES_MAX // 2))]
-    found: dict[bytes, bytes] = {}
-    for portion in batched(fitting):
-        query = select(snapshot_records.c.id, snapshot_records.c.sealed)
-        rows = connection.execute(query.where(own, snapshot_records.c.id.in_(portion)))
-        found.update((row[0], row[1]) for row in rows)
-    return [found.get(snapshot) for snapshot in fitting]
