@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -88,9 +89,9 @@ class _Connections:
             raise
         except BaseException:
             # Whatever happened to it, the next transaction begins on one that was seen to.
-            if connection is not None:
-                connection.close()
-            connection = None
+            left, connection = connection, None
+            if left is not None:
+                left.close()
             raise
         finally:
             self._resting.put(connection)
@@ -226,7 +227,7 @@ def _driver_s(error: BaseException) -> BaseException:
 def _retried(error: BaseException) -> bool:
     told = _driver_s(error)
     state = getattr(told, "sqlstate", None) or getattr(told, "pgcode", None)
-    busy = type(told).__name__ == "OperationalError" and "locked" in str(told)
+    busy = isinstance(told, sqlite3.OperationalError) and "locked" in str(told)
     return busy or state in _RETRIED_SQLSTATES
 
 

@@ -26,6 +26,7 @@ class Prepared:
     """One statement; its values are bound by name.
 
     Values and rows are made of numbers, text, bytes and None alone, which drivers take and give as they are.
+    What the driver raises is raised as it is, too: :class:`engine.Catalogue` knows both kinds of errors.
 
     Args:
         statement: one IN list at most, of an expanding bindparam.

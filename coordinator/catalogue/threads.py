@@ -20,7 +20,7 @@ class Threads:
     """So many threads, and one queue of what they are to do, first come first served.
 
     What concurrent.futures has for it gives each task a future with locks of its own, and ties that to one of
-    the loop's: of a small command that is more than the half. They start when they are needed first.
+    the loop's: handing over takes half as long again. They start when they are needed first.
     """
 
     def __init__(self, count: int, name: str) -> None:

@@ -170,6 +170,24 @@ def test_a_command_that_finds_the_database_locked_is_run_again_whole(catalogue: 
     assert catalogue.read_now(lambda c: PULSE.row(c, name="mark")) == (2,)
 
 
+def test_what_stays_locked_is_a_typed_error_and_is_gone_with_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.coordinator.catalogue.engine.BUSY_TIMEOUT_MS", 1)
+    catalogue = Catalogue(sqlite_url(tmp_path / "catalogue.sqlite"))
+    other = sqlite3.connect(tmp_path / "catalogue.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(HoldfastError, match="database failed") as told:
+        catalogue.write_now(lambda c: ADDED.run(c, name="mark", number=1))
+    assert "locked" in str(told.value.why)
+    assert catalogue.read_now(lambda c: PULSE.row(c, name="mark")) is None
+    other.execute("ROLLBACK")
+    catalogue.write_now(lambda c: ADDED.run(c, name="mark", number=2))
+    assert catalogue.read_now(lambda c: PULSE.row(c, name="mark")) == (2,)
+    other.close()
+    catalogue.close()
+
+
 def test_a_reader_sees_one_state_while_others_write(catalogue: Catalogue) -> None:
     catalogue.write_now(lambda c: ADDED.run(c, name="mark", number=1))
 
@@ -180,3 +198,28 @@ def test_a_reader_sees_one_state_while_others_write(catalogue: Catalogue) -> Non
 
     assert catalogue.read_now(read) == ((1,), (1,))
     assert catalogue.read_now(lambda c: PULSE.row(c, name="mark")) == (2,)
+
+
+def test_a_transaction_that_is_over_holds_on_to_no_state_of_the_database(catalogue: Catalogue) -> None:
+    catalogue.write_now(lambda c: ADDED.run_each(c, [{"name": f"mark {n}", "number": n} for n in range(99)]))
+    names = Prepared(select(meta.c.name).where(meta.c.number >= bindparam("least")))
+
+    def read(connection: Connection) -> None:
+        for (name,) in names.each(connection, least=0):
+            assert name
+            break  # most of it is not wanted
+        assert PULSE.row(connection, name="mark 1") == (1,)
+
+    for _ in range(4):
+        catalogue.read_now(read)
+        catalogue.write_now(read)
+    catalogue.write_now(lambda c: ADDED.run(c, name="mark", number=5))
+    # All of the log goes to the catalogue's own file, which it cannot while anybody reads an older state.
+    other = sqlite3.connect(catalogue_file(catalogue))
+    assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    other.close()
+
+
+def catalogue_file(catalogue: Catalogue) -> str:
+    (row,) = catalogue.read_now(lambda c: c.exec_driver_sql("PRAGMA database_list").fetchall())
+    return str(row[2])
