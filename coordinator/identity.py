@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +63,7 @@ It cannot decrypt any backup: only each owner's recovery code can.
 """
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class CoordinatorIdentity:
     """Who this coordinator is."""
 
@@ -73,9 +74,9 @@ class CoordinatorIdentity:
     key: Ed25519PrivateKey
     operator: PublicKey
 
-    @property
+    @cached_property
     def public(self) -> PublicKey:
-        """The coordinator's public key: how signers name it."""
+        """The coordinator's public key: how signers name it. Every ticket needs it."""
         return signing.public_key(self.key)
 
 

@@ -18,6 +18,9 @@ SQL_VALUES_MAX = 500
 """Values in one IN list; SQLite takes 999 variables in its oldest builds."""
 TRANSACTION_TRIES_MAX = 8
 BUSY_TIMEOUT_MS = 10_000
+WAL_PAGES = 4000
+"""Pages of SQLite's log before they go to the catalogue's own file: what many commits change goes there once.
+About as many as one part of the log's index has room for, so that looking pages up stays as quick."""
 READ_CONNECTIONS = 2
 WRITE_BUDGET_BYTES = 1 << 40
 """Raw shard bytes a write ticket allows one node to take before it must be renewed."""
@@ -28,6 +31,9 @@ READ_TICKETS_REMEMBERED_MAX = 4096
 ENROLMENT_NONCE_MS = 300_000
 ENROLMENT_NONCES_MAX = 10_000
 DEVICE_LISTS_REMEMBERED_MAX = 10_000
+LISTS_REMEMBERED_MAX = 256
+"""Envelopes of device lists that are not decoded again for each request."""
+REMEMBERED_LIST_BYTES_MAX = 16 * 1024
 SWEEP_UPLOADS_EVERY_S = 30.0
 COUNTED_BYTES_MAX = 1 << 60
 """No quota, capacity or expectation counts further; databases count to 2^63 - 1."""

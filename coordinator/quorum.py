@@ -7,8 +7,10 @@ shard digest of the stripe.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from holdfast.coordinator.placement import Group
 from holdfast.protocol.errors import BadRequest, GroupMoved, NoQuorum, NotFound, Refused
@@ -19,6 +21,8 @@ from holdfast.protocol.signing import Signed
 from holdfast.protocol.stripes import StripeHeader
 
 __all__ = ["DurableStripe", "durable_stripes", "open_receipts"]
+
+_DIGEST: Final = Digest.SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,10 @@ class DurableStripe:
     @property
     def missing(self) -> list[int]:
         """Slots without a receipt."""
-        return [slot for slot in range(self.group.profile.n) if slot not in self.durable]
+        count = self.group.profile.n
+        if len(self.durable) == count:
+            return []
+        return [slot for slot in range(count) if slot not in self.durable]
 
 
 def open_receipts(
@@ -73,15 +80,16 @@ def durable_stripes(
         NoQuorum: a stripe has fewer durable slots than its write quorum.
         NotFound, BadRequest: an unknown group, or sizes that do not fit.
     """
-    proven: dict[tuple[ChunkId, int, int, Digest], set[NodeId]] = {}
+    # By node and group. Digests are compared as bytes: a commit names some dozens, and an id is made slowly.
+    proven: dict[tuple[NodeId, int], set[tuple[bytes, int, bytes]]] = defaultdict(set)
     for receipt in receipts:
         group = groups.get(receipt.group)
         if group is None or receipt.group_version != group.version:
             continue
+        vouched_for = proven[receipt.node, receipt.group]
         for entry in receipt.entries:
             if entry.generation == upload:
-                key = (entry.chunk, receipt.group, entry.slot, entry.digest)
-                proven.setdefault(key, set()).add(receipt.node)
+                vouched_for.add((entry.chunk, entry.slot, entry.digest))
     made, short = [], []
     for chunk in chunks:
         group = groups.get(chunk.group)
@@ -95,7 +103,8 @@ def durable_stripes(
         durable = frozenset(
             slot
             for slot, node in enumerate(group.members)
-            if node in proven.get((chunk.chunk, group.id, slot, header.digest(slot)), ())
+            if (chunk.chunk, slot, header.digests[_DIGEST * slot : _DIGEST * (slot + 1)])
+            in proven.get((node, group.id), ())
         )
         if len(durable) < group.profile.write_quorum:
             short.append(chunk.chunk.hex())

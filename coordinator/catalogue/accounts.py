@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from holdfast.coordinator.catalogue.nodes import use_token
+from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import accounts, chunks
+from holdfast.coordinator.limits import LISTS_REMEMBERED_MAX, REMEMBERED_LIST_BYTES_MAX
 from holdfast.protocol.accounts import DeviceList, open_device_list, signed_digest
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import Conflict, NoAccount, Refused
@@ -27,8 +30,18 @@ __all__ = [
 ]
 
 
-# Every command begins with it: made once, since making it takes as long as running it.
-_BY_ID: Final = select(accounts).where(accounts.c.id == bindparam("id"))
+# Every command begins with it.
+_BY_ID: Final = Prepared(
+    select(
+        accounts.c.number,
+        accounts.c.device_list,
+        accounts.c.device_list_seq,
+        accounts.c.quota_bytes,
+        accounts.c.used_bytes,
+        accounts.c.sweep_generation,
+        accounts.c.head_seq,
+    ).where(accounts.c.id == bindparam("id"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +58,20 @@ class AccountRow:
     head_seq: int
 
 
-def _made(row: Row[tuple[object, ...]]) -> AccountRow:
-    return AccountRow(
-        row.number,
-        AccountId(row.id),
-        decode(row.device_list, Signed),
-        row.device_list_seq,
-        row.quota_bytes,
-        row.used_bytes,
-        row.sweep_generation,
-        row.head_seq,
-    )
+@lru_cache(maxsize=LISTS_REMEMBERED_MAX)
+def _decoded_before(stored: bytes) -> Signed:
+    """A device list's envelope: every request of an account reads it, and it hardly ever changes."""
+    return decode(stored, Signed)
 
 
 def find_account(connection: Connection, account: AccountId) -> AccountRow | None:
     """The account, or None."""
-    row = connection.execute(_BY_ID, {"id": bytes(account)}).one_or_none()
-    return _made(row) if row is not None else None
+    row = _BY_ID.row(connection, id=bytes(account))
+    if row is None:
+        return None
+    number, stored, *rest = row
+    is_small = len(stored) <= REMEMBERED_LIST_BYTES_MAX
+    return AccountRow(number, account, _decoded_before(stored) if is_small else decode(stored, Signed), *rest)
 
 
 def account_row(connection: Connection, account: AccountId) -> AccountRow:

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.engine import batched
+from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import chunks, missing
 from holdfast.coordinator.catalogue.schema import groups as group_rows
 from holdfast.coordinator.catalogue.uploads import UploadRow, take_quota
@@ -30,16 +31,36 @@ from holdfast.protocol.messages.uploads import (
 __all__ = ["claim", "commit", "locate", "missing_by_chunk", "note_reports"]
 
 
-# Statements of every claim and commit, made once: making one takes as long as running it.
-_ROWS: Final = select(chunks).where(
-    chunks.c.account == bindparam("account"), chunks.c.id.in_(bindparam("ids", expanding=True))
+_ROWS: Final = Prepared(
+    select(
+        chunks.c.id,
+        chunks.c.generation,
+        chunks.c.group_id,
+        chunks.c.sealed_bytes,
+        chunks.c.stripe,
+        chunks.c.pin,
+        chunks.c.state,
+    ).where(chunks.c.account == bindparam("account"), chunks.c.id.in_(bindparam("ids", expanding=True)))
 )
-_MISSING: Final = select(missing.c.chunk, missing.c.slot).where(
-    missing.c.account == bindparam("account"), missing.c.chunk.in_(bindparam("ids", expanding=True))
+_MISSING: Final = Prepared(
+    select(missing.c.chunk, missing.c.slot).where(
+        missing.c.account == bindparam("account"), missing.c.chunk.in_(bindparam("ids", expanding=True))
+    )
 )
-_ADD: Final = insert(chunks)
-_GROUPS: Final = select(group_rows.c.id, group_rows.c.version).where(
-    group_rows.c.id.in_(bindparam("ids", expanding=True))
+_PIN: Final = Prepared(
+    update(chunks)
+    .where(chunks.c.account == bindparam("number"), chunks.c.id.in_(bindparam("ids", expanding=True)))
+    .values(pin=bindparam("generation"), state="live", trashed_ms=None)
+)
+_ADD: Final = Prepared(
+    insert(chunks).values(state="live"),
+    columns=("account", "id", "generation", "group_id", "group_version", "sealed_bytes", "stripe", "pin"),
+)
+_ADD_MISSING: Final = Prepared(
+    insert(missing).values(why="unwritten"), columns=("account", "chunk", "group_id", "slot")
+)
+_GROUPS: Final = Prepared(
+    select(group_rows.c.id, group_rows.c.version).where(group_rows.c.id.in_(bindparam("ids", expanding=True)))
 )
 
 
@@ -63,22 +84,18 @@ class _Row:
 
 def _rows(connection: Connection, account: AccountRow, wanted: Sequence[ChunkId]) -> dict[ChunkId, _Row]:
     """The rows there are, with their missing slots."""
-    there: dict[ChunkId, Row[Any]] = {}
+    found: list[tuple[Any, ...]] = []
     for portion in batched(list(dict.fromkeys(wanted))):
-        asked = {"account": account.number, "ids": [bytes(chunk) for chunk in portion]}
-        there.update((ChunkId(row.id), row) for row in connection.execute(_ROWS, asked))
-    gone = missing_by_chunk(connection, account, list(there)) if there else {}
+        ids = [bytes(chunk) for chunk in portion]
+        found.extend(_ROWS.rows(connection, account=account.number, ids=ids))
+    if not found:
+        return {}
+    there = {ChunkId(row[0]): row for row in found}
+    gone = missing_by_chunk(connection, account, list(there))
+    nothing: frozenset[int] = frozenset()
     return {
-        chunk: _Row(
-            UploadId(row.generation),
-            row.group_id,
-            row.sealed_bytes,
-            Digest(row.stripe),
-            row.pin,
-            row.state,
-            gone.get(chunk, frozenset()),
-        )
-        for chunk, row in there.items()
+        chunk: _Row(UploadId(upload), group, size, Digest(stripe), pin, state, gone.get(chunk, nothing))
+        for chunk, (_, upload, group, size, stripe, pin, state) in there.items()
     }
 
 
@@ -88,9 +105,9 @@ def missing_by_chunk(
     """Slots noted as missing."""
     slots: dict[ChunkId, set[int]] = defaultdict(set)
     for portion in batched(list(dict.fromkeys(wanted))):
-        asked = {"account": account.number, "ids": [bytes(chunk) for chunk in portion]}
-        for row in connection.execute(_MISSING, asked):
-            slots[ChunkId(row.chunk)].add(row.slot)
+        ids = [bytes(chunk) for chunk in portion]
+        for chunk, slot in _MISSING.rows(connection, account=account.number, ids=ids):
+            slots[ChunkId(chunk)].add(slot)
     return {chunk: frozenset(found) for chunk, found in slots.items()}
 
 
@@ -138,11 +155,8 @@ def claim(
 def _pin(connection: Connection, account: AccountRow, pinned: Sequence[ChunkId]) -> None:
     """Hold rows against the sweep that is to come, and take them out of the trash."""
     for portion in batched(pinned):
-        connection.execute(
-            update(chunks)
-            .where(chunks.c.account == account.number, chunks.c.id.in_([bytes(chunk) for chunk in portion]))
-            .values(pin=account.sweep_generation, state="live", trashed_ms=None)
-        )
+        ids = [bytes(chunk) for chunk in portion]
+        _PIN.run(connection, number=account.number, ids=ids, generation=account.sweep_generation)
 
 
 def commit(
@@ -203,7 +217,7 @@ def commit(
 def _require_groups(connection: Connection, judged: Mapping[int, int]) -> None:
     """The groups (id -> version) must still be at the versions that the receipts were judged by."""
     for portion in batched(list(judged)):
-        now = {row.id: row.version for row in connection.execute(_GROUPS, {"ids": portion})}
+        now = dict(_GROUPS.rows(connection, ids=portion))
         for group in portion:
             if now.get(group) != judged[group]:
                 raise GroupMoved(f"group {group} has moved on", group=group)
@@ -233,8 +247,8 @@ def _insert(
 ) -> None:
     if not stripes:
         return
-    connection.execute(
-        _ADD,
+    _ADD.run_each(
+        connection,
         [
             {
                 "account": account.number,
@@ -245,7 +259,6 @@ def _insert(
                 "sealed_bytes": stripe.sealed_bytes,
                 "stripe": bytes(stripe.stripe),
                 "pin": account.sweep_generation,
-                "state": "live",
             }
             for stripe in stripes
         ],
@@ -256,13 +269,12 @@ def _insert(
             "chunk": bytes(stripe.chunk),
             "group_id": stripe.group.id,
             "slot": slot,
-            "why": "unwritten",
         }
         for stripe in stripes
         for slot in stripe.missing
     ]
     if gone:
-        connection.execute(insert(missing), gone)
+        _ADD_MISSING.run_each(connection, gone)
 
 
 def locate(

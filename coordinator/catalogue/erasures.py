@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from holdfast.coordinator.catalogue.engine import batched
+from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import (
     accounts,
     chunks,
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 _UNRECONCILED = "unreconciled"
+_IS_UNRECONCILED: Final = Prepared(select(meta.c.number).where(meta.c.name == _UNRECONCILED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ class Order:
 
 def is_unreconciled(connection: Connection) -> bool:
     """Is the catalogue older than what nodes hold, and not compared with them since?"""
-    number = connection.execute(select(meta.c.number).where(meta.c.name == _UNRECONCILED)).scalar()
-    return bool(number)
+    row = _IS_UNRECONCILED.row(connection)
+    return row is not None and bool(row[0])
 
 
 def set_unreconciled(connection: Connection, is_so: bool) -> None:

@@ -1,20 +1,20 @@
-"""Heads, snapshot lists and snapshot records."""
+"""Heads and snapshot lists, and the snapshot records that come with them."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final
 
 from blake3 import blake3
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.chunks import commit
 from holdfast.coordinator.catalogue.engine import batched
+from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import accounts, heads, pending_heads, snapshot_records
+from holdfast.coordinator.catalogue.snapshot_records import insert_records, known_records, records
 from holdfast.coordinator.catalogue.uploads import end_upload, require_open, take_quota
 from holdfast.coordinator.quorum import DurableStripe
 from holdfast.protocol.accounts import (
@@ -35,7 +35,6 @@ from holdfast.protocol.limits import (
     HEAD_LINKS_MAX,
     HEAD_NEW_RECORDS_MAX,
     MESSAGE_BYTES_MAX,
-    RECORDS_FETCH_MAX,
     SNAPSHOT_RECORD_BYTES_MAX,
 )
 from holdfast.protocol.messages.heads import HeadState, PostHead
@@ -62,25 +61,41 @@ MayTake = Callable[[Collection[Witness], Collection[Witness]], None]
 """Told the witnesses of a head and of its predecessor: raises what speaks against taking it now."""
 
 
-# Statements of every head, made once: making one takes as long as running it.
-_NEWEST: Final = (
-    select(heads).where(heads.c.account == bindparam("account")).order_by(heads.c.seq.desc()).limit(1)
+_NEWEST: Final = Prepared(
+    select(heads.c.seq, heads.c.signed, heads.c.snapshot_list, heads.c.device_list_seq)
+    .where(heads.c.account == bindparam("account"))
+    .order_by(heads.c.seq.desc())
+    .limit(1)
 )
-_PENDING: Final = select(pending_heads).where(pending_heads.c.account == bindparam("account"))
-_LINKS: Final = (
+_PENDING: Final = Prepared(
+    select(
+        pending_heads.c.seq,
+        pending_heads.c.signed,
+        pending_heads.c.digest,
+        pending_heads.c.snapshot_list,
+        pending_heads.c.records,
+        pending_heads.c.device_list,
+        pending_heads.c.posted_ms,
+    ).where(pending_heads.c.account == bindparam("account"))
+)
+_WITH_PENDING: Final = Prepared(
+    select(accounts.c.id).join(pending_heads, pending_heads.c.account == accounts.c.number)
+)
+_LINKS: Final = Prepared(
     select(heads.c.signed)
     .where(heads.c.account == bindparam("account"), heads.c.seq > bindparam("since"))
     .order_by(heads.c.seq)
     .limit(bindparam("most"))
 )
-_ADD: Final = insert(heads)
-_MOVE: Final = (
+_ADD: Final = Prepared(insert(heads))
+_MOVE: Final = Prepared(
     update(accounts).where(accounts.c.number == bindparam("account")).values(head_seq=bindparam("seq"))
 )
-_ADD_PENDING: Final = insert(pending_heads)
-_NO_MORE_PENDING: Final = delete(pending_heads).where(pending_heads.c.account == bindparam("number"))
-_ADD_RECORDS: Final = insert(snapshot_records)
-_LEFT: Final = (
+_ADD_PENDING: Final = Prepared(insert(pending_heads))
+_NO_MORE_PENDING: Final = Prepared(
+    delete(pending_heads).where(pending_heads.c.account == bindparam("number"))
+)
+_LEFT: Final = Prepared(
     update(snapshot_records)
     .where(
         snapshot_records.c.account == bindparam("number"),
@@ -88,16 +103,12 @@ _LEFT: Final = (
     )
     .values(left_seq=bindparam("left"))
 )
-_KNOWN_RECORDS: Final = select(snapshot_records.c.id).where(
-    snapshot_records.c.account == bindparam("account"),
-    snapshot_records.c.id.in_(bindparam("ids", expanding=True)),
-)
 
 
 def _newest(connection: Connection, account: AccountRow) -> tuple[int, Signed, bytes, int] | None:
     """(seq, head, snapshot list, device-list seq) of the newest head."""
-    row = connection.execute(_NEWEST, {"account": account.number}).one_or_none()
-    return (row.seq, decode(row.signed, Signed), row.snapshot_list, row.device_list_seq) if row else None
+    row = _NEWEST.row(connection, account=account.number)
+    return (row[0], decode(row[1], Signed), row[2], row[3]) if row is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +134,19 @@ class Pending:
 
 def pending_head(connection: Connection, account: AccountRow) -> Pending | None:
     """The account's head that waits for its witnesses."""
-    row = connection.execute(_PENDING, {"account": account.number}).one_or_none()
+    row = _PENDING.row(connection, account=account.number)
     if row is None:
         return None
-    signed, size = decode(row.signed, Signed), SnapshotId.SIZE
+    seq, stored, digest, snapshot_list, records, device_list, _ = row
+    signed, size = decode(stored, Signed), SnapshotId.SIZE
     return Pending(
         account.id,
-        row.seq,
+        seq,
         signed,
-        Digest(row.digest),
-        row.snapshot_list,
-        decode(row.device_list, Signed),
-        tuple(SnapshotId(row.records[at : at + size]) for at in range(0, len(row.records), size)),
+        Digest(digest),
+        snapshot_list,
+        decode(device_list, Signed),
+        tuple(SnapshotId(records[at : at + size]) for at in range(0, len(records), size)),
         tuple(decode(signed.payload, Head).witnesses),
         newest_witnesses(connection, account),
     )
@@ -142,8 +154,7 @@ def pending_head(connection: Connection, account: AccountRow) -> Pending | None:
 
 def accounts_with_pending(connection: Connection) -> list[AccountId]:
     """Whose heads wait for their witnesses."""
-    query = select(accounts.c.id).join(pending_heads, pending_heads.c.account == accounts.c.number)
-    return [AccountId(found) for found in connection.execute(query).scalars()]
+    return [AccountId(found) for (found,) in _WITH_PENDING.rows(connection)]
 
 
 def newest_witnesses(connection: Connection, account: AccountRow) -> tuple[Witness, ...]:
@@ -262,18 +273,16 @@ def _add_pending(
     now_ms: int,
 ) -> None:
     """A head that waits for its witnesses, with the ids of the records that came with it."""
-    connection.execute(
-        _ADD_PENDING,
-        {
-            "account": account.number,
-            "seq": seq,
-            "signed": encode(posted.head),
-            "digest": bytes(digest),
-            "snapshot_list": posted.snapshot_list,
-            "records": b"".join(fresh),
-            "device_list": encode(account.device_list),
-            "posted_ms": now_ms,
-        },
+    _ADD_PENDING.run(
+        connection,
+        account=account.number,
+        seq=seq,
+        signed=encode(posted.head),
+        digest=bytes(digest),
+        snapshot_list=posted.snapshot_list,
+        records=b"".join(fresh),
+        device_list=encode(account.device_list),
+        posted_ms=now_ms,
     )
 
 
@@ -290,16 +299,17 @@ def settle_head(
     """
     if ended is not None:
         end_upload(connection, account, ended)
-    row = connection.execute(_PENDING, {"account": account.number}).one_or_none()
-    if row is None or row.digest != bytes(digest):
+    row = _PENDING.row(connection, account=account.number)
+    if row is None or row[2] != bytes(digest):
         newest = _newest(connection, account)
         if newest is not None and signed_digest(newest[1]) == digest:
             return HeadState(head=newest[1], snapshot_list=newest[2], links=[newest[1]])
         raise HeadMoved("the account's head moved on", seq=newest[0] if newest is not None else 0)
-    signed = decode(row.signed, Signed)
-    insert_head(connection, account, signed, row.snapshot_list, row.posted_ms)
-    connection.execute(_NO_MORE_PENDING, {"number": account.number})
-    return HeadState(head=signed, snapshot_list=row.snapshot_list, links=[signed])
+    _, stored, _, snapshot_list, _, _, posted_ms = row
+    signed = decode(stored, Signed)
+    insert_head(connection, account, signed, snapshot_list, posted_ms)
+    _NO_MORE_PENDING.run(connection, number=account.number)
+    return HeadState(head=signed, snapshot_list=snapshot_list, links=[signed])
 
 
 def drop_pending(connection: Connection, account: AccountRow, digest: Digest) -> None:
@@ -317,19 +327,17 @@ def insert_head(
     """Make a verified head the account's newest."""
     head, newest = decode(signed.payload, Head), _newest(connection, account)
     _note_left(connection, account, newest[2] if newest else None, snapshot_list, head.seq)
-    connection.execute(
-        _ADD,
-        {
-            "account": account.number,
-            "seq": head.seq,
-            "signed": encode(signed),
-            "digest": bytes(signed_digest(signed)),
-            "snapshot_list": snapshot_list,
-            "device_list_seq": head.device_list_seq,
-            "posted_ms": posted_ms,
-        },
+    _ADD.run(
+        connection,
+        account=account.number,
+        seq=head.seq,
+        signed=encode(signed),
+        digest=bytes(signed_digest(signed)),
+        snapshot_list=snapshot_list,
+        device_list_seq=head.device_list_seq,
+        posted_ms=posted_ms,
     )
-    connection.execute(_MOVE, {"account": account.number, "seq": head.seq})
+    _MOVE.run(connection, account=account.number, seq=head.seq)
     reached("coordinator.head.written")
 
 
@@ -373,18 +381,6 @@ def _keep_records(
     return fresh
 
 
-def insert_records(connection: Connection, account: AccountRow, fresh: Mapping[SnapshotId, bytes]) -> None:
-    """Insert records that are not here yet."""
-    if fresh:
-        connection.execute(
-            _ADD_RECORDS,
-            [
-                {"account": account.number, "id": bytes(snapshot), "sealed": sealed}
-                for snapshot, sealed in fresh.items()
-            ],
-        )
-
-
 def _note_left(
     connection: Connection, account: AccountRow, before: bytes | None, now: bytes, seq: int
 ) -> None:
@@ -393,18 +389,7 @@ def _note_left(
     earlier = set(listed_ids(before)) if before is not None else set()
     for changed, left_seq in ((earlier - listed, seq), (listed - earlier, None)):
         for portion in batched(list(changed)):
-            connection.execute(_LEFT, {"number": account.number, "ids": portion, "left": left_seq})
-
-
-def known_records(
-    connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]
-) -> set[SnapshotId]:
-    """Those of the records that are here."""
-    found: set[SnapshotId] = set()
-    for portion in batched(list(wanted)):
-        asked = {"account": account.number, "ids": [bytes(snapshot) for snapshot in portion]}
-        found.update(SnapshotId(row.id) for row in connection.execute(_KNOWN_RECORDS, asked))
-    return found
+            _LEFT.run(connection, number=account.number, ids=portion, left=left_seq)
 
 
 def head_state(connection: Connection, account: AccountRow, since: int) -> HeadState:
@@ -414,31 +399,9 @@ def head_state(connection: Connection, account: AccountRow, since: int) -> HeadS
         return HeadState(head=None, snapshot_list=b"", links=[])
     links: list[Signed] = []
     room = MESSAGE_BYTES_MAX // 2
-    asked = {"account": account.number, "since": since, "most": HEAD_LINKS_MAX}
-    for row in connection.execute(_LINKS, asked):
-        room -= len(row.signed)
+    for (signed,) in _LINKS.each(connection, account=account.number, since=since, most=HEAD_LINKS_MAX):
+        room -= len(signed)
         if room < 0 and links:
             break
-        links.append(decode(row.signed, Signed))
+        links.append(decode(signed, Signed))
     return HeadState(head=newest[1], snapshot_list=newest[2], links=links)
-
-
-def records(connection: Connection, account: AccountRow, wanted: Sequence[SnapshotId]) -> list[bytes | None]:
-    """Sealed records, in order; stops early when the answer grows too long."""
-    if len(wanted) > RECORDS_FETCH_MAX:
-        raise BadRequest(f"at most {RECORDS_FETCH_MAX} records are fetched at once")
-    own = snapshot_records.c.account == account.number
-    asked = [bytes(snapshot) for snapshot in wanted]
-    sizes: dict[bytes, int] = {}
-    for portion in batched(asked):
-        lengths = select(snapshot_records.c.id, func.length(snapshot_records.c.sealed))
-        rows = connection.execute(lengths.where(own, snapshot_records.c.id.in_(portion)))
-        sizes.update((row[0], row[1]) for row in rows)
-    ends = list(accumulate(sizes.get(snapshot, 0) for snapshot in asked))
-    fitting = asked[: max(1, bisect_right(ends, MESSAGE_BYTES_MAX // 2))]
-    found: dict[bytes, bytes] = {}
-    for portion in batched(fitting):
-        query = select(snapshot_records.c.id, snapshot_records.c.sealed)
-        rows = connection.execute(query.where(own, snapshot_records.c.id.in_(portion)))
-        found.update((row[0], row[1]) for row in rows)
-    return [found.get(snapshot) for snapshot in fitting]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
@@ -39,6 +39,7 @@ from holdfast.coordinator.catalogue.nodes import (
     removed_among,
     set_standing,
 )
+from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import accounts, chunks, group_slots, groups, missing, moves, nodes
 from holdfast.coordinator.placement import Group
 from holdfast.protocol.errors import GroupMoved
@@ -65,6 +66,11 @@ __all__ = [
 Cursor = tuple[int, bytes]
 """(account's number, chunk id): everything up to it is filled."""
 _START: Cursor = (0, b"")
+_MISSING_BY_SLOT: Final = Prepared(
+    select(missing.c.group_id, missing.c.slot, func.count(), func.sum(chunks.c.sealed_bytes))
+    .join(chunks, and_(missing.c.account == chunks.c.account, missing.c.chunk == chunks.c.id))
+    .group_by(missing.c.group_id, missing.c.slot)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,12 +361,10 @@ def caught_up(connection: Connection, done: Iterable[ShardRow]) -> int:
 
 def count_missing(connection: Connection) -> dict[tuple[int, int], tuple[int, int]]:
     """(shards, sealed bytes) noted as missing, by (group, slot)."""
-    query = (
-        select(missing.c.group_id, missing.c.slot, func.count(), func.sum(chunks.c.sealed_bytes))
-        .join(chunks, and_(missing.c.account == chunks.c.account, missing.c.chunk == chunks.c.id))
-        .group_by(missing.c.group_id, missing.c.slot)
-    )
-    return {(row[0], row[1]): (row[2], row[3]) for row in connection.execute(query)}
+    return {
+        (group, slot): (shards, sealed_bytes)
+        for group, slot, shards, sealed_bytes in _MISSING_BY_SLOT.rows(connection)
+    }
 
 
 def count_unfilled(connection: Connection, move: Move) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, delete, distinct, func, insert, select, tuple_, update
 
@@ -18,6 +18,7 @@ from holdfast.coordinator.adopting import FoundGroup, FoundShard, FoundStripe, S
 from holdfast.coordinator.catalogue import erasures
 from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.nodes import all_groups, raise_epoch
+from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import (
     accounts,
     chunks,
@@ -44,6 +45,8 @@ __all__ = [
 
 StrayCursor = tuple[bytes, bytes]
 """(account, chunk): everything up to it was looked at."""
+
+_COUNT: Final = Prepared(select(func.count()).select_from(strays))
 
 
 def note_strays(connection: Connection, node: NodeId, found: Sequence[FoundShard]) -> bool:
@@ -111,7 +114,8 @@ def forget_strays(connection: Connection, node: NodeId) -> None:
 
 def count_strays(connection: Connection) -> int:
     """How many shards are noted."""
-    return int(connection.execute(select(func.count()).select_from(strays)).scalar() or 0)
+    ((count,),) = _COUNT.rows(connection)
+    return int(count)
 
 
 # Groups that this catalogue does not know

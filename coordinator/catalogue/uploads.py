@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
+from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import accounts, uploads
 from holdfast.coordinator.limits import UPLOADS_OPEN_MAX
 from holdfast.protocol.errors import Conflict, QuotaExceeded, UploadEnded
@@ -27,18 +28,39 @@ __all__ = [
 ]
 
 
-# Statements of every upload, made once: making one takes as long as running it.
-_BY_ID: Final = select(uploads).where(uploads.c.id == bindparam("id"))
-_RUNNING: Final = select(func.count()).where(
-    uploads.c.account == bindparam("account"), uploads.c.state == "open"
+_BY_ID: Final = Prepared(
+    select(
+        uploads.c.account,
+        uploads.c.device,
+        uploads.c.state,
+        uploads.c.reserved_bytes,
+        uploads.c.sweep_generation,
+        uploads.c.head_seq,
+    ).where(uploads.c.id == bindparam("id"))
 )
-_OPEN: Final = insert(uploads)
-_USED: Final = (
+_RUNNING: Final = Prepared(
+    select(func.count(), func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
+        uploads.c.account == bindparam("account"), uploads.c.state == "open"
+    )
+)
+_RESERVED: Final = Prepared(
+    select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
+        uploads.c.account == bindparam("account"), uploads.c.state == "open", uploads.c.id != bindparam("own")
+    )
+)
+_RESERVE: Final = Prepared(
+    update(uploads).where(uploads.c.id == bindparam("upload")).values(reserved_bytes=bindparam("left"))
+)
+_OPEN: Final = Prepared(insert(uploads))
+_USED: Final = Prepared(
     update(accounts)
     .where(accounts.c.number == bindparam("account"))
     .values(used_bytes=accounts.c.used_bytes + bindparam("added"))
 )
-_END: Final = (
+_RENEW: Final = Prepared(
+    update(uploads).where(uploads.c.id == bindparam("upload")).values(renewed_ms=bindparam("now_ms"))
+)
+_END: Final = Prepared(
     update(uploads)
     .where(uploads.c.id == bindparam("upload"), uploads.c.account == bindparam("number"))
     .values(state="ended", reserved_bytes=0)
@@ -59,31 +81,17 @@ class UploadRow:
 
 
 def _find(connection: Connection, upload: UploadId) -> UploadRow | None:
-    row = connection.execute(_BY_ID, {"id": bytes(upload)}).one_or_none()
+    row = _BY_ID.row(connection, id=bytes(upload))
     if row is None:
         return None
-    return UploadRow(
-        UploadId(row.id),
-        row.account,
-        DeviceId(row.device),
-        row.state,
-        row.reserved_bytes,
-        row.sweep_generation,
-        row.head_seq,
-    )
+    account, device, *rest = row
+    return UploadRow(upload, account, DeviceId(device), *rest)
 
 
-def _reserve(connection: Connection, account: AccountRow, wanted: int, own: UploadId | None = None) -> None:
+def _require_room(account: AccountRow, wanted: int, reserved: int) -> None:
     """Is there room for so many bytes beside what is used, and what other uploads have reserved?"""
-    if not account.quota_bytes:
-        return
-    reserved = select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
-        uploads.c.account == account.number, uploads.c.state == "open"
-    )
-    if own is not None:
-        reserved = reserved.where(uploads.c.id != bytes(own))
-    taken = account.used_bytes + int(connection.execute(reserved).scalar() or 0)
-    if taken + wanted > account.quota_bytes:
+    taken = account.used_bytes + reserved
+    if account.quota_bytes and taken + wanted > account.quota_bytes:
         raise QuotaExceeded(
             f"the account's quota of {account.quota_bytes:,} bytes does not hold this backup",
             why=f"{taken:,} are used or reserved and {wanted:,} more are wanted",
@@ -100,14 +108,14 @@ def take_quota(connection: Connection, account: AccountRow, upload: UploadRow, a
         QuotaExceeded: the account's quota does not hold them.
     """
     if added > 0:
-        _reserve(connection, account, added, upload.id)
+        if account.quota_bytes:
+            ((reserved,),) = _RESERVED.rows(connection, account=account.number, own=bytes(upload.id))
+            _require_room(account, added, reserved)
         left = max(0, upload.reserved_bytes - added)
         if left != upload.reserved_bytes:
-            connection.execute(
-                update(uploads).where(uploads.c.id == bytes(upload.id)).values(reserved_bytes=left)
-            )
+            _RESERVE.run(connection, upload=bytes(upload.id), left=left)
     if added:
-        connection.execute(_USED, {"account": account.number, "added": added})
+        _USED.run(connection, account=account.number, added=added)
 
 
 def open_upload(
@@ -130,29 +138,27 @@ def open_upload(
         if known.account != account.number or known.device != device:
             raise Conflict("this upload id is taken", do="Draw another one.")
         return require_open(connection, account, upload)
-    running = connection.execute(_RUNNING, {"account": account.number}).scalar()
-    if int(running or 0) >= UPLOADS_OPEN_MAX:
+    ((running, reserved),) = _RUNNING.rows(connection, account=account.number)
+    if running >= UPLOADS_OPEN_MAX:
         raise Conflict(
             f"the account has {UPLOADS_OPEN_MAX} backups under way",
             do=f"Wait until some have ended; abandoned ones end after {UPLOAD_SILENCE_MS // 60_000} minutes.",
         )
-    _reserve(connection, account, expected_bytes)
+    _require_room(account, expected_bytes, reserved)
     opened = UploadRow(
         upload, account.number, device, "open", expected_bytes, account.sweep_generation, account.head_seq
     )
-    connection.execute(
-        _OPEN,
-        {
-            "id": bytes(upload),
-            "account": opened.account,
-            "device": bytes(device),
-            "state": opened.state,
-            "opened_ms": now_ms,
-            "renewed_ms": now_ms,
-            "reserved_bytes": opened.reserved_bytes,
-            "sweep_generation": opened.sweep_generation,
-            "head_seq": opened.head_seq,
-        },
+    _OPEN.run(
+        connection,
+        id=bytes(upload),
+        account=opened.account,
+        device=bytes(device),
+        state=opened.state,
+        opened_ms=now_ms,
+        renewed_ms=now_ms,
+        reserved_bytes=opened.reserved_bytes,
+        sweep_generation=opened.sweep_generation,
+        head_seq=opened.head_seq,
     )
     return opened
 
@@ -170,14 +176,14 @@ def require_open(connection: Connection, account: AccountRow, upload: UploadId) 
 
 def renew_upload(connection: Connection, account: AccountRow, upload: UploadId, now_ms: int) -> UploadRow:
     """A sign of life; raises UploadEnded."""
-    require_open(connection, account, upload)
-    connection.execute(update(uploads).where(uploads.c.id == bytes(upload)).values(renewed_ms=now_ms))
-    return require_open(connection, account, upload)
+    found = require_open(connection, account, upload)
+    _RENEW.run(connection, upload=bytes(upload), now_ms=now_ms)
+    return found
 
 
 def end_upload(connection: Connection, account: AccountRow, upload: UploadId) -> None:
     """End it; ending twice, or what was never opened, is fine."""
-    connection.execute(_END, {"upload": bytes(upload), "number": account.number})
+    _END.run(connection, upload=bytes(upload), number=account.number)
 
 
 def hear_again(connection: Connection, now_ms: int) -> None:

@@ -215,14 +215,14 @@ class TestRecords:
         wanted = [*names, SnapshotId(b"x" * 32), *names[:3]]
         expected = [*sealed, None, *sealed[:3]]
         assert await ada.office.records(ada.person, wanted) == expected
-        monkeypatch.setattr("holdfast.coordinator.catalogue.heads.MESSAGE_BYTES_MAX", 1000)
+        monkeypatch.setattr("holdfast.coordinator.catalogue.snapshot_records.MESSAGE_BYTES_MAX", 1000)
         got: list[bytes | None] = []
         while len(got) < len(wanted):
             part = await ada.office.records(ada.person, wanted[len(got) :])
             assert part and sum(len(record or b"") for record in part) <= 500
             got.extend(part)
         assert got == expected
-        monkeypatch.setattr("holdfast.coordinator.catalogue.heads.MESSAGE_BYTES_MAX", 10)
+        monkeypatch.setattr("holdfast.coordinator.catalogue.snapshot_records.MESSAGE_BYTES_MAX", 10)
         assert await ada.office.records(ada.person, names) == sealed[:1], "at least one, or nobody gets on"
         assert await ada.office.records(ada.person, []) == []
         with pytest.raises(BadRequest):
