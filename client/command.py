@@ -217,7 +217,10 @@ def restore(
     async def work(moved: Any) -> Any:
         from msgspec.structs import replace
 
+        from holdfast.client.loading import load_ahead
+
         async with open_client(coordinator) as client:
+            load_ahead("holdfast.client.download", "holdfast.client.restore")
             chosen = await client.find(wanted, device=device, path=of_path)
 
             def with_total(progress: Any) -> None:

@@ -126,7 +126,8 @@ class Downloader:
         try:
             for start in range(0, len(ids), _LOCATE_CHUNKS):
                 portion = ids[start : start + _LOCATE_CHUNKS]
-                located = await self._link.locate(portion)
+                # Beside it the map, where none is known yet.
+                located, _ = await asyncio.gather(self._link.locate(portion), self._link.nodes([], 0))
                 groups = {group.group: group for group in located.groups}
                 members = sorted({node for g in located.groups for holders in g.holders for node in holders})
                 nodes = await self._link.nodes(members, located.epoch)

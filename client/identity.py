@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from holdfast.client.primitives import box_key_of
 from holdfast.client.sealing import SealingKeys
 from holdfast.protocol import signing
 from holdfast.protocol.accounts import (
@@ -69,7 +70,7 @@ class RootKeys(Secret, frozen=True):
         """The root keys of a recovery secret."""
         return cls(
             signing.generate_signing_key(_derive(secret, "root-sign")),
-            X25519PrivateKey.from_private_bytes(_derive(secret, "root-box")),
+            box_key_of(_derive(secret, "root-box")),
         )
 
     @property
@@ -104,7 +105,7 @@ class DeviceKeys(Secret, frozen=True):
         """Stored keys; raises BadRequest on a wrong length."""
         if len(raw) != 64:
             raise BadRequest("a device key file has 64 bytes of keys")
-        return cls(signing.load_signing_key(raw[:32]), X25519PrivateKey.from_private_bytes(raw[32:]))
+        return cls(signing.load_signing_key(raw[:32]), box_key_of(raw[32:]))
 
     def to_bytes(self) -> bytes:
         """64 bytes for storing (0600)."""
@@ -142,7 +143,7 @@ class AccountKeys(Secret, frozen=True):
             secret,
             SealingKeys(epoch, _derive(secret, "id"), _derive(secret, "chunk-key", 64)),
             _derive(secret, "cut"),
-            X25519PrivateKey.from_private_bytes(_derive(secret, "read")),
+            box_key_of(_derive(secret, "read")),
             _derive(secret, "file"),
             _derive(secret, "page"),
         )

@@ -117,6 +117,7 @@ assert (
     + (FILE_HOLES_MAX + 1) * HOLE_BYTES
     < CUT_BYTES_MAX
 )
+assert SMALL_FILE_BYTES_MAX <= READ_BYTES, "a small file is read at once into the room of its cutter"
 assert SENT_AT_ONCE_BYTES_MAX <= HELD_SEALED_BYTES_MAX
 assert BATCH_CHUNKS_MAX <= SHARD_BATCH_ENTRIES_MAX
 assert BATCH_FIRST_SEALED_BYTES <= BATCH_SEALED_BYTES

@@ -13,6 +13,7 @@ which (docs/FORMAT.md, "Manifest").
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from blake3 import blake3
@@ -157,7 +158,8 @@ class ManifestWriter:
             )
         )
         self._size += _ENTRY_BYTES + len(entry.path) + len(entry.target) + 12 * len(indexed)
-        self._size += sum(len(name) + len(value) for name, value in entry.xattrs)
+        if entry.xattrs:
+            self._size += sum(len(name) + len(value) for name, value in entry.xattrs)
         self._size += HOLE_BYTES * len(entry.holes)
         self._extents += len(indexed)
 
@@ -189,9 +191,12 @@ class ManifestWriter:
 
 def _time_ns(time_ns: int) -> int:
     """A file's time as a page can hold it: some filesystems keep times of any year."""
-    return min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
+    if TIME_NS_MIN <= time_ns <= TIME_NS_MAX:
+        return time_ns
+    return TIME_NS_MIN if time_ns < TIME_NS_MIN else TIME_NS_MAX
 
 
+@lru_cache(maxsize=256)
 def _unicode(name: str) -> str:
     """An owner's name as a page can hold it: the system's list of users may hold any bytes."""
     return name.encode(errors="replace").decode()

@@ -126,7 +126,7 @@ class Parent:
     def __init__(self, pages: Iterable[tuple[ChunkRef, Page | None]]) -> None:
         self._pages = iter(pages)
         self._following = next(self._pages, None)
-        self._files: deque[Entry] = deque()
+        self._files: deque[tuple[tuple[bytes, ...], Entry]] = deque()
         self._ahead: ParentPage | None = None
         self._ahead_from: tuple[bytes, ...] = ()
         self._turn()
@@ -159,16 +159,16 @@ class Parent:
         """What the parent says of the file at this path; what sorts before it is passed over for good."""
         while self._ahead is not None and self._ahead_from <= here:
             self._enter(self._ahead)
-        while self._files and components(self._files[0].path) < here:
+        while self._files and self._files[0][0] < here:
             self._files.popleft()
-        if self._files and components(self._files[0].path) == here:
-            return self._files[0]
+        if self._files and self._files[0][0] == here:
+            return self._files[0][1]
         return None
 
     def rest(self) -> Iterator[Entry]:
         """All files from the present page on, in order; the parent is then at its end."""
         while True:
-            yield from self._files
+            yield from [entry for _, entry in self._files]
             self._files.clear()
             if self._ahead is None:
                 return
@@ -185,10 +185,10 @@ class Parent:
             return
         for entry in entries:
             if entry.kind == "file":
-                self._files.append(entry)
-            elif entry.kind == "more" and self._files and self._files[-1].path == entry.path:
-                held = self._files.pop()
-                self._files.append(held.with_extents(held.extents + entry.extents))
+                self._files.append((components(entry.path), entry))
+            elif entry.kind == "more" and self._files and self._files[-1][1].path == entry.path:
+                here, held = self._files.pop()
+                self._files.append((here, held.with_extents(held.extents + entry.extents)))
         while self._ahead is not None and self._files and _begins_within(self._ahead.page):
             self._enter(self._ahead)
 

@@ -84,6 +84,7 @@ class Target:
         self._folders: OrderedDict[tuple[bytes, ...], int] = OrderedDict()
         self._filesystems = {os.fstat(self._root).st_dev: self._root}
         self._made: set[tuple[bytes, ...]] = set()
+        self._looked_in: tuple[tuple[bytes, ...] | None, bytes | None] = None, None
         self._number = 0
         # Not the process id: in a container an interrupted restore may well have had the same.
         self._own = temporary_prefix + source.random_bytes(8).hex().encode() + b"-"
@@ -192,8 +193,16 @@ class Target:
 
     def looks_wanted(self, parts: tuple[bytes, ...], entry: Entry) -> bool:
         """A quick look by path, to spare fetching what is there; :meth:`wants` decides when writing."""
+        above = parts[:-1]
+        if above != self._looked_in[0]:
+            # Where there was no folder a moment ago there is no file to spare: one look for all of them.
+            named = os.path.join(os.fsencode(self.path), *above)
+            self._looked_in = above, named if os.path.isdir(named) else None
+        folder = self._looked_in[1]
+        if folder is None:
+            return True
         try:
-            found = os.lstat(os.path.join(os.fsencode(self.path), *parts))
+            found = os.lstat(os.path.join(folder, parts[-1]))
         except OSError:
             return True
         return stat.S_ISDIR(found.st_mode) or replaces(found, entry, self._overwrite)
@@ -244,8 +253,11 @@ class Target:
         return True
 
     def sync_all(self) -> None:
-        """Make everything written durable (syncfs(2)), also on what is mounted below the target."""
-        for fd in self._filesystems.values():
+        """Make everything written durable (syncfs(2)), also on what is mounted below the target.
+
+        May run beside a thread that writes on: what was written before the call is durable after it.
+        """
+        for fd in list(self._filesystems.values()):
             if _libc.syncfs(fd) != 0:
                 number = ctypes.get_errno()
                 raise no_room_or(OSError(number, os.strerror(number)), self.path)

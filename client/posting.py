@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 from holdfast.client.backup import BackupPlan, BackupResult, run_backup
@@ -15,18 +15,15 @@ from holdfast.client.progress import OnProgress
 from holdfast.client.reach import snapshots_reach
 from holdfast.client.session import Session
 from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
-from holdfast.client.snapshots import Snapshot, parent_of, snapshots_of
+from holdfast.client.snapshots import Snapshot, newest_first
 from holdfast.client.upload import Uploader
 from holdfast.protocol.errors import BadRequest, Conflict, SweptSince
 from holdfast.protocol.ids import SnapshotId, UploadId
 from holdfast.protocol.limits import SNAPSHOTS_MAX
-from holdfast.protocol.messages.backups import BackupBegun
-from holdfast.protocol.messages.uploads import UploadOpened
 from holdfast.protocol.program import program_version
 
 __all__ = [
     "NO_SNAPSHOT",
-    "begin_backup",
     "claim_reached",
     "find_parent",
     "in_new_uploads",
@@ -39,37 +36,28 @@ T = TypeVar("T")
 
 NO_SNAPSHOT = SnapshotId(bytes(32))
 """The id of what a dry run returns."""
-_LOOKED_AT_TOGETHER = 64
-
-
-@asynccontextmanager
-async def begin_backup(session: Session) -> AsyncIterator[tuple[Uploader, HeadView]]:
-    """An upload, and the head when it opened: what a snapshot in that holds may be reused unclaimed."""
-    known = session.known = session.home.account()
-    begun: list[BackupBegun] = []
-
-    async def open_upload(upload: UploadId, expected_bytes: int) -> UploadOpened:
-        begun.append(await session.link.begin_backup(upload, expected_bytes, known.head_seq))
-        return begun[0].opened
-
-    async with Uploader(
-        session.link, source=session.source, open_upload=open_upload, recent=session.recent
-    ) as uploader:
-        yield uploader, await session.head_begun(known, begun[0])
+_OWN_AMONG = 64
+"""How many of the newest snapshots one of this device is looked for among, where another device has one."""
 
 
 async def find_parent(session: Session, head: HeadView, roots: Sequence[bytes]) -> Snapshot | None:
     """The snapshot to compare with: the newest of this device and these paths.
 
-    The newest ones are nearly always enough; older ones are opened only when they are not.
+    Where there is none among the newest ones, the newest of these paths by another device is. Older ones are
+    opened only where there is neither.
     """
-    wanted = [os.fsdecode(root) for root in roots]
-    for end in range(len(head.snapshots), 0, -_LOOKED_AT_TOGETHER):
-        portion = head.snapshots[max(0, end - _LOOKED_AT_TOGETHER) : end]
-        found = parent_of(await snapshots_of(session, portion), session.device.id, wanted)
-        if found is not None:
-            return found
-    return None
+    wanted = tuple(os.fsdecode(root) for root in roots)
+    looked_at, of_another = 0, None
+    async with aclosing(newest_first(session, head.snapshots)) as snapshots:
+        async for snapshot in snapshots:
+            if snapshot.paths == wanted:
+                if snapshot.device == session.device.id:
+                    return snapshot
+                of_another = of_another or snapshot
+            looked_at += 1
+            if of_another is not None and looked_at >= _OWN_AMONG:
+                break
+    return of_another
 
 
 async def rehearse(

@@ -240,7 +240,7 @@ class Producer:
             self.result.read_bytes += entry.size
             return Waiting(entry)
         with FileReader(found.path) as reader:
-            if entry.size < SMALL_FILE_BYTES_MAX:
+            if max(entry.size, reader.stat.st_size) < SMALL_FILE_BYTES_MAX:
                 return self._read_small(reader, found.path, entry)
             return self._read_large(reader, found.path, entry)
 
@@ -262,7 +262,8 @@ class Producer:
         return untrusted(entry, size)
 
     def _read_small(self, reader: FileReader, path: bytes, entry: Entry) -> Waiting:
-        content = reader.whole()
+        # Read where it will be cut: what turns out to be known is not taken, and costs no copy either.
+        content = reader.whole_into(self._small.room())
         self.result.read_bytes += len(content)
         entry = self._settled(reader, path, entry, len(content))
         if not content:
@@ -279,7 +280,7 @@ class Producer:
                 self._note_reused(known.entry)
         else:
             waiting = Waiting(entry, ready=False)
-            self._small.add(waiting, content)
+            self._small.take(waiting, len(content))
             self._digests.remember(digest, waiting)
         self._queue.add(waiting)
         if self._queue.is_long:

@@ -92,7 +92,8 @@ def describe(found: Found, now_ns: int, left_out: list[str] | None = None) -> En
     Raises:
         SkippedFile: a socket or device, or it vanished.
     """
-    mode, kind = found.stat.st_mode, _kind(found.stat.st_mode)
+    told = found.stat
+    mode, kind = told.st_mode, _kind(told.st_mode)
     if kind is None:
         what = "a socket" if stat.S_ISSOCK(mode) else "a device"
         raise SkippedFile(f"it is {what}")
@@ -102,25 +103,26 @@ def describe(found: Found, now_ns: int, left_out: list[str] | None = None) -> En
             target = os.readlink(found.path)
         except OSError as error:
             raise SkippedFile(error.strerror or str(error)) from error
-    user, group = owner_names(found.stat.st_uid, found.stat.st_gid)
-    newest = max(found.stat.st_mtime_ns, found.stat.st_ctime_ns)
+    user, group = owner_names(told.st_uid, told.st_gid)
+    is_file, mtime_ns, ctime_ns = kind == "file", told.st_mtime_ns, told.st_ctime_ns
+    linked = is_file and told.st_nlink > 1
     return Entry(
         kind=kind,
         path=found.path.lstrip(b"/"),
         mode=stat.S_IMODE(mode),
-        uid=found.stat.st_uid,
-        gid=found.stat.st_gid,
+        uid=told.st_uid,
+        gid=told.st_gid,
         user=user,
         group=group,
-        mtime_ns=found.stat.st_mtime_ns,
-        ctime_ns=found.stat.st_ctime_ns if kind == "file" else 0,
-        inode=found.stat.st_ino if kind == "file" else 0,
-        device=found.stat.st_dev if kind == "file" and found.stat.st_nlink > 1 else 0,
-        size=found.stat.st_size if kind == "file" else 0,
+        mtime_ns=mtime_ns,
+        ctime_ns=ctime_ns if is_file else 0,
+        inode=told.st_ino if is_file else 0,
+        device=told.st_dev if linked else 0,
+        size=told.st_size if is_file else 0,
         target=target,
-        linked=kind == "file" and found.stat.st_nlink > 1,
+        linked=linked,
         xattrs=attributes_of(found.path, [] if left_out is None else left_out),
-        trusted=kind == "file" and now_ns - newest > _UNTRUSTED_NS,
+        trusted=is_file and now_ns - max(mtime_ns, ctime_ns) > _UNTRUSTED_NS,
     )
 
 
@@ -190,20 +192,17 @@ class FileReader:
                 return [(0, size)]
         return _joined([run for run in found if run[1] > 0])
 
-    def whole(self) -> bytes:
-        """All of a small file; less where it has been cut off.
+    def whole_into(self, room: memoryview) -> memoryview:
+        """All of a small file, put at the beginning of some room that is long enough; less where it has
+        been cut off.
 
         Raises:
             SkippedFile: it cannot be read.
         """
-        size = self.stat.st_size
-        try:
-            content = os.pread(self._fd, size, 0)
-            while len(content) < size and (more := os.pread(self._fd, size - len(content), len(content))):
-                content += more
-        except OSError as error:
-            raise SkippedFile(error.strerror or str(error)) from error
-        return content
+        size, got = self.stat.st_size, 0
+        while got < size and (count := self.read_into(room[got:size], got)):
+            got += count
+        return room[:got]
 
     def read_into(self, room: memoryview, offset: int) -> int:
         """Read at an offset into some room; gives how many bytes, 0 where the file ends by now.

@@ -236,13 +236,15 @@ class _Restorer:
         self._writing: asyncio.Task[None] | None = None
 
     async def add(self, window: Window) -> None:
-        """Start fetching a window; write an earlier one when enough are on their way."""
-        before = self._fetching[-1] if self._fetching else None
-        self._fetching.append((window, asyncio.create_task(self._fetch(window, before))))
+        """Start fetching a window; write an earlier one first when enough are on their way.
+
+        Whoever comes with a window has planned it while those before it were fetched.
+        """
         if len(self._fetching) > RESTORE_WINDOWS_AHEAD_MAX:
             await self._write_next()
-        else:
-            await asyncio.sleep(0)  # the fetch sets out while planning goes on
+        before = self._fetching[-1] if self._fetching else None
+        self._fetching.append((window, asyncio.create_task(self._fetch(window, before))))
+        await asyncio.sleep(0)  # writing and fetching set out while planning goes on
 
     async def _fetch(
         self,
@@ -268,6 +270,8 @@ class _Restorer:
         """Write everything that is on its way."""
         while self._fetching:
             await self._write_next()
+        await self._written()
+        self._writing = asyncio.create_task(asyncio.to_thread(self._writer.complete))
         await self._written()
 
     async def _written(self) -> None:

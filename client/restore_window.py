@@ -2,13 +2,16 @@
 
 The planner (client/restore.py) fills windows with actions; when a window's chunks
 are there, :class:`WindowWriter` carries it out: contents first, then one syncfs for
-all files finished in it, then the renames. Only this side touches the target.
+all files finished in it, then the renames. While the disk syncs one window, the next
+one's contents are written. Only this side touches the target.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeAlias
 
 from blake3 import blake3
@@ -148,8 +151,16 @@ class Window(Struct):
             self.plain_bytes += ref.plain_bytes
 
 
+class _Unplaced(Struct):
+    """A window whose contents are written: files that wait for their names, and what comes after those."""
+
+    done: list[FileJob]
+    after: list[Link | FinishFolder]
+    synced: Future[None] | None
+
+
 class WindowWriter:
-    """Carries windows out, in order, in one thread at a time.
+    """Carries windows out, in order, in one thread at a time; another one only waits for the disk.
 
     Args:
         verify: read every file again after it was placed, and compare.
@@ -163,14 +174,30 @@ class WindowWriter:
         self._report = report
         self._verify = verify
         self._open: set[FileJob] = set()
+        self._disk = ThreadPoolExecutor(1, "restore sync")
+        self._unplaced: _Unplaced | None = None
         self.written_bytes = 0
 
     def carry_out(self, window: Window, contents: Contents) -> None:
-        """Do all of a window.
+        """Write all of a window, and place the one before; :meth:`complete` places the last.
 
         Raises:
             NoRoom: the disk is full; nothing half-written is left.
         """
+        try:
+            done, after = self._write_all(window, contents)
+        finally:
+            self.complete()
+        # All of it is written before its sync begins. What is written meanwhile waits for the next sync.
+        synced = self._disk.submit(self._target.sync_all) if done else None
+        self._unplaced = _Unplaced(done, after, synced)
+        if self._verify:
+            self.complete()  # files stay open until they are read again: not those of two windows
+
+    def _write_all(
+        self, window: Window, contents: Contents
+    ) -> tuple[list[FileJob], list[Link | FinishFolder]]:
+        """Contents, folders and links; gives the files that are complete, and what is to do behind them."""
         done: list[FileJob] = []
         after: list[Link | FinishFolder] = []
         for action in window.actions:
@@ -188,8 +215,21 @@ class WindowWriter:
                 raise
             except HoldfastError as error:
                 self._failed(action, error)
-        self._place(done)
-        for action in after:
+        return done, after
+
+    def complete(self) -> None:
+        """Place what is written, once it is durable.
+
+        Raises:
+            NoRoom: the disk is full; nothing half-written is left.
+        """
+        if self._unplaced is None:
+            return
+        unplaced, self._unplaced = self._unplaced, None
+        if unplaced.synced is not None:
+            unplaced.synced.result()
+        self._place(unplaced.done)
+        for action in unplaced.after:
             self._finish(action)
 
     def _failed(self, action: Make | Content, error: HoldfastError) -> None:
@@ -267,10 +307,7 @@ class WindowWriter:
         self.written_bytes += len(view)
 
     def _place(self, done: list[FileJob]) -> None:
-        """One sync for all, then the names."""
-        if not done:
-            return
-        self._target.sync_all()
+        """Their names, for files that are durable."""
         for job in done:
             try:
                 if self._verify:
@@ -340,6 +377,9 @@ class WindowWriter:
             self._target.discard(job.parts, job.name)
 
     def abandon(self) -> None:
-        """Remove every file that is not finished."""
+        """Place what is written, remove every file that is not finished. Nothing is under way afterwards."""
+        with suppress(HoldfastError):  # whoever gives up has the first error to tell
+            self.complete()
+        self._disk.shutdown()
         for job in list(self._open):
             self._drop(job)

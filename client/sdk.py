@@ -23,6 +23,7 @@ from msgspec import Struct
 from holdfast.client.entries import Entry, check_path
 from holdfast.client.exclude import Excluder
 from holdfast.client.home import Home
+from holdfast.client.loading import load_ahead
 from holdfast.client.manifest import UnreadablePage, read_manifest
 from holdfast.client.progress import OnProgress
 from holdfast.client.sealing import SealedChunk
@@ -230,15 +231,22 @@ class AsyncClient:
             BadRequest: a path or pattern is wrong. NoRoom, NoQuorum, QuotaExceeded: nowhere to store it.
             Unreachable, OutcomeUnknown: the coordinator went away; running it again is safe.
         """
-        from holdfast.client.backup import BackupPlan, run_backup
-        from holdfast.client.posting import begin_backup, find_parent, post_snapshot, rehearse
+        from holdfast.client.backup_result import BackupPlan
 
         plan = BackupPlan(normal_roots(paths), Excluder(exclude), one_file_system, dry_run)
         labels = checked_tags(tags)
+        load_ahead("holdfast.client.beginning", "holdfast.client.posting")
         session = await self._opened()
         if dry_run:
+            from holdfast.client.posting import rehearse
+
             return await rehearse(session, plan, labels, on_progress)
+        from holdfast.client.beginning import begin_backup
+
         async with begin_backup(session) as (uploader, head):
+            from holdfast.client.backup import run_backup
+            from holdfast.client.posting import find_parent, post_snapshot
+
             parent = await find_parent(session, head, plan.roots)
             result = await run_backup(
                 plan,
@@ -261,7 +269,8 @@ class AsyncClient:
             BadRequest: the name is not a plain relative path. Else as :meth:`backup`.
         """
         from holdfast.client.backup import run_stream_backup
-        from holdfast.client.posting import begin_backup, post_snapshot
+        from holdfast.client.beginning import begin_backup
+        from holdfast.client.posting import post_snapshot
 
         path = os.fsencode(name).lstrip(b"/")
         try:
@@ -417,10 +426,12 @@ class AsyncClient:
         Raises:
             NoRoom: the target's disk is full. NotFound: nothing matches. Locked: another restore runs there.
         """
-        from holdfast.client.restore import RestorePlan, run_restore
-
+        load_ahead("holdfast.client.download", "holdfast.client.restore")
         session = await self._opened()
         chosen = await self._chosen(snapshot)
+
+        from holdfast.client.restore import RestorePlan, run_restore
+
         plan = RestorePlan(os.fspath(target), os.fsencode(path), include, overwrite, verify)
         return await run_restore(
             plan,

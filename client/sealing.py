@@ -15,17 +15,16 @@ Encrypted Files and Communication with PURBs", PETS 2019, algorithm 1.
 
 from __future__ import annotations
 
-import hmac
 import sys
 from typing import Final
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from msgspec import Struct
 
+from holdfast.client.primitives import AESGCM, compare_digest
 from holdfast.protocol.errors import BadRequest, IntegrityFailure
 from holdfast.protocol.ids import ChunkId, FixedBytes
 from holdfast.protocol.limits import CHUNK_PADDED_BYTES_MAX, CHUNK_PLAIN_BYTES_MAX, SEALED_BYTES_MAX
@@ -160,7 +159,7 @@ def open_chunk(
     if len(view) < _OVERHEAD + _TAG + 5 or bytes(view[:1]) != _VERSION:
         raise _refuse(chunk_id, "its sealing version is not known here")
     key, commitment = _derive(keys, pid)
-    if not hmac.compare_digest(commitment, view[1:_OVERHEAD]):
+    if not compare_digest(commitment, view[1:_OVERHEAD]):
         raise _refuse(chunk_id, "it was sealed under another key")
     p = bytearray(len(view) - _OVERHEAD - _TAG)
     try:

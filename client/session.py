@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from holdfast.client.download import Downloader
 from holdfast.client.heads import HeadView, having_seen, read_head
 from holdfast.client.home import Home, KnownAccount
 from holdfast.client.identity import AccountKeys, open_account_keys
@@ -31,6 +32,9 @@ from holdfast.protocol.messages.backups import BackupBegun
 from holdfast.protocol.requests import Signer
 from holdfast.protocol.transport import Transport
 
+if TYPE_CHECKING:
+    from holdfast.client.download import Downloader
+
 __all__ = ["Session"]
 
 
@@ -47,7 +51,6 @@ class Session:
         self._keys_proven = False
         self.cache = home.cache()
         self.recent = RecentChunks()
-        self.downloader = Downloader(link, source=source)
 
     @classmethod
     async def open(
@@ -83,6 +86,13 @@ class Session:
         if link.charter.term > known.term:
             opened._reigned(link.charter)
         return opened
+
+    @cached_property
+    def downloader(self) -> Downloader:
+        """What fetches chunks; it, and the erasure code, are loaded when the first one is wanted."""
+        from holdfast.client.download import Downloader
+
+        return Downloader(self.link, source=self.source)
 
     def _reigned(self, charter: Charter) -> None:
         self._remember(replace(self.known, term=charter.term))
@@ -154,14 +164,25 @@ class Session:
         Raises:
             IntegrityFailure: one is gone or does not open.
         """
-        opened = []
-        for snapshot, sealed in zip(wanted, await self.link.records(wanted), strict=True):
+        return list(await self.records_backwards(wanted))[::-1]
+
+    async def records_backwards(self, wanted: Sequence[SnapshotId]) -> Iterator[SnapshotRecord]:
+        """The same, the last first: all are fetched, and each is opened when it is asked for.
+
+        Raises:
+            IntegrityFailure: by the iterator, when it comes to one that is gone or does not open.
+        """
+        return self._opened_backwards(wanted, await self.link.records(wanted))
+
+    def _opened_backwards(
+        self, wanted: Sequence[SnapshotId], records: Sequence[bytes | None]
+    ) -> Iterator[SnapshotRecord]:
+        for snapshot, sealed in zip(reversed(wanted), reversed(records), strict=True):
             if sealed is None:
                 raise IntegrityFailure(
                     f"the coordinator does not have the record of snapshot {snapshot.short}"
                 )
-            opened.append(open_record(self.keys, self.link.cluster, self.known.account, snapshot, sealed))
-        return opened
+            yield open_record(self.keys, self.link.cluster, self.known.account, snapshot, sealed)
 
     async def pages(self, refs: Sequence[ChunkRef]) -> list[bytes | HoldfastError]:
         """Plaintexts of manifest pages, from the cache or the nodes (a PageLoader)."""
@@ -178,6 +199,14 @@ class Session:
         for ref in refs:
             if ref not in found:
                 lacking.setdefault(ref.chunk, []).append(ref)
+        if lacking:
+            await self._fetch_pages(lacking, found)
+        return [found[ref] for ref in refs]
+
+    async def _fetch_pages(
+        self, lacking: Mapping[ChunkId, Sequence[ChunkRef]], found: dict[ChunkRef, bytes | HoldfastError]
+    ) -> None:
+        keys = self.sealing_keys
         async for chunk, got in self.downloader.fetch(list(lacking)):
             for ref in lacking[chunk]:
                 if isinstance(got, HoldfastError):
@@ -188,7 +217,6 @@ class Session:
                     self.cache.put(chunk, got)
                 except IntegrityFailure as error:
                     found[ref] = error.bare()
-        return [found[ref] for ref in refs]
 
     async def find_missing(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, HoldfastError]:
         """Chunks that cannot be had now, by the catalogue and the nodes believed up (a FindMissing)."""

@@ -104,11 +104,15 @@ class SmallFileStream:
         self._end = 0
         self._files: deque[tuple[Waiting, int, int]] = deque()
 
-    def add(self, waiting: Waiting, content: bytes) -> None:
-        """The next file; ``waiting`` becomes ready when its last chunk is cut."""
-        self._files.append((waiting, self._end, self._end + len(content)))
-        self._end += len(content)
-        self._cut(self._cutter.feed(content))
+    def room(self) -> memoryview:
+        """Where to read the next file; then :meth:`take` it, or leave it: the next gets the same room."""
+        return self._cutter.room()
+
+    def take(self, waiting: Waiting, count: int) -> None:
+        """So many bytes of the room are a file; ``waiting`` becomes ready when its last chunk is cut."""
+        self._files.append((waiting, self._end, self._end + count))
+        self._end += count
+        self._cut(self._cutter.take(count))
 
     def flush(self) -> None:
         """Cut everything that is there: all files are ready afterwards."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from holdfast.protocol.limits import LABEL_BYTES_MAX
 if TYPE_CHECKING:
     from holdfast.client.session import Session
 
-_LOOKED_AT_TOGETHER = 16
+_FETCHED_TOGETHER = 16
 
 PathBytes = bytes
 """The name ``bytes`` means a count inside :class:`Snapshot`."""
@@ -29,7 +30,7 @@ __all__ = [
     "choose",
     "find_snapshot",
     "is_of",
-    "parent_of",
+    "newest_first",
     "snapshots_of",
     "split_reference",
 ]
@@ -135,14 +136,6 @@ def choose(
     return fitting[0]
 
 
-def parent_of(snapshots: Sequence[Snapshot], device: DeviceId, paths: Sequence[str]) -> Snapshot | None:
-    """What a backup is compared with: the newest of the same paths, of this device if there is one."""
-    same_paths = [snapshot for snapshot in snapshots if snapshot.paths == tuple(paths)]
-    same_device = [snapshot for snapshot in same_paths if snapshot.device == device]
-    fitting = same_device or same_paths
-    return fitting[-1] if fitting else None
-
-
 def checked_tags(tags: Iterable[str]) -> list[str]:
     """Each tag once, in order; raises BadRequest for what is none."""
     made = list(dict.fromkeys(tags))
@@ -167,6 +160,21 @@ async def snapshots_of(session: Session, wanted: Sequence[SnapshotId]) -> list[S
     return [Snapshot.of(snapshot, record) for snapshot, record in zip(wanted, records, strict=True)]
 
 
+async def newest_first(session: Session, listed: Sequence[SnapshotId]) -> AsyncGenerator[Snapshot, None]:
+    """Snapshots of a head's list, the last first; each opened when it is asked for, a few fetched together.
+
+    Each has to be fetched and decrypted: with years of daily snapshots, all of them take longer than
+    many a restore.
+
+    Raises:
+        IntegrityFailure: a record is gone or does not open.
+    """
+    for end in range(len(listed), 0, -_FETCHED_TOGETHER):
+        portion = listed[max(0, end - _FETCHED_TOGETHER) : end]
+        for snapshot, record in zip(reversed(portion), await session.records_backwards(portion), strict=True):
+            yield Snapshot.of(snapshot, record)
+
+
 async def find_snapshot(
     session: Session,
     listed: Sequence[SnapshotId],
@@ -175,16 +183,12 @@ async def find_snapshot(
     device: str | None = None,
     path: str | None = None,
 ) -> Snapshot:
-    """As :func:`choose` of a head's whole list, oldest first; opens no more records than it must.
-
-    Each has to be fetched and decrypted: with years of daily snapshots, all of them take longer than
-    many a restore.
-    """
+    """As :func:`choose` of a head's whole list, oldest first; opens no more records than it must."""
     if wanted != "latest":
         fitting = [snapshot for snapshot in listed if wanted and snapshot.hex().startswith(wanted)]
         return choose(await snapshots_of(session, fitting), wanted)
-    for end in range(len(listed), 0, -_LOOKED_AT_TOGETHER):
-        portion = await snapshots_of(session, listed[max(0, end - _LOOKED_AT_TOGETHER) : end])
-        if any(is_of(snapshot, device=device, path=path) for snapshot in portion):
-            return choose(portion, wanted, device=device, path=path)
+    async with aclosing(newest_first(session, listed)) as snapshots:
+        async for snapshot in snapshots:
+            if is_of(snapshot, device=device, path=path):
+                return snapshot
     return choose([], wanted, device=device, path=path)

@@ -274,9 +274,12 @@ class Uploader:
         """
         if sum(len(chunk.sealed) for chunk in chunks) <= ENCODED_AT_ONCE_BYTES_MAX:
             batch = encode_batch(lease, chunks)
+            nodes = await self._link.nodes(lease.members, self._leases.epoch)
         else:
-            batch = await asyncio.to_thread(encode_batch, lease, chunks)
-        nodes = await self._link.nodes(lease.members, self._leases.epoch)
+            batch, nodes = await asyncio.gather(
+                asyncio.to_thread(encode_batch, lease, chunks),
+                self._link.nodes(lease.members, self._leases.epoch),
+            )
         receipts: list[Signed] = []
         errors: dict[NodeId, HoldfastError] = {}
 

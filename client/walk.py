@@ -35,7 +35,7 @@ class Problem(Struct, frozen=True):
 
 def components(path: bytes) -> tuple[bytes, ...]:
     """The names of a path: the order of walk and manifest."""
-    return tuple(part for part in path.split(b"/") if part)
+    return tuple(filter(None, path.split(b"/")))
 
 
 def normal_roots(paths: Sequence[str | bytes | os.PathLike[str] | os.PathLike[bytes]]) -> list[bytes]:

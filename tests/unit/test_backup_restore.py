@@ -15,6 +15,7 @@ from support.trees import LATER, assert_same, leftovers, tree
 from holdfast.client import reading
 from holdfast.client.backup import BackupPlan, run_backup
 from holdfast.client.exclude import Excluder
+from holdfast.client.limits import READ_BYTES
 from holdfast.client.progress import Progress
 from holdfast.client.restore import RestorePlan, run_restore
 from holdfast.client.walk import normal_roots
@@ -311,3 +312,47 @@ async def test_progress_moves_within_one_large_file(tmp_path: Path) -> None:
     seen = [progress.bytes for progress in told]
     assert seen == sorted(seen) and seen[-1] == 40_000_000
     assert any(0 < count < 40_000_000 for count in seen)
+
+
+async def test_a_small_file_that_is_a_large_one_by_the_time_it_is_opened_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for a small file; how long it is tells the open file, not the look that came before."""
+    content = os.urandom(READ_BYTES + 12_345)
+    (tmp_path / "tree").mkdir()
+    path = tmp_path / "tree" / "replaced"
+    path.write_bytes(b"small")
+    opened = reading.FileReader.__init__
+
+    def replaced_before(self: reading.FileReader, found: bytes) -> None:
+        path.write_bytes(content)
+        opened(self, found)
+
+    monkeypatch.setattr(reading.FileReader, "__init__", replaced_before)
+    pipeline = Pipeline()
+    made = await pipeline.backup(tmp_path / "tree")
+    assert [os.fsdecode(each) for each in made.changed] == [str(path)]
+    assert (await pipeline.restore(made, tmp_path / "back", of=tmp_path / "tree")).complete
+    assert (tmp_path / "back" / "replaced").read_bytes() == content
+
+
+async def test_a_small_file_that_was_cut_off_is_as_long_as_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "tree" / name).write_bytes(name.encode() * 1000)
+    whole = reading.FileReader.whole_into
+
+    def cut_off(self: reading.FileReader, room: memoryview) -> memoryview:
+        if self.stat.st_ino == (tmp_path / "tree" / "b").stat().st_ino:
+            os.truncate(tmp_path / "tree" / "b", 10)
+        return whole(self, room)
+
+    monkeypatch.setattr(reading.FileReader, "whole_into", cut_off)
+    pipeline = Pipeline()
+    made = await pipeline.backup(tmp_path / "tree")
+    assert [os.path.basename(each) for each in made.changed] == [b"b"]
+    assert (await pipeline.restore(made, tmp_path / "back", of=tmp_path / "tree")).complete
+    back = {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()}
+    assert back == {"a": b"a" * 1000, "b": b"b" * 10, "c": b"c" * 1000}

@@ -13,14 +13,14 @@ import pytest
 from support.pipeline import Pipeline
 from support.trees import assert_same, leftovers, tree
 
-from holdfast.client import check
+from holdfast.client import check, restore
 from holdfast.client.limits import (
     CUT_BYTES_MAX,
     FILE_HOLES_MAX,
     RESTORE_WINDOW_BYTES,
     SMALL_FILE_BYTES_MAX,
 )
-from holdfast.client.placing import temporary_prefix
+from holdfast.client.placing import Target, temporary_prefix
 from holdfast.client.restore import open_refs
 from holdfast.cluster.demo.compare import compare_trees
 from holdfast.protocol.errors import (
@@ -117,8 +117,6 @@ async def test_an_interrupted_restore_with_the_same_process_id_is_in_nobody_s_wa
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a container every restore may be process 7: names are drawn, not numbered by process."""
-    from holdfast.client.placing import Target
-
     monkeypatch.setattr(os, "getpid", lambda: 7)
     (tmp_path / "back").mkdir()
     first = Target(tmp_path / "back", "never")
@@ -136,8 +134,6 @@ async def test_an_interrupted_restore_with_the_same_process_id_is_in_nobody_s_wa
 async def test_a_restore_that_says_done_has_its_names_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from holdfast.client.placing import Target
-
     steps: list[str] = []
     synced, renamed = Target.sync_all, Target.rename
     monkeypatch.setattr(Target, "sync_all", lambda self: (steps.append("sync"), synced(self))[1])
@@ -219,8 +215,6 @@ async def test_a_check_that_reads_holds_no_more_than_a_restore_would(
 
 
 async def test_two_restores_into_one_folder_do_not_mix(tmp_path: Path) -> None:
-    from holdfast.client.placing import Target
-
     held = Target(tmp_path / "back", "never")
     with pytest.raises(Locked):
         Target(tmp_path / "back", "never")
@@ -232,8 +226,6 @@ async def test_a_cancelled_restore_lets_go_of_its_folders_only_when_nothing_is_w
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread goes on when its task is cancelled: what it holds must not be closed under its hands."""
-    from holdfast.client.placing import Target
-
     source, pipeline = tree(tmp_path / "tree"), Pipeline()
     made = await pipeline.backup(source)
     steps: list[str] = []
@@ -353,3 +345,124 @@ async def test_a_sample_reads_about_as_much_as_asked(tmp_path: Path) -> None:
     made = await pipeline.backup(source)
     report = await pipeline.check(made, percent=50.0, seed=b"fixed")
     assert 10 < report.read_chunks < 50
+
+
+class Steps:
+    """What a restore does to each file, and to the disk, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, windows_of: int) -> None:
+        self.told: list[tuple[str, bytes]] = []
+        self.sync_takes = threading.Event()
+        self.sync_takes.set()
+        self.written_beside_a_sync = threading.Event()
+        described, synced, renamed = Target.describe, Target.sync_all, Target.rename
+
+        def describe(target: Target, fd: int, entry: Any) -> None:
+            described(target, fd, entry)
+            self.told.append(("written", entry.path))
+            if self.paths("sync begins") and not self.paths("synced"):
+                self.written_beside_a_sync.set()
+
+        def sync_all(target: Target) -> None:
+            self.told.append(("sync begins", b""))
+            self.sync_takes.wait(5)
+            synced(target)
+            self.told.append(("synced", b""))
+
+        def rename(target: Target, parts: Any, name: bytes, entry: Any) -> bool:
+            self.told.append(("named", entry.path))
+            return renamed(target, parts, name, entry)
+
+        monkeypatch.setattr(Target, "describe", describe)
+        monkeypatch.setattr(Target, "sync_all", sync_all)
+        monkeypatch.setattr(Target, "rename", rename)
+        monkeypatch.setattr(restore, "RESTORE_WINDOW_ACTIONS_MAX", windows_of)
+
+    def paths(self, step: str) -> list[bytes]:
+        return [path for told, path in self.told if told == step]
+
+    def was_durable(self, path: bytes) -> bool:
+        """Did a whole sync lie between its last byte and its name?"""
+        between = [
+            told
+            for told, _ in self.told[self.told.index(("written", path)) : self.told.index(("named", path))]
+        ]
+        return "synced" in between[between.index("sync begins") :] if "sync begins" in between else False
+
+
+def many(folder: Path, count: int = 40) -> Path:
+    for number in range(count):
+        (folder / f"{number % 3}").mkdir(parents=True, exist_ok=True)
+        (folder / f"{number % 3}" / f"{number:03}").write_bytes(b"%d" % number * 100)
+    return folder
+
+
+async def test_each_file_is_durable_before_it_gets_its_name_over_many_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows are written while the one before is synced: that sync is none for what came meanwhile."""
+    source, pipeline = many(tmp_path / "tree"), Pipeline()
+    made = await pipeline.backup(source)
+    steps = Steps(monkeypatch, windows_of=7)
+    report = await pipeline.restore(made, tmp_path / "back", of=source)
+    assert report.complete and report.files == 40
+    assert steps.paths("named") == steps.paths("written") and len(steps.paths("named")) == 40
+    assert all(map(steps.was_durable, steps.paths("named")))
+    assert len(steps.paths("sync begins")) >= 6 and steps.told[-1] == ("synced", b""), "the names are, too"
+    assert_same(source, tmp_path / "back")
+
+
+async def test_the_next_window_is_written_while_the_disk_syncs_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, pipeline = many(tmp_path / "tree"), Pipeline()
+    made = await pipeline.backup(source)
+    steps = Steps(monkeypatch, windows_of=7)
+    steps.sync_takes.clear()
+    restoring = asyncio.create_task(pipeline.restore(made, tmp_path / "back", of=source))
+    assert await asyncio.to_thread(steps.written_beside_a_sync.wait, 4)
+    assert steps.paths("named") == [], "nothing has a name before it is durable"
+    steps.sync_takes.set()
+    assert (await restoring).complete
+
+
+async def test_what_was_written_before_the_disk_was_full_has_its_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, pipeline = many(tmp_path / "tree"), Pipeline()
+    made = await pipeline.backup(source)
+    steps = Steps(monkeypatch, windows_of=7)
+    temporary = Target.temporary
+
+    def full(target: Target, parts: Any) -> Any:
+        if len(steps.paths("written")) >= 20:
+            raise OSError(errno.ENOSPC, "full")
+        return temporary(target, parts)
+
+    monkeypatch.setattr(Target, "temporary", full)
+    with pytest.raises(NoRoom):
+        await pipeline.restore(made, tmp_path / "back", of=source)
+    assert leftovers(tmp_path / "back") == []
+    there = [path for path in (tmp_path / "back").rglob("*") if path.is_file()]
+    assert 7 <= len(there) <= 20 and len(there) == len(steps.paths("named"))
+    assert all(map(steps.was_durable, steps.paths("named")))
+
+
+async def test_a_file_that_came_into_a_folder_that_was_not_there_when_it_was_planned_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks for files in a folder that is not there; what comes into it later is met at its name."""
+    source, pipeline = many(tmp_path / "tree"), Pipeline()
+    made = await pipeline.backup(source)
+    back, synced = tmp_path / "back", Target.sync_all
+
+    def meanwhile(target: Target) -> None:
+        if (back / "1").is_dir():
+            (back / "1" / "001").write_text("mine")
+        synced(target)
+
+    monkeypatch.setattr(Target, "sync_all", meanwhile)
+    report = await pipeline.restore(made, back, of=source)
+    assert report.skipped_existing == 1 and report.files == 39
+    assert (back / "1" / "001").read_text() == "mine"
+    assert leftovers(back) == []
