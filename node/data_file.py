@@ -10,7 +10,7 @@ from typing import Any, Final
 from holdfast.node.limits import SHORT_PAGES_TOLERATED
 from holdfast.protocol.errors import IntegrityFailure, WrongDirectory
 
-__all__ = ["META_DB_BYTES", "META_MAGIC", "missing_bytes", "refuse_truncated"]
+__all__ = ["META_DB_BYTES", "META_MAGIC", "cover_last_page", "missing_bytes", "refuse_truncated"]
 
 META_MAGIC: Final = 0xBEEFC0DE
 # LMDB's MDB_meta behind the 16-byte page header: magic, version, address, map size (lmdb 0.9, mdb.c).
@@ -38,6 +38,17 @@ def refuse_truncated(file: Path) -> None:
             missing_bytes=missing,
         )
     os.truncate(file, file.stat().st_size + missing)
+
+
+def cover_last_page(env: Any, file: str | Path) -> None:
+    """After a commit: LMDB may count pages at the end that it never wrote; keep the file as long as it says.
+
+    Args:
+        env: the open lmdb.Environment of that file.
+    """
+    wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if os.stat(file).st_size < wanted:
+        os.truncate(file, wanted)
 
 
 def missing_bytes(file: Path) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import lmdb
 
+from holdfast.node.data_file import cover_last_page
 from holdfast.node.limits import UNREADABLE_MAX
 from holdfast.node.store import ShardKey, StoreDamaged
 from holdfast.node.store_folder import declare_damaged
@@ -53,6 +54,7 @@ class LmdbBase:
         suspects: Sequence[ShardKey] = (),
     ) -> None:
         self._path = path
+        self._file = os.path.join(path, "data.mdb")
         self._source = source
         self._note_reading = reading
         self._read_ahead_left = 0
@@ -153,7 +155,7 @@ class LmdbBase:
             self._changes += totals.changed
             if self._copy is not None and noting is not None:
                 self._copy.note(noting.changed)
-            self._cover_last_page()
+            cover_last_page(self._env, self._file)
         except lmdb.MapFullError:
             txn.abort()
             raise
@@ -165,14 +167,6 @@ class LmdbBase:
             raise StoreFailed(
                 f"the store in {self._path} could not make a commit durable", why=str(error)
             ) from error
-
-    def _cover_last_page(self) -> None:
-        """LMDB may count pages at the end that it never wrote; keep the file as long as it says."""
-        info = self._env.info()
-        wanted = (info["last_pgno"] + 1) * self._env.stat()["psize"]
-        file = self._path / "data.mdb"
-        if file.stat().st_size < wanted:
-            os.truncate(file, wanted)
 
     def close(self) -> None:
         """See ShardStore.close."""

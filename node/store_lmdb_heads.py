@@ -25,7 +25,7 @@ from typing import Any, Final
 import lmdb
 from blake3 import blake3
 
-from holdfast.node.data_file import refuse_truncated
+from holdfast.node.data_file import cover_last_page, refuse_truncated
 from holdfast.node.limits import (
     HEADS_DISK_RESERVE_BYTES,
     HEADS_MAP_BYTES,
@@ -106,18 +106,12 @@ class HeadStore:
         try:
             with self._env.begin(write=True) as txn:
                 yield txn
-            self._cover_last_page()
+            cover_last_page(self._env, self._file)
         except lmdb.MapFullError:
             raise NoRoom("this node keeps as many heads as it may") from None
         except (lmdb.Error, OSError) as error:
             self._failed = str(error)
             raise StoreFailed(f"heads in {self._path} could not be made durable", why=str(error)) from error
-
-    def _cover_last_page(self) -> None:
-        """LMDB may count pages at the end that it never wrote; keep the file as long as it says."""
-        wanted = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-        if self._file.stat().st_size < wanted:
-            os.truncate(self._file, wanted)
 
     def keep(
         self,

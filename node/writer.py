@@ -13,6 +13,8 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import structlog
@@ -36,6 +38,10 @@ class _Batch:
         self.size = sum(len(put.shard) for put in puts)
 
 
+_Work = tuple[Callable[[ShardStore], Any], asyncio.Future[Any]]
+_Task = _Batch | _Work | None
+
+
 class Writer:
     """Runs the store's writes in a thread of its own.
 
@@ -48,8 +54,9 @@ class Writer:
         self.store = open_store()
         self.failed: str | None = self.store.why if isinstance(self.store, FailedStore) else None
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Batch | tuple[Callable[[ShardStore], Any], asyncio.Future[Any]]] = deque()
-        self._ready = threading.Condition()
+        # Filled by the event loop alone; None is the end.
+        self._queue: SimpleQueue[_Task] = SimpleQueue()
+        self._taken: deque[_Task] = deque(maxlen=1)
         self._closing = False
         self._acknowledged: deque[ShardKey] = deque(maxlen=VERIFY_AFTER_FAILURE_MAX)
         self._counter = self.store.stats().counter
@@ -72,39 +79,33 @@ class Writer:
         self._enqueue((work, future))
         return await future
 
-    def _enqueue(self, entry: Any) -> None:
-        with self._ready:
-            if self._closing:
-                raise StoreFailed("this node is stopping")
-            self._queue.append(entry)
-            self._ready.notify()
+    def _enqueue(self, entry: _Task) -> None:
+        if self._closing:
+            raise StoreFailed("this node is stopping")
+        self._queue.put(entry)
 
     async def close(self) -> None:
         """Finish what is queued, then close the store."""
-        with self._ready:
-            self._closing = True
-            self._ready.notify()
+        self._closing = True
+        self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self.store.close()
 
-    def _take(self) -> list[_Batch] | tuple[Callable[[ShardStore], Any], asyncio.Future[Any]] | None:
-        with self._ready:
-            while not self._queue:
-                if self._closing:
-                    return None
-                self._ready.wait()
-            first = self._queue.popleft()
-            if not isinstance(first, _Batch):
-                return first
-            group, size = [first], first.size
-            while self._queue and isinstance(self._queue[0], _Batch):
-                if size + self._queue[0].size > COMMIT_GROUP_BYTES_MAX:
+    def _take(self) -> list[_Batch] | _Work | None:
+        """What is next; None: the end. Batches that wait already go together, as many as may."""
+        first = self._taken.popleft() if self._taken else self._queue.get()
+        if not isinstance(first, _Batch):
+            return first
+        group, size = [first], first.size
+        with suppress(Empty):
+            while True:
+                following = self._queue.get_nowait()
+                if not isinstance(following, _Batch) or size + following.size > COMMIT_GROUP_BYTES_MAX:
+                    self._taken.append(following)  # after this group
                     break
-                following = self._queue.popleft()
-                assert isinstance(following, _Batch)
                 group.append(following)
                 size += following.size
-            return group
+        return group
 
     def _run(self) -> None:
         while (taken := self._take()) is not None:

@@ -14,7 +14,6 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, t
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from holdfast.coordinator.catalogue.threads import Threads
 from holdfast.coordinator.limits import (
     BUSY_TIMEOUT_MS,
     READ_CONNECTIONS,
@@ -23,6 +22,7 @@ from holdfast.coordinator.limits import (
     WAL_PAGES,
 )
 from holdfast.protocol.errors import BadRequest, HoldfastError, NoRoom, WrongDirectory
+from holdfast.protocol.threads import Threads
 
 __all__ = ["Catalogue", "batched", "sqlite_url"]
 

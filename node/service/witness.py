@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import operator
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from holdfast.node.reigning import KnownReign, Reigning
@@ -32,6 +31,7 @@ from holdfast.protocol.messages.witness import (
     Reigned,
 )
 from holdfast.protocol.signing import Signed
+from holdfast.protocol.threads import Threads
 
 __all__ = ["WitnessHandlers"]
 
@@ -48,7 +48,7 @@ class WitnessHandlers:
         self._reigning = reigning
         self._source = source
         # One at a time: what is decided by looking at what is kept holds until it is kept.
-        self._turn = ThreadPoolExecutor(1, thread_name_prefix="heads")
+        self._turn = Threads(1, "heads")
 
     def routes(self, router: Routes) -> None:
         """Add the paths."""
@@ -62,10 +62,10 @@ class WitnessHandlers:
 
     def close(self) -> None:
         """Let the thread go."""
-        self._turn.shutdown()
+        self._turn.end()
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._turn, work)
+        return await self._turn.run(operator.call, work)
 
     def _known(self) -> Reigned:
         known = self._reigning.known

@@ -80,7 +80,7 @@ async def test_requests_that_wait_go_into_one_commit(opened: Opened, writer: Wri
     first = asyncio.create_task(writer.put([made_put(0)]))
     await until(opened.store.entered.is_set)
     others = [asyncio.create_task(writer.put([made_put(number)])) for number in range(1, 11)]
-    await until(lambda: len(writer._queue) == 10)
+    await until(lambda: writer._queue.qsize() == 10)
     assert not any(task.done() for task in (first, *others)), "nothing is acknowledged before its commit"
     opened.store.gate.set()
     await asyncio.gather(first, *others)
@@ -93,7 +93,7 @@ async def test_one_commit_holds_a_bounded_number_of_bytes(opened: Opened, writer
     await until(opened.store.entered.is_set)
     large = Put(made_put(1).record, bytes(COMMIT_GROUP_BYTES_MAX // 2 + 1))
     others = [asyncio.create_task(writer.put([large])) for _ in range(3)]
-    await until(lambda: len(writer._queue) == 3)
+    await until(lambda: writer._queue.qsize() == 3)
     opened.store.gate.set()
     await asyncio.gather(first, *others, return_exceptions=True)
     assert opened.store.commits == [1, 1, 1, 1]
@@ -170,7 +170,7 @@ async def test_closing_finishes_what_is_queued_and_takes_nothing_new(opened: Ope
     opened.store.gate.clear()
     waiting = [asyncio.create_task(writer.put([made_put(number)])) for number in range(3)]
     await until(opened.store.entered.is_set)
-    await until(lambda: len(writer._queue) >= 0)
+    await until(lambda: writer._queue.qsize() >= 0)
     closing = asyncio.create_task(writer.close())
     await until(lambda: writer._closing)
     with pytest.raises(StoreFailed, match="stopping"):

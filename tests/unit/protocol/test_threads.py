@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.coordinator.catalogue.threads import Threads
+from holdfast.protocol.threads import Threads
 
 
 @pytest.fixture
