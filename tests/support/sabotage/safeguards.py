@@ -234,17 +234,25 @@ SAFEGUARDS: Final = (
     Safeguard(
         "whatever shards decode to is the chunk",
         "holdfast.protocol.stripe_reading",
-        "        if blake3(sealed).digest() == reading.chunk:\n",
-        "        if True:\n",
+        "    return sealed if blake3(sealed).digest() == reading.chunk else None\n",
+        "    return sealed\n",
         "tests/unit/protocol/test_stripe_reading.py"
         "::test_shards_that_fit_the_catalogue_and_not_the_chunk_make_nothing",
     ),
     Safeguard(
         "a reader takes any shard that a node hands out",
         "holdfast.protocol.stripe_reading",
-        "        and digest_of(shard) == stripe.digest(slot)\n",
-        "",
+        "digest_of(shard) != stripe.digest(slot)",
+        "False",
         "tests/unit/protocol/test_stripe_reading.py::test_a_shard_that_is_not_the_catalogue_s_does_not_count",
+    ),
+    Safeguard(
+        "a chunk does not hold, and nobody finds out which of its shards is wrong",
+        "holdfast.protocol.stripe_reading",
+        "        if digest_of(reading.shards[slot]) != reading.header.digest(slot):\n",
+        "        if False:\n",
+        "tests/unit/protocol/test_stripe_reading.py"
+        "::test_a_chunk_that_does_not_hold_tells_which_shards_are_wrong",
     ),
     Safeguard(
         "a chunk is opened though its content is not what its plain id names",
