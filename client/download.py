@@ -53,6 +53,7 @@ class _Ask(Struct, eq=False):
     """
 
     node: NodeId
+    slot: int
     readings: list[Reading]
     task: asyncio.Task[None]
     started: float
@@ -212,7 +213,8 @@ class Downloader:
                         self.hedging.hedged()
                     work = self._ask(nodes[node], slot, readings, group, unreachable)
                     started = self._source.monotonic()
-                    asks.add(_Ask(node, readings, asyncio.create_task(work), started, _shard_bytes(readings)))
+                    task, size = asyncio.create_task(work), _shard_bytes(readings)
+                    asks.add(_Ask(node, slot, readings, task, started, size))
                 if not asks:
                     break
                 await asyncio.wait(
@@ -230,6 +232,10 @@ class Downloader:
                 if ask.lags:
                     self._rest(ask.node)  # others were quicker: they are asked first for a while
             await asyncio.gather(*(ask.task for ask in asks), return_exceptions=True)
+            for ask in asks:
+                for reading in ask.readings:
+                    # It never said: if what was taken in its place is a lie, it is asked again.
+                    reading.tried.discard((ask.slot, ask.node))
 
     def _note_lagging(self, asks: set[_Ask], group: LocatedGroup, nodes: dict[NodeId, MapNode]) -> bool:
         """Mark what lags, as far as hedges are left, and what takes very long anyway. Were there hedges?"""
