@@ -127,8 +127,7 @@ class Downloader:
         try:
             for start in range(0, len(ids), _LOCATE_CHUNKS):
                 portion = ids[start : start + _LOCATE_CHUNKS]
-                # Beside it the map, where none is known yet.
-                located, _ = await asyncio.gather(self._link.locate(portion), self._link.nodes([], 0))
+                located, _ = await asyncio.gather(self._link.locate(portion), self._load_map())
                 groups = {group.group: group for group in located.groups}
                 members = sorted({node for g in located.groups for holders in g.holders for node in holders})
                 nodes = await self._link.nodes(members, located.epoch)
@@ -151,6 +150,12 @@ class Downloader:
             raise
         except Exception as error:
             done.put_nowait(error)
+
+    async def _load_map(self) -> None:
+        """Where no map is known yet. What is wrong with it shows when it is needed: one that a successor of
+        the coordinator signed is believed when this link has met that one, with what is asked beside it."""
+        with suppress(HoldfastError):
+            await self._link.nodes([], 0)
 
     def _note_down(self, located: Located) -> None:
         for node in located.down:
