@@ -64,8 +64,13 @@ EXPOSED: Final = (
         (
             Edit(
                 "holdfast.protocol.stripe_reading",
-                "        and digest_of(shard) == stripe.digest(slot)\n",
-                "",
+                "        if stripe is None or (giver is None and digest_of(shard) != stripe.digest(slot)):\n",
+                "        if stripe is None:\n",
+            ),
+            Edit(
+                "holdfast.protocol.stripe_reading",
+                "        if digest_of(reading.shards[slot]) != reading.header.digest(slot):\n",
+                "        if False:\n",
             ),
         ),
         _CLIENT,
@@ -181,13 +186,13 @@ EXPOSED: Final = (
         (
             Edit(
                 "holdfast.protocol.stripe_reading",
-                "        and digest_of(shard) == stripe.digest(slot)\n",
-                "",
+                "        if stripe is None or (giver is None and digest_of(shard) != stripe.digest(slot)):\n",
+                "        if stripe is None:\n",
             ),
             Edit(
                 "holdfast.protocol.stripe_reading",
-                "        if blake3(sealed).digest() == reading.chunk:\n",
-                "        if True:\n",
+                "    return sealed if blake3(sealed).digest() == reading.chunk else None\n",
+                "    return sealed\n",
             ),
             Edit(
                 "holdfast.node.rebuilding",

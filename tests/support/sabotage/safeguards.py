@@ -234,16 +234,16 @@ SAFEGUARDS: Final = (
     Safeguard(
         "whatever shards decode to is the chunk",
         "holdfast.protocol.stripe_reading",
-        "        if blake3(sealed).digest() == reading.chunk:\n",
-        "        if True:\n",
+        "    return sealed if blake3(sealed).digest() == reading.chunk else None\n",
+        "    return sealed\n",
         "tests/unit/protocol/test_stripe_reading.py"
         "::test_shards_that_fit_the_catalogue_and_not_the_chunk_make_nothing",
     ),
     Safeguard(
         "a reader takes any shard that a node hands out",
         "holdfast.protocol.stripe_reading",
-        "        and digest_of(shard) == stripe.digest(slot)\n",
-        "",
+        "        if stripe is None or (giver is None and digest_of(shard) != stripe.digest(slot)):\n",
+        "        if stripe is None:\n",
         "tests/unit/protocol/test_stripe_reading.py::test_a_shard_that_is_not_the_catalogue_s_does_not_count",
     ),
     Safeguard(
