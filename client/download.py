@@ -53,6 +53,7 @@ class _Ask(Struct, eq=False):
     """
 
     node: NodeId
+    slot: int
     readings: list[Reading]
     task: asyncio.Task[None]
     started: float
@@ -126,8 +127,7 @@ class Downloader:
         try:
             for start in range(0, len(ids), _LOCATE_CHUNKS):
                 portion = ids[start : start + _LOCATE_CHUNKS]
-                # Beside it the map, where none is known yet.
-                located, _ = await asyncio.gather(self._link.locate(portion), self._link.nodes([], 0))
+                located, _ = await asyncio.gather(self._link.locate(portion), self._load_map())
                 groups = {group.group: group for group in located.groups}
                 members = sorted({node for g in located.groups for holders in g.holders for node in holders})
                 nodes = await self._link.nodes(members, located.epoch)
@@ -150,6 +150,12 @@ class Downloader:
             raise
         except Exception as error:
             done.put_nowait(error)
+
+    async def _load_map(self) -> None:
+        """Where no map is known yet. What is wrong with it shows when it is needed: one that a successor of
+        the coordinator signed is believed when this link has met that one, with what is asked beside it."""
+        with suppress(HoldfastError):
+            await self._link.nodes([], 0)
 
     def _note_down(self, located: Located) -> None:
         for node in located.down:
@@ -212,7 +218,8 @@ class Downloader:
                         self.hedging.hedged()
                     work = self._ask(nodes[node], slot, readings, group, unreachable)
                     started = self._source.monotonic()
-                    asks.add(_Ask(node, readings, asyncio.create_task(work), started, _shard_bytes(readings)))
+                    task, size = asyncio.create_task(work), _shard_bytes(readings)
+                    asks.add(_Ask(node, slot, readings, task, started, size))
                 if not asks:
                     break
                 await asyncio.wait(
@@ -230,6 +237,10 @@ class Downloader:
                 if ask.lags:
                     self._rest(ask.node)  # others were quicker: they are asked first for a while
             await asyncio.gather(*(ask.task for ask in asks), return_exceptions=True)
+            for ask in asks:
+                for reading in ask.readings:
+                    # It never said: if what was taken in its place is a lie, it is asked again.
+                    reading.tried.discard((ask.slot, ask.node))
 
     def _note_lagging(self, asks: set[_Ask], group: LocatedGroup, nodes: dict[NodeId, MapNode]) -> bool:
         """Mark what lags, as far as hedges are left, and what takes very long anyway. Were there hedges?"""

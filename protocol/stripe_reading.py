@@ -106,7 +106,8 @@ def take_answer(
 
     Args:
         unproven_from: the node that gave them, to keep those whose header is right without hashing them:
-            :func:`finish` does, where it must.
+            :func:`finish` does, where it must. Where a slot's shard is here from somebody else already (two
+            nodes hold a slot that is moving) it is hashed: a wrong one must not take a right one's place.
     """
     wrong: list[Wrong] = []
     following = iter(shards)
@@ -116,13 +117,14 @@ def take_answer(
             continue
         shard = next(following)
         stripe = _named(reading, slot, result.record, shard)
-        if stripe is None or (unproven_from is None and digest_of(shard) != stripe.digest(slot)):
+        giver = None if reading.has_slot(slot) else unproven_from
+        if stripe is None or (giver is None and digest_of(shard) != stripe.digest(slot)):
             wrong.append((reading, "wrong", result.record))
             continue
         reading.header = stripe
         reading.shards[slot] = shard
-        if unproven_from is not None:
-            reading.unproven[slot] = (unproven_from, result.record)
+        if giver is not None:
+            reading.unproven[slot] = (giver, result.record)
     return wrong
 
 

@@ -43,7 +43,10 @@ class Threads:
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
         self._waiting.put((function, argument, loop, outcome))
-        return await outcome
+        try:
+            return await outcome
+        finally:
+            del outcome  # or an error's traceback and this frame would hold each other
 
     def _start(self) -> None:
         for number in range(self._count):
@@ -77,6 +80,8 @@ def _do(
         _tell(loop, outcome, error, outcome.set_exception)
     else:
         _tell(loop, outcome, result, outcome.set_result)
+    finally:
+        del outcome  # as in Threads.run
 
 
 def _tell(

@@ -39,9 +39,7 @@ _BY_ID: Final = Prepared(
     ).where(uploads.c.id == bindparam("id"))
 )
 _RUNNING: Final = Prepared(
-    select(func.count(), func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
-        uploads.c.account == bindparam("account"), uploads.c.state == "open"
-    )
+    select(func.count()).where(uploads.c.account == bindparam("account"), uploads.c.state == "open")
 )
 _RESERVED: Final = Prepared(
     select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
@@ -88,10 +86,13 @@ def _find(connection: Connection, upload: UploadId) -> UploadRow | None:
     return UploadRow(upload, account, DeviceId(device), *rest)
 
 
-def _require_room(account: AccountRow, wanted: int, reserved: int) -> None:
+def _require_room(connection: Connection, account: AccountRow, wanted: int, own: UploadId) -> None:
     """Is there room for so many bytes beside what is used, and what other uploads have reserved?"""
-    taken = account.used_bytes + reserved
-    if account.quota_bytes and taken + wanted > account.quota_bytes:
+    if not account.quota_bytes:
+        return  # nothing bounds what is reserved then: the sum may be more than the database counts to
+    ((reserved,),) = _RESERVED.rows(connection, account=account.number, own=bytes(own))
+    taken = account.used_bytes + int(reserved)
+    if taken + wanted > account.quota_bytes:
         raise QuotaExceeded(
             f"the account's quota of {account.quota_bytes:,} bytes does not hold this backup",
             why=f"{taken:,} are used or reserved and {wanted:,} more are wanted",
@@ -108,9 +109,7 @@ def take_quota(connection: Connection, account: AccountRow, upload: UploadRow, a
         QuotaExceeded: the account's quota does not hold them.
     """
     if added > 0:
-        if account.quota_bytes:
-            ((reserved,),) = _RESERVED.rows(connection, account=account.number, own=bytes(upload.id))
-            _require_room(account, added, reserved)
+        _require_room(connection, account, added, upload.id)
         left = max(0, upload.reserved_bytes - added)
         if left != upload.reserved_bytes:
             _RESERVE.run(connection, upload=bytes(upload.id), left=left)
@@ -138,13 +137,13 @@ def open_upload(
         if known.account != account.number or known.device != device:
             raise Conflict("this upload id is taken", do="Draw another one.")
         return require_open(connection, account, upload)
-    ((running, reserved),) = _RUNNING.rows(connection, account=account.number)
+    ((running,),) = _RUNNING.rows(connection, account=account.number)
     if running >= UPLOADS_OPEN_MAX:
         raise Conflict(
             f"the account has {UPLOADS_OPEN_MAX} backups under way",
             do=f"Wait until some have ended; abandoned ones end after {UPLOAD_SILENCE_MS // 60_000} minutes.",
         )
-    _require_room(account, expected_bytes, reserved)
+    _require_room(connection, account, expected_bytes, upload)
     opened = UploadRow(
         upload, account.number, device, "open", expected_bytes, account.sweep_generation, account.head_seq
     )

@@ -19,6 +19,7 @@ from support.catalogue import NODES, Book, chunk_id, let_in, upload_id
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.engine import Catalogue
 from holdfast.coordinator.catalogue.schema import metadata
+from holdfast.coordinator.limits import COUNTED_BYTES_MAX
 from holdfast.protocol.errors import BadRequest, Conflict, QuotaExceeded, Refused, UploadEnded, WrongDirectory
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import UPLOAD_SILENCE_MS
@@ -110,6 +111,13 @@ def test_a_report_degrades_only_what_it_can_know(book: Book) -> None:
     assert book.report(ada, [entry(0, NODES[0])]) == 0
     (row,) = book.locate(ada, [chunk_id(1)])
     assert row is not None and row.missing == [0]
+
+
+def test_without_a_quota_any_expectations_are_fine_together(book: Book) -> None:
+    """Nobody adds them up: eight of the largest are more than the database counts to."""
+    ada = book.account(b"ada")
+    for number in range(1, 12):
+        book.begin(ada, number, expected=COUNTED_BYTES_MAX)
 
 
 def test_quota_counts_what_is_used_and_what_open_uploads_reserved(book: Book) -> None:

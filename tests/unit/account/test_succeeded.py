@@ -19,7 +19,8 @@ from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.routes import make_routes
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM
-from holdfast.protocol.errors import OutcomeUnknown, Rollback, Superseded
+from holdfast.protocol.errors import NotFound, OutcomeUnknown, Rollback, Superseded
+from holdfast.protocol.ids import ChunkId
 from holdfast.protocol.messages.witness import Reign, Reigned
 from holdfast.protocol.serving import ListenAddress, Server
 
@@ -81,6 +82,17 @@ async def test_a_device_at_work_goes_on_with_the_successor_and_never_goes_back(
         one.link.address = coordinator.address
         with pytest.raises(Rollback):
             await one.head()
+
+
+async def test_a_read_that_meets_the_successor_first_goes_on_with_it(
+    device: OpenDevice, coordinator: Any, tmp_path: Path
+) -> None:
+    """It asks for the map beside its chunks: signed by the successor before the link has met that one."""
+    one, absent = await device("one"), ChunkId(bytes(32))
+    async with successor(coordinator, tmp_path) as address:
+        one.link.address = address
+        ((_, told),) = [found async for found in one.downloader.fetch([absent])]
+    assert isinstance(told, NotFound) and one.link.charter.term == 2
 
 
 async def test_a_refusal_says_nothing_of_a_head_whose_answer_was_lost(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -103,3 +105,27 @@ def test_a_loop_that_was_closed_meanwhile_does_not_stop_the_thread(one: Threads)
     asyncio.run(give_up())
     may_end.set()
     assert asyncio.run(one.run(str, 5)) == "5"
+
+
+class Body(bytearray):
+    """What was asked, so that a test can know when nobody holds it any more."""
+
+
+async def test_an_error_holds_nothing_when_it_was_told(one: Threads) -> None:
+    """A refused request of many megabytes is not kept until the collector of cycles comes by."""
+
+    def refuse(body: Body) -> None:
+        raise ValueError(f"{len(body)} bytes are too many")
+
+    gc.collect()
+    gc.disable()
+    try:
+        body = Body(1000)
+        asked = weakref.ref(body)
+        with pytest.raises(ValueError, match="1000 bytes"):
+            await one.run(refuse, body)
+        del body
+        await one.run(str, 0)  # the thread has let go of what it did before
+        assert asked() is None
+    finally:
+        gc.enable()
