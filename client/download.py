@@ -239,8 +239,7 @@ class Downloader:
             await asyncio.gather(*(ask.task for ask in asks), return_exceptions=True)
             for ask in asks:
                 for reading in ask.readings:
-                    # It never said: if what was taken in its place is a lie, it is asked again.
-                    reading.tried.discard((ask.slot, ask.node))
+                    reading.tried.discard((ask.slot, ask.node))  # asked again if others have lied
 
     def _note_lagging(self, asks: set[_Ask], group: LocatedGroup, nodes: dict[NodeId, MapNode]) -> bool:
         """Mark what lags, as far as hedges are left, and what takes very long anyway. Were there hedges?"""
