@@ -65,7 +65,10 @@ def _is_token(name: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _lead(status: int, content_type: str) -> bytes:
-    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:  # a status of ours alone; the phrase may be empty (RFC 9112, 4)
+        phrase = ""
     return f"HTTP/1.1 {status} {phrase}\r\nContent-Type: {content_type}\r\n".encode()
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from holdfast.coordinator.catalogue.nodes import use_token
 from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import accounts, chunks
-from holdfast.coordinator.limits import LISTS_REMEMBERED_MAX, REMEMBERED_LIST_BYTES_MAX
+from holdfast.coordinator.limits import ENVELOPES_REMEMBERED_MAX, REMEMBERED_ENVELOPE_BYTES_MAX
 from holdfast.protocol.accounts import DeviceList, open_device_list, signed_digest
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import Conflict, NoAccount, Refused
@@ -58,7 +58,7 @@ class AccountRow:
     head_seq: int
 
 
-@lru_cache(maxsize=LISTS_REMEMBERED_MAX)
+@lru_cache(maxsize=ENVELOPES_REMEMBERED_MAX)
 def _decoded_before(stored: bytes) -> Signed:
     """A device list's envelope: every request of an account reads it, and it hardly ever changes."""
     return decode(stored, Signed)
@@ -70,7 +70,7 @@ def find_account(connection: Connection, account: AccountId) -> AccountRow | Non
     if row is None:
         return None
     number, stored, *rest = row
-    is_small = len(stored) <= REMEMBERED_LIST_BYTES_MAX
+    is_small = len(stored) <= REMEMBERED_ENVELOPE_BYTES_MAX
     return AccountRow(number, account, _decoded_before(stored) if is_small else decode(stored, Signed), *rest)
 
 

@@ -25,8 +25,11 @@ LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 SPEAKERS = {"front": b"", "aiohttp": b"TE: trailers\r\n"}
 
 
+Run = Callable[[Awaitable[None]], None]
+
+
 @pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
+def run(request: pytest.FixtureRequest) -> Run:
     def on_loop(work: Awaitable[None]) -> None:
         async def bounded() -> None:
             async with asyncio.timeout(60):
@@ -166,7 +169,7 @@ async def serving() -> AsyncIterator[tuple[Served, Server, Callable[[bytes], Awa
         await server.stop()
 
 
-def test_requests_are_answered_one_after_the_other_on_one_connection(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_requests_are_answered_one_after_the_other_on_one_connection(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (_, _, connect):
             peer = await connect(extra)
@@ -182,7 +185,7 @@ def test_requests_are_answered_one_after_the_other_on_one_connection(run, extra)
     run(work())
 
 
-def test_requests_that_come_before_their_turn_wait_for_it(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_requests_that_come_before_their_turn_wait_for_it(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (_, _, connect):
             peer = await connect(extra)
@@ -195,7 +198,7 @@ def test_requests_that_come_before_their_turn_wait_for_it(run, extra) -> None:  
     run(work())
 
 
-def test_a_body_is_received_part_by_part(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_a_body_is_received_part_by_part(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (served, _, connect):
             peer = await connect(extra)
@@ -208,7 +211,7 @@ def test_a_body_is_received_part_by_part(run, extra) -> None:  # type: ignore[no
     run(work())
 
 
-def test_what_is_found_wrong_with_a_part_is_told_and_the_rest_is_dropped(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_found_wrong_with_a_part_is_told_and_the_rest_is_dropped(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (served, _, connect):
             served.bad = 1
@@ -221,7 +224,7 @@ def test_what_is_found_wrong_with_a_part_is_told_and_the_rest_is_dropped(run, ex
     run(work())
 
 
-def test_a_refusal_is_read_though_the_body_goes_on(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_a_refusal_is_read_though_the_body_goes_on(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (_, _, connect):
             peer = await connect(extra)
@@ -233,7 +236,7 @@ def test_a_refusal_is_read_though_the_body_goes_on(run, extra) -> None:  # type:
     run(work())
 
 
-def test_the_last_refusal_of_a_connection_is_read_though_the_body_goes_on(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_the_last_refusal_of_a_connection_is_read_though_the_body_goes_on(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (_, _, connect):
             peer = await connect(extra)
@@ -248,7 +251,7 @@ def test_the_last_refusal_of_a_connection_is_read_though_the_body_goes_on(run, e
     run(work())
 
 
-def test_a_body_beyond_what_it_said_is_refused(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_a_body_beyond_what_it_said_is_refused(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (served, _, connect):
             peer = await connect(extra)
@@ -261,7 +264,7 @@ def test_a_body_beyond_what_it_said_is_refused(run, extra) -> None:  # type: ign
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_whose_peer_vanishes_is_told_that_the_body_ended(run, extra, reset) -> None:  # type: ignore[no-untyped-def]
+def test_whose_peer_vanishes_is_told_that_the_body_ended(run: Run, extra: bytes, reset: bool) -> None:
     async def work() -> None:
         async with serving() as (served, _, connect):
             peer = await connect(extra)
@@ -277,7 +280,7 @@ def test_whose_peer_vanishes_is_told_that_the_body_ended(run, extra, reset) -> N
     run(work())
 
 
-def test_a_body_that_stalls_is_let_go(run, extra, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_body_that_stalls_is_let_go(run: Run, extra: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handling, "BODY_GRACE_S", 0.1)
 
     async def work() -> None:
@@ -290,7 +293,7 @@ def test_a_body_that_stalls_is_let_go(run, extra, monkeypatch) -> None:  # type:
     run(work())
 
 
-def test_errors_are_typed(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_errors_are_typed(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (_, _, connect):
             peer = await connect(extra)
@@ -306,7 +309,7 @@ def test_errors_are_typed(run, extra) -> None:  # type: ignore[no-untyped-def]
     run(work())
 
 
-def test_a_large_answer_arrives_whole(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_a_large_answer_arrives_whole(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (_, _, connect):
             peer = await connect(extra)
@@ -317,7 +320,9 @@ def test_a_large_answer_arrives_whole(run, extra) -> None:  # type: ignore[no-un
     run(work())
 
 
-def test_a_reader_that_does_not_read_is_cut_off(run, extra, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_reader_that_does_not_read_is_cut_off(
+    run: Run, extra: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(handling, "BODY_GRACE_S", 0.1)
     monkeypatch.setattr(handling, "BODY_BYTES_PER_S_MIN", 10**12)
 
@@ -336,7 +341,7 @@ def test_a_reader_that_does_not_read_is_cut_off(run, extra, monkeypatch) -> None
     run(work())
 
 
-def test_a_last_request_is_answered_and_the_connection_closed(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_a_last_request_is_answered_and_the_connection_closed(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (_, _, connect):
             peer = await connect(extra)
@@ -346,41 +351,41 @@ def test_a_last_request_is_answered_and_the_connection_closed(run, extra) -> Non
     run(work())
 
 
-def test_a_server_that_stops_lets_requests_under_way_end(run, extra) -> None:  # type: ignore[no-untyped-def]
+async def stops_in_order(served: Served, server: Server, busy: Peer, idle: Peer) -> None:
+    """Who rests is let go while a request under way has its time, and its answer."""
+    assert (await idle.ask(b"POST /echo", b"x"))[1] == b"|x"
+    await busy.send(b"GET /stall")
+    await served.stalling.wait()
+    stopping = asyncio.create_task(server.stop())
+    assert await idle.reader.read() == b""
+    served.release.set()
+    assert await busy.told() == (200, b"done")
+    await stopping
+
+
+def test_a_server_that_stops_lets_requests_under_way_end(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (served, server, connect):
             busy, idle = await connect(extra), await connect(extra)
-            assert (await idle.ask(b"POST /echo", b"x"))[1] == b"|x"
-            await busy.send(b"GET /stall")
-            await served.stalling.wait()
-            stopping = asyncio.create_task(server.stop())
-            assert await idle.reader.read() == b""
-            served.release.set()
-            assert await busy.told() == (200, b"done")
-            await stopping
+            await stops_in_order(served, server, busy, idle)
 
     run(work())
 
 
-def test_a_server_that_stops_has_both_speakers_stop_at_once(run, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_server_that_stops_has_both_speakers_stop_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(serving_module, "SERVER_STOPS_WITHIN_S", 5)
 
     async def work() -> None:
         async with serving() as (served, server, connect):
             busy, idle = await connect(SPEAKERS["front"]), await connect(SPEAKERS["aiohttp"])
-            assert (await idle.ask(b"POST /echo", b"x"))[1] == b"|x"
-            await busy.send(b"GET /stall")
-            await served.stalling.wait()
-            stopping = asyncio.create_task(server.stop())
-            assert await idle.reader.read() == b""
-            served.release.set()
-            assert await busy.told() == (200, b"done")
-            await stopping
+            await stops_in_order(served, server, busy, idle)
 
     run(work())
 
 
-def test_a_server_that_stops_gives_up_what_does_not_end(run, extra) -> None:  # type: ignore[no-untyped-def]
+def test_a_server_that_stops_gives_up_what_does_not_end(run: Run, extra: bytes) -> None:
     async def work() -> None:
         async with serving() as (served, server, connect):
             busy = await connect(extra)
