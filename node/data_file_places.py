@@ -6,8 +6,10 @@ lmdb's Python library touches all of it before it says where it is. What a reque
 though. So the way to it is read from the file here, as LMDB would walk it, and the kernel is told
 (posix_fadvise(2)).
 
-This is advice and nothing else: the file may be written meanwhile, or be damaged, and what is found
-here is never used for anything but asking the kernel. Reads are bounded, nothing is mapped, nothing raises.
+What a value begins with, a record's header, can be read there, too, without touching the rest of it.
+
+None of it is believed: the file may be written meanwhile, or be damaged. What is found is used for asking the
+kernel, and for reading headers, which prove themselves. Reads are bounded, nothing is mapped, nothing raises.
 
 Source: lmdb 0.9, mdb.c: MDB_page, MDB_node, MDB_db, MDB_meta (64 bits, little-endian).
 """
@@ -20,12 +22,12 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from holdfast.node.data_file import META_DB_BYTES, META_MAGIC
 from holdfast.node.limits import READ_AHEAD_BYTES_MAX, READ_AHEAD_PIECE_BYTES
 
-__all__ = ["DiskWaits", "places_of", "read_ahead"]
+__all__ = ["DiskWaits", "Place", "places_of", "read_ahead", "read_beginnings"]
 
 _META: Final = struct.Struct("<16xI4x16x")
 _ROOT_AT: Final = 40
@@ -52,6 +54,14 @@ class DiskWaits:
         return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt - self._before
 
 
+class Place(NamedTuple):
+    """Where the value of a key lies in the file, in bytes."""
+
+    key: bytes
+    offset: int
+    length: int
+
+
 def read_ahead(file: Path, name: bytes, keys: Iterable[bytes]) -> None:
     """Have the kernel begin to read the values under these keys; what is not found is left alone.
 
@@ -73,13 +83,38 @@ def read_ahead(file: Path, name: bytes, keys: Iterable[bytes]) -> None:
             os.close(fd)
 
 
-def places_of(fd: int, name: bytes, keys: Iterable[bytes]) -> Iterator[tuple[int, int]]:
-    """(offset, length) of each value that has pages of its own, for the keys that are found.
+def read_beginnings(
+    file: Path, name: bytes, keys: Iterable[bytes], most_bytes: int, transaction: int
+) -> dict[bytes, tuple[memoryview, int]]:
+    """What values that have pages of their own begin with, and how long they are, as far as they are found.
+
+    Args:
+        file: LMDB's data file. name: of the database in it.
+        transaction: the number of one that is open: until it ends no page of its view is written again.
+    """
+    found: dict[bytes, tuple[memoryview, int]] = {}
+    with suppress(*_NO_SUCH_FILE):  # LMDB is asked for what is not found
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for place in places_of(fd, name, keys, transaction):
+                beginning = os.pread(fd, min(most_bytes, place.length), place.offset)
+                found[place.key] = memoryview(beginning), place.length
+        finally:
+            os.close(fd)
+    return found
+
+
+def places_of(fd: int, name: bytes, keys: Iterable[bytes], transaction: int | None = None) -> Iterator[Place]:
+    """Where each value lies that has pages of its own, for the keys that are found.
+
+    Args:
+        transaction: what the file held after it, or after the first one later that is still known; None:
+            what it holds now, be it durable or not.
 
     Raises:
         struct.error, IndexError, ValueError, OSError: this is no such file, or not any more.
     """
-    pages = _Pages(fd)
+    pages = _Pages(fd, transaction)
     database = pages.find(pages.main_root, name)
     if database is None or database[0] != _SUB:
         return
@@ -88,18 +123,20 @@ def places_of(fd: int, name: bytes, keys: Iterable[bytes]) -> Iterator[tuple[int
         found = pages.find(root, key)
         if found is not None and found[0] == _BIG:
             (number,) = _NUMBER.unpack(found[2])
-            yield number * pages.page_bytes + _HEAD.size, found[1]
+            yield Place(key, number * pages.page_bytes + _HEAD.size, found[1])
 
 
 class _Pages:
     """Pages of one file, each read once."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, transaction: int | None) -> None:
         self._fd = fd
         self._size = os.fstat(fd).st_size
         self._kept: dict[int, bytes] = {}
         self.page_bytes = os.sysconf("SC_PAGE_SIZE")
-        self.main_root = max(self._meta(0), self._meta(1))[1]
+        known = sorted((self._meta(0), self._meta(1)))
+        since = [] if transaction is None else [meta for meta in known if meta[0] >= transaction]
+        self.main_root = (since[0] if since else known[-1])[1]
 
     def _meta(self, number: int) -> tuple[int, int]:
         """(transaction, root of the database of databases)."""
@@ -161,10 +198,10 @@ def _last_not_behind(raw: bytes, nodes: tuple[int, ...], key: bytes, first: int)
     return low - 1
 
 
-def _runs(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _runs(places: Iterable[Place]) -> Iterator[tuple[int, int]]:
     """The same in as few runs as they make: values stored together lie side by side, a page head between."""
     begin = end = 0
-    for offset, length in sorted(places):
+    for _, offset, length in sorted(places, key=lambda place: place.offset):
         if offset <= end + os.sysconf("SC_PAGE_SIZE"):
             end = max(end, offset + length)
             continue

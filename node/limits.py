@@ -24,7 +24,7 @@ READ_TOGETHER_ENTRIES = 8
 READ_AHEAD_PIECE_BYTES = 128 * KIB
 """The least that a kernel reads ahead for one piece of advice (read_ahead_kb, where nobody changed it)."""
 READ_AHEAD_BYTES_MAX = 32 * MIB
-"""The most that is read ahead for one read; what is damaged may name any length."""
+"""The most that the disk is asked for at once; what is damaged may name any length."""
 READ_AHEAD_READS = 64
 """How many reads are prepared for once one was met that had to wait for the disk page by page."""
 COMMIT_GROUP_BYTES_MAX = 32 * MIB
@@ -51,6 +51,8 @@ TICKETS_REMEMBERED_MAX = 1024
 VERIFY_AFTER_FAILURE_MAX = 4096
 """Acknowledged shards looked at again after the store was reopened."""
 ERASE_TURN_ENTRIES_MAX = 512
+ERASE_AHEAD_ENTRIES = 64
+"""Shards that the disk is asked for together before they are erased."""
 RUNNING_CLOCK_SAVE_S = 30.0
 JOIN_PATIENCE_S = 60.0
 HEARTBEAT_BACKOFF_S_MAX = 2.0
@@ -82,6 +84,8 @@ SCRUB_LOOK_S = 1.0
 FINDINGS_EVERY_S = 1.0
 COMPACT_CHANGES_FEW = 64
 """Keys written meanwhile that are left for the end, when writing stops for a moment."""
+COMPACT_AHEAD_ENTRIES = 256
+"""Shards that the disk is asked for before a portion is copied."""
 COMPACT_STEP_BYTES = 16 * MIB
 COMPACT_BYTES_PER_S = 64 * MIB
 """How fast a store is compacted when nobody waits for it."""

@@ -16,7 +16,8 @@ from typing import Any
 import lmdb
 
 from holdfast.node.data_file import refuse_truncated
-from holdfast.node.limits import DISK_RESERVE_BYTES
+from holdfast.node.data_file_places import read_ahead
+from holdfast.node.limits import DISK_RESERVE_BYTES, ERASE_AHEAD_ENTRIES
 from holdfast.node.store import (
     Put,
     ShardKey,
@@ -110,7 +111,7 @@ class LmdbStore(LmdbReader):
             last = int.from_bytes(txn.get(b"order", db=self._meta) or b"", "big")
             for key in keys:
                 packed = key.pack()
-                if txn.get(packed, db=self._place(packed)) is None:
+                if not self._is_there(txn, packed):
                     absent += 1
                     continue
                 marked += 1
@@ -129,13 +130,18 @@ class LmdbStore(LmdbReader):
         packed = [key.pack() for key in keys]
         with self._gate.reading(), self._env.begin(buffers=True) as txn:
             marked = [key for key in packed if txn.get(key, db=self._marks) is not None]
-            there = [txn.get(key, db=self._place(key)) is not None for key in packed]
+            there = [self._is_there(txn, key) for key in packed]
         self._note_reading(b"")
         if marked:
             with self._writing() as (txn, totals):
                 for key in marked:
                     totals.marked -= txn.delete(key, db=self._marks)
         return there
+
+    def _is_there(self, txn: Any, packed: bytes) -> bool:
+        """Is there such a key? Its value is not touched."""
+        with txn.cursor(db=self._place(packed)) as cursor:
+            return bool(cursor.set_key(packed))
 
     def erase_due(self, now_ms: int, most: int) -> int:
         """See ShardStore.erase_due."""
@@ -149,7 +155,10 @@ class LmdbStore(LmdbReader):
         if not due:
             return 0
         with self._writing() as (txn, totals):
-            for packed in due:
+            for number, packed in enumerate(due):
+                if number % ERASE_AHEAD_ENTRIES == 0:  # LMDB's library touches what it takes out
+                    ahead = set(due[number : number + ERASE_AHEAD_ENTRIES]) - self._unreadable
+                    read_ahead(self._path / "data.mdb", b"shards", ahead)
                 # Marks may have been cleared since: a shard stored again is kept.
                 if not txn.delete(packed, db=self._marks):
                     continue
@@ -194,7 +203,7 @@ class LmdbStore(LmdbReader):
                     continue
                 self._quarantine.note(txn, totals, packed)
                 for misplaced in names_in(stored):
-                    if txn.get(misplaced, db=self._place(misplaced)) is None:
+                    if not self._is_there(txn, misplaced):
                         self._quarantine.note(txn, totals, misplaced)
                 if has_room:
                     self._remove(txn, totals, packed)

@@ -22,12 +22,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 
-from holdfast.node.limits import COMPACT_CHANGES_FEW, DISK_RESERVE_BYTES
+from holdfast.node.data_file_places import read_ahead
+from holdfast.node.limits import COMPACT_AHEAD_ENTRIES, COMPACT_CHANGES_FEW, DISK_RESERVE_BYTES
 from holdfast.node.store import StoreDamaged, StoreRoom
 from holdfast.node.store_lmdb_opening import COPY_FOLDER, DAMAGE, Databases, open_copy
 from holdfast.node.store_totals import Totals
@@ -192,6 +194,8 @@ class Copy:
         """Copy what lies behind the last key; gives how many bytes."""
         name = _PASSES[self._pass]
         target, size = getattr(self._into, name), 0
+        if name == "shards":
+            self._ask_ahead(txn)
         with self._into.env.begin(write=True) as into:
             for key, value in self._entries(txn, name):
                 if not into.put(key, value, db=target, append=True):
@@ -203,6 +207,13 @@ class Copy:
             else:
                 self._pass, self._last = self._pass + 1, b""
         return size
+
+    def _ask_ahead(self, txn: Any) -> None:
+        """Have the kernel begin to read what comes next: through the map it comes page by page."""
+        with txn.cursor(db=self._original.opened.shards) as cursor:
+            if cursor.set_range(self._last):
+                keys = {bytes(key) for key in islice(cursor.iternext(values=False), COMPACT_AHEAD_ENTRIES)}
+                read_ahead(self._original.path / "data.mdb", b"shards", keys - self._original.unreadable)
 
     def _is_ahead(self, name: str, key: bytes) -> bool:
         """Will the copy still come to it by itself?"""

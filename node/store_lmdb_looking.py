@@ -96,7 +96,7 @@ def _tried(path: Path, verify: bool) -> StoreLook | None:
     copy = path / COPY_FOLDER
     is_replaced = copy.exists() and not (copy / "data.mdb").exists()  # asked before anything is opened
     try:
-        env = lmdb.open(str(path), readonly=True, create=False, max_dbs=_DATABASES_MAX, readahead=False)
+        env = lmdb.open(str(path), readonly=True, create=False, max_dbs=_DATABASES_MAX, readahead=verify)
     except lmdb.Error as error:
         raise IntegrityFailure(f"the store in {path} does not open", why=str(error)) from error
     try:

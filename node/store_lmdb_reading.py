@@ -9,7 +9,7 @@ from itertools import islice
 
 import lmdb
 
-from holdfast.node.data_file_places import DiskWaits, read_ahead
+from holdfast.node.data_file_places import DiskWaits, read_ahead, read_beginnings
 from holdfast.node.limits import READ_AHEAD_READS
 from holdfast.node.store import (
     Absent,
@@ -25,12 +25,16 @@ from holdfast.node.store import (
 from holdfast.node.store_lmdb_base import LmdbBase
 from holdfast.node.store_lmdb_compacting import room_of
 from holdfast.node.store_lmdb_opening import DAMAGE
-from holdfast.node.store_lmdb_walking import Walk
+from holdfast.node.store_lmdb_walking import Walk, header_of
 from holdfast.node.store_totals import Totals
 from holdfast.protocol.errors import IntegrityFailure
-from holdfast.protocol.stripes import ShardRecord
+from holdfast.protocol.limits import STRIPE_SHARDS_MAX
+from holdfast.protocol.profiles import Profile
+from holdfast.protocol.stripes import ShardRecord, record_header_bytes
 
 __all__ = ["LmdbReader"]
+
+_HEADER_BYTES_MAX = record_header_bytes(Profile(1, STRIPE_SHARDS_MAX - 1))
 
 
 class LmdbReader(LmdbBase):
@@ -94,7 +98,14 @@ class LmdbReader(LmdbBase):
     def headers(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See ShardStore.headers; raises as :meth:`scan`."""
         with self._walking() as walk:
-            return [walk.header(key, self._note_reading) for key in keys]
+            wanted = set(keys) - self._unreadable
+            begun = read_beginnings(
+                self._path / "data.mdb", b"shards", wanted, _HEADER_BYTES_MAX, walk.txn.id()
+            )
+            told = (header_of(key, *begun[key]) if key in begun else None for key in keys)
+            return [
+                header or walk.header(key, self._note_reading) for key, header in zip(keys, told, strict=True)
+            ]
 
     def quarantined(self, after: int, most: int) -> list[Quarantined]:
         """See ShardStore.quarantined."""

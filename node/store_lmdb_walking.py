@@ -58,20 +58,20 @@ class Walk:
         return self.txn.get(key, db=self.marks) is not None
 
     def header(self, key: bytes, reading: Callable[[bytes], None]) -> bytes | None:
-        """A record's header; None when there is none that holds. Touches the value's first page."""
+        """A record's header; None when there is none that holds. Touches all of the value."""
         is_replaced = key in self.unreadable
         if not is_replaced:
             reading(key)
         stored = self.txn.get(key, db=self.replaced if is_replaced else self.shards)
-        return header_of(key, stored) if stored is not None else None
+        return header_of(key, stored, len(stored)) if stored is not None else None
 
 
-def header_of(key: bytes, stored: memoryview) -> bytes | None:
-    """The header of a stored record, if it proves itself and lies under its own key."""
+def header_of(key: bytes, beginning: memoryview, stored_bytes: int) -> bytes | None:
+    """The header that a stored record begins with, if it proves itself and lies under its own key."""
     try:
-        record, shard = ShardRecord.unpack(stored)
+        record, end = ShardRecord.unpack_beginning(beginning)
     except IntegrityFailure:
         return None
-    if ShardKey.of(record).pack() != key:
+    if ShardKey.of(record).pack() != key or stored_bytes - end != record.stripe.shard_bytes:
         return None
-    return bytes(stored[: len(stored) - len(shard)])
+    return bytes(beginning[:end])

@@ -132,19 +132,28 @@ class ShardRecord(Struct, frozen=True):
             raise IntegrityFailure("a stored shard record is out of bounds", why=error.what) from error
 
     @classmethod
-    def unpack(cls, record: bytes | memoryview) -> tuple[ShardRecord, memoryview]:
-        """Split a stored record into its header and the shard's bytes (not yet verified).
+    def unpack_beginning(cls, record: bytes | memoryview) -> tuple[ShardRecord, int]:
+        """The header that a stored record begins with, and how long it is in bytes.
 
         Raises:
-            IntegrityFailure: the header does not hold, or the shard has the wrong length.
+            IntegrityFailure: the header does not hold, or is not all there.
         """
         view = memoryview(record)
         if len(view) < _RECORD.size:
             raise IntegrityFailure("a stored shard record does not begin like one")
         k, m = view[_RECORD.size - 6], view[_RECORD.size - 5]
         end = _RECORD.size + 32 * (k + m) + 8
-        made = cls.unpack_header(view[:end])
-        shard = view[end:]
+        return cls.unpack_header(view[:end]), end
+
+    @classmethod
+    def unpack(cls, record: bytes | memoryview) -> tuple[ShardRecord, memoryview]:
+        """Split a stored record into its header and the shard's bytes (not yet verified).
+
+        Raises:
+            IntegrityFailure: the header does not hold, or the shard has the wrong length.
+        """
+        made, end = cls.unpack_beginning(record)
+        shard = memoryview(record)[end:]
         if len(shard) != made.stripe.shard_bytes:
             raise IntegrityFailure("a stored shard has the wrong length", chunk=made.chunk.hex())
         return made, shard

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.shards import key_of, made_put
 
 from holdfast.node import data_file_places, store_lmdb_reading
-from holdfast.node.data_file_places import DiskWaits, places_of, read_ahead
+from holdfast.node.data_file_places import DiskWaits, places_of, read_ahead, read_beginnings
 from holdfast.node.limits import READ_AHEAD_PIECE_BYTES, READ_AHEAD_READS
 from holdfast.node.store import Absent, Damaged, Found
 from holdfast.node.store_lmdb import LmdbStore
@@ -58,8 +58,8 @@ def test_every_long_value_is_found_where_lmdb_has_it(file: Path) -> None:
     fd = os.open(file, os.O_RDONLY)
     try:
         for key, value in long.items():
-            ((offset, length),) = places_of(fd, b"shards", [key])
-            assert os.pread(fd, length, offset) == value
+            (place,) = places_of(fd, b"shards", [key])
+            assert place.key == key and os.pread(fd, place.length, place.offset) == value
         together = list(places_of(fd, b"shards", stored))
         assert len(together) == len(long)
         assert list(places_of(fd, b"shards", [b"absent", b"", b"\xff" * 90])) == []
@@ -75,7 +75,7 @@ def test_what_is_asked_for_is_what_was_wanted_in_pieces_and_bounded(
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, length, how: asked.append((at, length)))
     long = [key for key, value in contents(file).items() if len(value) > SMALL]
     fd = os.open(file, os.O_RDONLY)
-    wanted = sum(length for _, length in places_of(fd, b"shards", long))
+    wanted = sum(place.length for place in places_of(fd, b"shards", long))
     os.close(fd)
     read_ahead(file, b"shards", long)
     heads = 4096 * len(long)
@@ -107,8 +107,66 @@ def test_whatever_the_file_has_become_it_is_only_advice(file: Path, data: st.Dat
         struct.pack_into("<H", raw, at, data.draw(st.integers(0, 0xFFFF)))
     broken = file.with_name(f"broken-{os.getpid()}")
     broken.write_bytes(raw[: data.draw(st.sampled_from([0, 100, 4096, 8192, len(raw) // 2, len(raw)]))])
-    read_ahead(broken, b"shards", list(contents(file))[::20])
+    keys = list(contents(file))[::20]
+    read_ahead(broken, b"shards", keys)
+    begun = read_beginnings(broken, b"shards", keys, 500, 0)
+    assert all(len(beginning) <= 500 for beginning, _ in begun.values())
     broken.unlink()
+
+
+def test_beginnings_are_told_with_the_length_of_the_whole(file: Path) -> None:
+    stored = contents(file)
+    long = {key: value for key, value in stored.items() if len(value) > SMALL}
+    with lmdb.open(str(file.parent), max_dbs=4, readonly=True, lock=False) as env:
+        last = env.info()["last_txnid"]
+    begun = read_beginnings(file, b"shards", [*stored, b"absent"], 500, last)
+    assert begun == {key: (value[:500], len(value)) for key, value in long.items()}
+    assert read_beginnings(file.parent / "none", b"shards", stored, 500, 0) == {}
+
+
+def test_a_view_is_that_of_its_transaction_as_long_as_it_is_known(tmp_path: Path) -> None:
+    """A commit shows in the file before it is durable: who reads beside it must not see it yet."""
+    file = tmp_path / "data.mdb"
+
+    def seen(transaction: int) -> set[bytes]:
+        return set(read_beginnings(file, b"shards", [b"first", b"second", b"third"], 10, transaction))
+
+    with lmdb.open(str(tmp_path), map_size=1 << 26, max_dbs=4) as env:
+        shards = env.open_db(b"shards")
+
+        def commit(added: bytes, gone: bytes = b"") -> None:
+            with env.begin(write=True) as txn:
+                txn.put(added, os.urandom(50_000), db=shards)
+                if gone:
+                    txn.delete(gone, db=shards)
+
+        commit(b"first")
+        with env.begin() as before:
+            commit(b"second", gone=b"first")
+            assert seen(before.id()) == {b"first"} and seen(before.id() + 1) == {b"second"}
+            commit(b"third")
+            # Two commits on, the file does not know it any more; what is found is what came next.
+            assert seen(before.id()) == {b"second"}
+        with env.begin() as now:
+            assert seen(now.id()) == {b"second", b"third"}
+
+
+def test_a_header_that_does_not_hold_is_not_told(tmp_path: Path) -> None:
+    puts = [made_put(number, sealed_bytes=200_000) for number in range(3)]
+    store = LmdbStore(tmp_path / "store", source=FixedSource(), capacity_bytes=20_000_000)
+    store.put([puts])
+    packed = [key_of(put).pack() for put in puts]
+    headers = [put.record.pack() for put in puts]
+    assert store.headers([*packed, key_of(made_put(99)).pack()]) == [*headers, None]
+    file = tmp_path / "store" / "data.mdb"
+    raw = file.read_bytes()
+    with file.open("r+b") as opened:
+        opened.seek(raw.index(headers[0]) + 20)
+        opened.write(b"\xff\x00\xff")
+        opened.seek(raw.index(headers[2]))
+        opened.write(headers[1])  # another shard's record, of the same length
+    assert store.headers(packed) == [None, headers[1], None]
+    store.close()
 
 
 def test_a_store_on_a_cold_disk_prepares_its_reads_and_touches_nothing_that_kills(
