@@ -40,7 +40,7 @@ def refuse_truncated(file: Path) -> None:
     os.truncate(file, file.stat().st_size + missing)
 
 
-def cover_last_page(env: Any, file: str | Path) -> None:
+def cover_last_page(env: Any, file: Path) -> None:
     """After a commit: LMDB may count pages at the end that it never wrote; keep the file as long as it says.
 
     Args:

@@ -158,7 +158,7 @@ class LmdbStore(LmdbReader):
             for number, packed in enumerate(due):
                 if number % ERASE_AHEAD_ENTRIES == 0:  # LMDB's library touches what it takes out
                     ahead = set(due[number : number + ERASE_AHEAD_ENTRIES]) - self._unreadable
-                    read_ahead(self._path / "data.mdb", b"shards", ahead)
+                    read_ahead(self._file, b"shards", ahead)
                 # Marks may have been cleared since: a shard stored again is kept.
                 if not txn.delete(packed, db=self._marks):
                     continue

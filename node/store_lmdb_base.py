@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +53,7 @@ class LmdbBase:
         suspects: Sequence[ShardKey] = (),
     ) -> None:
         self._path = path
-        self._file = os.path.join(path, "data.mdb")
+        self._file = path / "data.mdb"
         self._source = source
         self._note_reading = reading
         self._read_ahead_left = 0

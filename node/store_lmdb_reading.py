@@ -48,7 +48,7 @@ class LmdbReader(LmdbBase):
             if self._read_ahead_left > 0:
                 self._read_ahead_left -= 1
                 wanted = {key.pack() for key in keys} - self._unreadable
-                read_ahead(self._path / "data.mdb", b"shards", wanted)
+                read_ahead(self._file, b"shards", wanted)
             for key in keys:
                 packed = key.pack()
                 try:
@@ -99,9 +99,7 @@ class LmdbReader(LmdbBase):
         """See ShardStore.headers; raises as :meth:`scan`."""
         with self._walking() as walk:
             wanted = set(keys) - self._unreadable
-            begun = read_beginnings(
-                self._path / "data.mdb", b"shards", wanted, _HEADER_BYTES_MAX, walk.txn.id()
-            )
+            begun = read_beginnings(self._file, b"shards", wanted, _HEADER_BYTES_MAX, walk.txn.id())
             told = (header_of(key, *begun[key]) if key in begun else None for key in keys)
             return [
                 header or walk.header(key, self._note_reading) for key, header in zip(keys, told, strict=True)
@@ -176,4 +174,4 @@ class LmdbReader(LmdbBase):
     def room(self) -> StoreRoom:
         """See ShardStore.room."""
         with self._gate.reading():
-            return room_of(self._opened, self._path / "data.mdb")
+            return room_of(self._opened, self._file)

@@ -1,4 +1,4 @@
-"""Where values lie in LMDB's file, found as LMDB finds them; whatever the file has become, only advice."""
+"""Where values lie in LMDB's file, found as LMDB finds them; whatever the file has become."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shards import key_of, made_put
 
-from holdfast.node import data_file_places, store_lmdb_reading
-from holdfast.node.data_file_places import DiskWaits, places_of, read_ahead, read_beginnings
-from holdfast.node.limits import READ_AHEAD_PIECE_BYTES, READ_AHEAD_READS
-from holdfast.node.store import Absent, Damaged, Found
-from holdfast.node.store_lmdb import LmdbStore
-from holdfast.protocol.clock import FixedSource
+from holdfast.node import data_file_places
+from holdfast.node.data_file_places import places_of, read_ahead, read_beginnings
+from holdfast.node.limits import READ_AHEAD_PIECE_BYTES
 
 BIG, SMALL = 9_000, 40
 
@@ -98,8 +94,8 @@ def test_an_empty_database_has_no_places(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_whatever_the_file_has_become_it_is_only_advice(file: Path, data: st.DataObject) -> None:
-    """Flipped bits, other pages, a file cut off: it ends, and raises nothing."""
+def test_whatever_the_file_has_become_it_ends_and_raises_nothing(file: Path, data: st.DataObject) -> None:
+    """Flipped bits, other pages, a file cut off."""
     raw = bytearray(file.read_bytes())
     for _ in range(data.draw(st.integers(1, 40))):
         page = data.draw(st.integers(0, len(raw) // 4096 - 1))
@@ -149,54 +145,3 @@ def test_a_view_is_that_of_its_transaction_as_long_as_it_is_known(tmp_path: Path
             assert seen(before.id()) == {b"second"}
         with env.begin() as now:
             assert seen(now.id()) == {b"second", b"third"}
-
-
-def test_a_header_that_does_not_hold_is_not_told(tmp_path: Path) -> None:
-    puts = [made_put(number, sealed_bytes=200_000) for number in range(3)]
-    store = LmdbStore(tmp_path / "store", source=FixedSource(), capacity_bytes=20_000_000)
-    store.put([puts])
-    packed = [key_of(put).pack() for put in puts]
-    headers = [put.record.pack() for put in puts]
-    assert store.headers([*packed, key_of(made_put(99)).pack()]) == [*headers, None]
-    file = tmp_path / "store" / "data.mdb"
-    raw = file.read_bytes()
-    with file.open("r+b") as opened:
-        opened.seek(raw.index(headers[0]) + 20)
-        opened.write(b"\xff\x00\xff")
-        opened.seek(raw.index(headers[2]))
-        opened.write(headers[1])  # another shard's record, of the same length
-    assert store.headers(packed) == [None, headers[1], None]
-    store.close()
-
-
-def test_a_store_on_a_cold_disk_prepares_its_reads_and_touches_nothing_that_kills(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    puts = [made_put(number, sealed_bytes=40_000) for number in range(12)]
-    deadly, absent = key_of(puts[3]), key_of(made_put(99))
-    store = LmdbStore(tmp_path / "store", source=FixedSource(), capacity_bytes=20_000_000)
-    store.put([puts])
-    store.close()
-    store = LmdbStore(tmp_path / "store", source=FixedSource(), capacity_bytes=20_000_000, suspects=[deadly])
-    prepared: list[set[bytes]] = []
-
-    def noted(file: Path, name: bytes, keys: set[bytes]) -> None:
-        assert file == tmp_path / "store" / "data.mdb" and name == b"shards"
-        prepared.append(set(keys))
-        read_ahead(file, name, keys)
-
-    monkeypatch.setattr(store_lmdb_reading, "read_ahead", noted)
-    monkeypatch.setattr(DiskWaits, "count", lambda _: 0)
-    wanted = [*map(key_of, puts), absent]
-    first = store.read(wanted)
-    assert prepared == [], "nothing waited for the disk"
-    monkeypatch.setattr(DiskWaits, "count", lambda _: 100)
-    assert store.read(wanted) == first and prepared == []
-    monkeypatch.setattr(DiskWaits, "count", lambda _: 0)
-    for _ in range(READ_AHEAD_READS + 5):
-        assert store.read(wanted) == first
-    assert len(prepared) == READ_AHEAD_READS
-    assert all(keys == {key.pack() for key in wanted} - {deadly.pack()} for keys in prepared)
-    assert isinstance(first[3], Damaged) and isinstance(first[-1], Absent)
-    assert sum(isinstance(found, Found) for found in first) == len(puts) - 1
-    store.close()
