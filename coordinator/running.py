@@ -123,7 +123,7 @@ def _listen_at(settings: CoordinatorSettings, kept: dict[str, object] | None) ->
 async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddress, first: bool) -> None:
     folder, identity = settings.folder, desk.identity
     advertised = parse_url(settings.advertise) if settings.advertise else None
-    server = Server(make_routes(desk), listen)
+    server = Server(make_routes(desk), listen, desk.source)
     bound = await server.start()
     address = Address(advertised or f"http://{bound}", identity.cluster)
     desk.reigning.url = address.url

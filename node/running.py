@@ -180,8 +180,15 @@ class _Node:
         node, store = signing.node_id(signing.public_key(key)), self._writer.store.id
         identity = Identity(node, cluster, store, str(listen), key)
         duties = self._make_duties(identity)
-        server = Server(make_routes(duties.handlers), listen)
+        is_new = known is not None and known.store != store
+        if is_new:
+            self._writer.held = "its store is new, and the coordinator has not taken note of it"
+        # Where it says itself where it listens, and nobody told it where, one port is as good as another.
+        may_move = settings.listen is None and settings.advertise is None
+        server = Server(make_routes(duties.handlers), listen, self._source, or_any=may_move)
         bound = await server.start()
+        if listen.port and bound != listen:
+            _log.warning("somebody else has this node's port: it serves at another", was=str(listen))
         self._url = parse_url(settings.advertise) if settings.advertise else f"http://{bound}"
 
         tasks: list[asyncio.Task[None]] = []
@@ -191,7 +198,10 @@ class _Node:
                 await self._join(token, key, duties.reigning)
                 reached("node.join.joined")
             identity = Identity(node, cluster, store, str(bound), key)
-            identity.save(settings.folder)
+            if is_new:
+                self._remember_when_taken(identity)
+            else:
+                identity.save(settings.folder)
             tasks.extend(self._begin(identity, duties))
             write_json(
                 settings.folder / "ready.json",
@@ -201,6 +211,21 @@ class _Node:
             await until_stopped_or_failed(tasks)
         finally:
             await self._stop(identity, duties, server, tasks)
+
+    def _remember_when_taken(self, identity: Identity) -> None:
+        """A new store under a known identity is this node's, and takes shards, when the coordinator knows it.
+
+        A shard that came sooner would lie in a store that nobody knows: to the coordinator that looks like
+        another node's disk, and it refuses such a node for good.
+        """
+
+        def taken() -> None:
+            if self._writer.held is not None:
+                identity.save(self._settings.folder)
+                self._writer.held = None
+                _log.info("the coordinator has taken note of the new store", store=identity.store.short)
+
+        self._membership.taken = taken
 
     def _make_duties(self, identity: Identity) -> _Duties:
         """Everything that answers or works by itself; nothing of it runs yet."""

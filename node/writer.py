@@ -47,11 +47,16 @@ class Writer:
 
     Args:
         open_store: opens the store; called at the start and again after a failed commit.
+
+    Attributes:
+        held: why no shard is taken for now, for people; None: they are.
+        failed: why the store has stopped; None: it has not.
     """
 
     def __init__(self, open_store: Callable[[], ShardStore]) -> None:
         self._open_store = open_store
         self.store = open_store()
+        self.held: str | None = None
         self.failed: str | None = self.store.why if isinstance(self.store, FailedStore) else None
         self._loop = asyncio.get_running_loop()
         # Filled by the event loop alone; None is the end.
@@ -69,6 +74,8 @@ class Writer:
         Raises:
             StoreFailed, Conflict, NoRoom, IntegrityFailure: nothing of the batch counts.
         """
+        if self.held is not None:
+            raise StoreFailed("this node takes no shards yet", why=self.held, do="Try again in a moment.")
         future: asyncio.Future[int] = self._loop.create_future()
         self._enqueue(_Batch(puts, future))
         return await future

@@ -110,6 +110,10 @@ FRONT_IDLE_S = 75.0
 """A server closes a connection that has rested, or sent no whole head, for so long."""
 UNWANTED_BODY_S = 10.0
 """What is left of a body that was refused may come for so long, so that the sender can read why."""
+PORTS_MAX = 65_535
+LASTING_PORTS_FROM = 10_000
+"""A server that may have any port takes none of the well-known ones below."""
+LASTING_PORTS_TRIED_MAX = 64
 SERVER_STOPS_WITHIN_S = 5.0
 """Requests under way have so long when a server stops."""
 REQUEST_TIMEOUT_S = 60.0

@@ -6,25 +6,29 @@ Plain HTTP is served on loopback only, and nothing listens anywhere else before 
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from aiohttp import web
 
 from holdfast.protocol.address import is_loopback
+from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.handling import Routes
 from holdfast.protocol.http_front import Fronts
 from holdfast.protocol.http_others import make_app
 from holdfast.protocol.limits import FRONT_IDLE_S, SERVER_STOPS_WITHIN_S
+from holdfast.protocol.ports import ports_to_try
 
 __all__ = ["ListenAddress", "Server", "until_stopped", "until_stopped_or_failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """HOST:PORT to listen on; port 0 lets the kernel choose."""
+    """HOST:PORT to listen on; port 0: any that is free, and stays so while the server is away."""
 
     host: str
     port: int
@@ -55,11 +59,16 @@ class ListenAddress:
 class Server:
     """One listening server: each connection begins with the front, and may be handed over to aiohttp.
 
+    Args:
+        or_any: where somebody else has that port, take any other.
+
     Raises (from :meth:`start`):
         HoldfastError: the address is in use or cannot be listened on.
     """
 
-    def __init__(self, routes: Routes, address: ListenAddress) -> None:
+    def __init__(
+        self, routes: Routes, address: ListenAddress, source: Source = SYSTEM, *, or_any: bool = False
+    ) -> None:
         self._runner = web.AppRunner(
             make_app(routes),
             access_log=None,
@@ -71,6 +80,8 @@ class Server:
         )
         self._fronts = Fronts(routes, self._other)
         self._address = address
+        self._source = source
+        self._or_any = or_any
         self._listening: asyncio.Server | None = None
 
     def _other(self) -> asyncio.Protocol:
@@ -79,22 +90,35 @@ class Server:
         return self._runner.server()
 
     async def start(self) -> ListenAddress:
-        """Listen; gives the address with the port the kernel chose."""
+        """Listen; gives the address with the port that was free."""
         await self._runner.setup()
-        loop = asyncio.get_running_loop()
         try:
-            self._listening = await loop.create_server(
-                self._fronts, self._address.host, self._address.port, backlog=512
-            )
+            self._listening = await self._listen()
         except OSError as error:
             await self._runner.cleanup()
             raise HoldfastError(
                 f"cannot listen on {self._address}",
                 why=error.strerror or str(error),
-                do="Another process has that port; stop it or choose another with --listen.",
+                do="Another process has that port, or had it less than a minute ago;"
+                " stop it or choose another with --listen.",
             ) from error
         bound = self._listening.sockets[0].getsockname()
         return ListenAddress(str(bound[0]), int(bound[1]))
+
+    async def _listen(self) -> asyncio.Server:
+        loop, host, given = asyncio.get_running_loop(), self._address.host, self._address.port
+        ports = chain(
+            [given] if given else [], ports_to_try(self._source) if self._or_any or not given else []
+        )
+        port = next(ports)
+        while True:
+            try:
+                return await loop.create_server(self._fronts, host, port, backlog=512)
+            except OSError as error:
+                following = next(ports, None)
+                if error.errno != errno.EADDRINUSE or following is None:
+                    raise
+                port = following
 
     async def stop(self) -> None:
         """Stop listening, let requests under way end (5 s), close."""

@@ -84,15 +84,25 @@ async def unsigned(transport: Transport, node: MapNode, method: str, path: str, 
 class Device:
     """Somebody's device, and the tickets that the coordinator gives it."""
 
-    def __init__(self, node: MapNode, transport: Transport, name: bytes = b"ada") -> None:
+    def __init__(
+        self,
+        node: MapNode,
+        transport: Transport,
+        name: bytes = b"ada",
+        *,
+        cluster: ClusterId = CLUSTER,
+        coordinator: Ed25519PrivateKey = COORDINATOR,
+    ) -> None:
         self.node = node
+        self.cluster = cluster
+        self.coordinator = coordinator
         self.transport = transport
         self.key: Ed25519PrivateKey = generate_signing_key(name.ljust(32, b"."))
         self.account = AccountId(digest_of(name))
-        self.signer = Signer("device", self.account, device_id(public_key(self.key)), self.key, CLUSTER)
+        self.signer = Signer("device", self.account, device_id(public_key(self.key)), self.key, cluster)
         self.calls = HttpNodeCalls(transport, self.signer)
 
-    def ticket(self, kind: Verb, *, pen: Ed25519PrivateKey = COORDINATOR, **changed: object) -> bytes:
+    def ticket(self, kind: Verb, *, pen: Ed25519PrivateKey | None = None, **changed: object) -> bytes:
         """A signed ticket; ``changed`` overrides what is right."""
         members = [self.node.id, *(NodeId(bytes([i]) * NodeId.SIZE) for i in range(1, 6))]
         ticket = Ticket(
@@ -109,11 +119,11 @@ class Device:
             100_000_000,
             SYSTEM.now_ms() + 60_000,
             1,
-            key_id(public_key(COORDINATOR)),
+            key_id(public_key(self.coordinator)),
         )
         ticket = msgspec.structs.replace(ticket, **changed)  # type: ignore[type-var]
         payload = encode(ticket)
-        return encode(Signed(payload, sign(pen, "ticket", CLUSTER, payload)))
+        return encode(Signed(payload, sign(pen or self.coordinator, "ticket", self.cluster, payload)))
 
     async def put(
         self,
@@ -131,7 +141,7 @@ class Device:
             [stripe.shards[0] for stripe in batch] if shards is None else shards,
             10.0,
         )
-        return open_receipt(signed, CLUSTER, self.node.key)
+        return open_receipt(signed, self.cluster, self.node.key)
 
     async def read(
         self, batch: Sequence[Stripe], *, slot: int = 0, ticket: bytes | None = None

@@ -96,6 +96,9 @@ def test_every_bound_is_the_code_s() -> None:
             "FRONT_IDLE_S",
             "UNWANTED_BODY_S",
             "SERVER_STOPS_WITHIN_S",
+            "PORTS_MAX",
+            "LASTING_PORTS_FROM",
+            "LASTING_PORTS_TRIED_MAX",
         ),
     }
     assert {name for name in vars(limits) if name.isupper()} == set(told) | local

@@ -1,0 +1,143 @@
+"""A node with a new store under its old name takes no shard before its coordinator knows that store.
+
+A shard that comes sooner makes the store look like another node's disk, and the coordinator refuses the node
+for good. Real servers, in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.crash.first_start import running, start_coordinator, start_node
+from support.node_service import Device, stripes
+
+from holdfast.coordinator.asking import cluster_status, node_token
+from holdfast.protocol.address import Address
+from holdfast.protocol.errors import HoldfastError, StoreFailed
+from holdfast.protocol.ids import NodeId, PublicKey, StoreId
+from holdfast.protocol.messages.admin import NodeStatus
+from holdfast.protocol.messages.cluster import MapNode
+from holdfast.protocol.messages.nodes import NodeInfo
+from holdfast.protocol.signing import load_signing_key
+from holdfast.protocol.transport import Transport
+
+WITHIN_S = 20.0
+
+
+class Cluster:
+    """A coordinator and a node, each in a folder; both can be away."""
+
+    def __init__(self, folder: Path) -> None:
+        self.coordinator = folder / "coordinator"
+        self.folder = folder / "node"
+        self.token = folder / "token"
+        self.address = ""
+
+    @asynccontextmanager
+    async def reigned(self) -> AsyncIterator[None]:
+        async with running(start_coordinator(self.coordinator), self.coordinator) as ready:
+            self.address = ready["address"]
+            yield
+
+    @asynccontextmanager
+    async def noded(self) -> AsyncIterator[Device]:
+        """The node runs; gives a device that has a right to put shards there."""
+        async with (
+            running(start_node(self.folder, self.address, self.token), self.folder) as ready,
+            Transport() as transport,
+        ):
+            info = await transport.call("GET", ready["url"], "/v1/node", answer=NodeInfo, reads=True)
+            node = MapNode(NodeId.from_hex(ready["node"]), PublicKey(info.key), ready["url"], "")
+            cluster = Address.parse(self.address).cluster
+            assert cluster is not None
+            key = load_signing_key((self.coordinator / "coordinator.key").read_bytes())
+            yield Device(node, transport, cluster=cluster, coordinator=key)
+
+    async def join(self) -> None:
+        async with self.reigned():
+            self.token.write_text((await node_token(self.coordinator / "operator.key")).text)
+            async with self.noded():
+                pass
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "node.json").read_text())
+        return found
+
+    async def until(self, fits: Callable[[NodeStatus], bool]) -> None:
+        """Until the coordinator sees the node so."""
+        async with asyncio.timeout(WITHIN_S):
+            while not all(map(fits, (await cluster_status(self.coordinator / "operator.key")).nodes)):  # noqa: ASYNC110 - another server's state
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> Cluster:
+    made = Cluster(tmp_path)
+    await made.join()
+    return made
+
+
+async def test_no_shard_comes_before_the_coordinator_knows_the_store(cluster: Cluster) -> None:
+    before = cluster.noted
+    shutil.rmtree(cluster.folder / "store")
+    async with cluster.noded() as device:
+        for _ in range(3):
+            with pytest.raises(StoreFailed, match="takes no shards yet"):
+                await device.put(stripes(1))
+        answer, _ = await device.read(stripes(1))
+        assert [told.status for told in answer.results] == ["absent"], "what is asked for is answered"
+        assert cluster.noted == before, "the store is nobody's until the coordinator knows it"
+        async with cluster.reigned():
+            receipt = await _put_when_taken(device)
+            assert cluster.noted["store"] != before["store"]
+            assert receipt.store == StoreId.from_hex(cluster.noted["store"])
+            await cluster.until(lambda node: node.shards == 1)
+
+
+async def test_a_node_that_died_before_the_coordinator_knew_goes_on_with_that_store(cluster: Cluster) -> None:
+    before = cluster.noted
+    shutil.rmtree(cluster.folder / "store")
+    async with cluster.noded():
+        pass  # it ends again, and nobody heard of it
+    assert cluster.noted == before
+    async with cluster.reigned(), cluster.noded() as device:
+        await _put_when_taken(device)
+        assert cluster.noted["store"] != before["store"]
+
+
+async def test_a_store_that_was_known_takes_shards_while_the_coordinator_is_away(cluster: Cluster) -> None:
+    async with cluster.noded() as device:
+        assert (await device.put(stripes(1))).store == StoreId.from_hex(cluster.noted["store"])
+
+
+async def test_a_node_whose_port_is_somebody_else_s_now_serves_at_another_and_tells_it(
+    cluster: Cluster,
+) -> None:
+    port = int(cluster.noted["listen"].rpartition(":")[2])
+    taken = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port)
+    async with taken, cluster.reigned(), cluster.noded() as device:
+        assert not device.node.url.endswith(f":{port}")
+        assert cluster.noted["listen"] == device.node.url.removeprefix("http://")
+        await cluster.until(lambda node: node.url == device.node.url)
+        await device.put(stripes(1))
+
+
+async def _put_when_taken(device: Device) -> Any:
+    """Put until it is taken; what is refused meanwhile says so."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            try:
+                return await device.put(stripes(1))
+            except StoreFailed as error:
+                assert "takes no shards yet" in str(error)
+            except HoldfastError as error:
+                raise AssertionError("refused for another reason") from error
+            await asyncio.sleep(0.05)

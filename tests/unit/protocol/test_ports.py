@@ -1,0 +1,84 @@
+"""Ports that are still there when a server comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.protocol.clock import SYSTEM, FixedSource
+from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.handling import Routes
+from holdfast.protocol.limits import LASTING_PORTS_FROM, LASTING_PORTS_TRIED_MAX, PORTS_MAX
+from holdfast.protocol.ports import lasting_ports, ports_to_try
+from holdfast.protocol.serving import ListenAddress, Server
+
+KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+PORTS = st.integers(1, PORTS_MAX)
+
+
+@given(PORTS, PORTS)
+def test_none_is_one_that_the_kernel_gives_to_connections(first: int, last: int) -> None:
+    ports = lasting_ports(f"{first}\t{last}\n")
+    assert all(LASTING_PORTS_FROM <= port <= PORTS_MAX for port in ports)
+    assert not set(ports) & set(range(first, last + 1))
+    outside = [port for port in (LASTING_PORTS_FROM, PORTS_MAX) if not first <= port <= last]
+    assert set(outside) <= set(ports)
+
+
+@pytest.mark.parametrize("told", ["", "1", "a b", "1 2 3", "1024 65535"])
+def test_where_nothing_is_known_or_left_the_kernel_chooses(told: str) -> None:
+    assert lasting_ports(told) == []
+    assert list(ports_to_try(SYSTEM, told)) == [0]
+
+
+def test_some_are_tried_and_at_last_the_kernel_s() -> None:
+    tried = list(ports_to_try(SYSTEM, "32768 60999"))
+    assert len(tried) == LASTING_PORTS_TRIED_MAX + 1 and tried[-1] == 0
+    assert len(set(tried)) > LASTING_PORTS_TRIED_MAX / 2, "not the same again and again"
+
+
+async def started(address: ListenAddress, **options: object) -> tuple[Server, ListenAddress]:
+    server = Server(Routes(), address, **options)  # type: ignore[arg-type]
+    return server, await server.start()
+
+
+@pytest.mark.skipif(not KERNEL.exists(), reason="only Linux tells its range")
+async def test_a_server_s_own_choice_is_none_of_the_kernel_s() -> None:
+    first, last = map(int, KERNEL.read_text().split())
+    server, bound = await started(ListenAddress("127.0.0.1", 0))
+    await server.stop()
+    assert bound.port >= LASTING_PORTS_FROM and not first <= bound.port <= last
+
+
+async def test_a_port_that_is_taken_is_passed_over() -> None:
+    drawn = FixedSource(seed=b"seven")
+    one, first = await started(ListenAddress("127.0.0.1", 0), source=drawn)
+    other, second = await started(ListenAddress("127.0.0.1", 0), source=FixedSource(seed=b"seven"))
+    assert first.port != second.port, "the same was drawn"
+    await asyncio.gather(one.stop(), other.stop())
+
+
+async def test_a_port_that_was_told_is_that_one_or_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(HoldfastError, match="cannot listen") as told:
+            await started(ListenAddress("127.0.0.1", port))
+        assert "--listen" in told.value.do
+        server, bound = await started(ListenAddress("127.0.0.1", port), or_any=True)
+        await server.stop()
+        assert bound.port != port
+
+
+async def test_what_the_kernel_gave_a_connection_keeps_a_server_from_its_port() -> None:
+    """Why ports are chosen so: the kernel's own choice is not safe while its server is away."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as peer,
+        socket.create_connection(peer.getsockname()) as caller,
+        pytest.raises(HoldfastError, match="cannot listen"),
+    ):
+        await started(ListenAddress("127.0.0.1", caller.getsockname()[1]))
