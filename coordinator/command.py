@@ -147,6 +147,7 @@ def run_command(
     log_json: bool,
 ) -> None:
     """Serve until SIGTERM. The first start makes a new cluster in the folder."""
+    configure_logging(log_json, log_level)
     from holdfast.coordinator.health import HealthSettings
     from holdfast.coordinator.repair_pacing import RepairSettings
     from holdfast.coordinator.running import CoordinatorSettings, run_coordinator
@@ -155,7 +156,6 @@ def run_command(
     from holdfast.protocol.program import program_version
     from holdfast.protocol.serving import ListenAddress
 
-    configure_logging(log_json, log_level)
     settings = CoordinatorSettings(
         folder=folder,
         listen=ListenAddress.parse(listen) if listen else None,

@@ -88,12 +88,12 @@ def run_command(
 
     # Before anything heavy is imported: the process that is forked here stays as small as it is now.
     pid = supervised(folder, SYSTEM) if supervise else None
+    configure_logging(log_json, log_level)
     from holdfast.node.running import NodeSettings, run_node
     from holdfast.protocol.address import Address
     from holdfast.protocol.program import program_version
     from holdfast.protocol.serving import ListenAddress
 
-    configure_logging(log_json, log_level)
     settings = NodeSettings(
         folder=folder,
         coordinator=Address.parse(coordinator),

@@ -252,10 +252,17 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def configure_logging(as_json: bool, level: str = "info") -> None:
-    """structlog to stderr: readable on a terminal, JSON lines otherwise when asked."""
+    """structlog to stderr: readable on a terminal, JSON lines otherwise when asked.
+
+    A server calls this before it loads anything that logs: structlog then does without rich, with which it
+    would draw tracebacks that are told as text here (5 MiB in every server).
+    """
     import logging
 
-    import structlog
+    from holdfast.protocol.optional_imports import passed_over
+
+    with passed_over("rich"):
+        import structlog
 
     numeric = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (

@@ -44,6 +44,7 @@ async def heal(arena: Arena) -> None:
         await _scrub(arena, number)
     if arena.broken_stores:
         await asyncio.to_thread(_restart_all, arena)
+    arena.sampler.mended(arena.numbers)
 
 
 def _restart_all(arena: Arena) -> None:
@@ -111,6 +112,7 @@ async def mend_disk(arena: Arena, number: int) -> None:
     await _scrub(arena, number)
     if number in arena.broken_stores:
         await _replace(arena, number)
+    arena.sampler.mended([number])
     arena.mending.add(number)
 
 
@@ -157,7 +159,6 @@ async def converge(arena: Arena, watch: Watch, judge: Judge, *, orphans: bool = 
                 await _wait_for_orphans(watch, judge)
             arena.hurt.clear()
             arena.mending.clear()
-            arena.sampler.mended()
             return
         if loop.time() > until:
             judge.violated(

@@ -7,7 +7,7 @@ remembers (which chunks and heads it has seen) begins anew then.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -224,10 +224,12 @@ class Sampler:
 
     Args:
         folder: a local cluster's.
+        beginning: what a process that looks begins with.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, beginning: Callable[[Path], None] | None = None) -> None:
         self._folder = folder
+        self._beginning = beginning or _begin
         self._skip: frozenset[int] = frozenset()
         self._turn = Lock()
         self._pool = self._made()
@@ -235,7 +237,9 @@ class Sampler:
     def _made(self) -> ProcessPoolExecutor:
         # Not forked: this process has threads.
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._folder,))
+        return ProcessPoolExecutor(
+            1, mp_context=context, initializer=self._beginning, initargs=(self._folder,)
+        )
 
     def take(
         self, numbers: Collection[int], *, away: Collection[int] = (), excused: Collection[int] = ()
@@ -251,10 +255,9 @@ class Sampler:
                     _look, tuple(numbers), frozenset(away), frozenset(excused), self._skip
                 ).result()
             except BrokenProcessPool:
-                self._pool.shutdown()
-                self._pool = self._made()
-                # It was one of those whose disks were broken; they are looked at again once mended.
-                self._skip = frozenset(excused)
+                self._begin_anew()
+                # It was one of those whose disks were broken; which of them kill is found out one by one.
+                self._skip |= {number for number in excused if self._keys(number) is None}
                 return Look(trouble="a damaged store killed whoever looked at it")
 
     def resting(self) -> Lock:
@@ -264,14 +267,25 @@ class Sampler:
     def live_keys(self, number: int) -> frozenset[bytes]:
         """Packed keys of the shards that lie on a node now; none where its store cannot be looked at."""
         with self._turn:
-            try:
-                return self._pool.submit(_live_keys, number).result()
-            except HoldfastError:
-                return frozenset()
+            return self._keys(number) or frozenset()
 
-    def mended(self) -> None:
-        """All disks are good again."""
-        self._skip = frozenset()
+    def _keys(self, number: int) -> frozenset[bytes] | None:
+        """As :meth:`live_keys`; None where looking kills."""
+        try:
+            return self._pool.submit(_live_keys, number).result()
+        except HoldfastError:
+            return frozenset()
+        except BrokenProcessPool:
+            self._begin_anew()
+            return None
+
+    def _begin_anew(self) -> None:
+        self._pool.shutdown()
+        self._pool = self._made()
+
+    def mended(self, numbers: Collection[int]) -> None:
+        """The disks of these nodes are good again: whoever looks at them will live."""
+        self._skip -= frozenset(numbers)
 
     def close(self) -> None:
         """End the looking process."""

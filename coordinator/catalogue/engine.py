@@ -22,6 +22,7 @@ from holdfast.coordinator.limits import (
     WAL_PAGES,
 )
 from holdfast.protocol.errors import BadRequest, HoldfastError, NoRoom, WrongDirectory
+from holdfast.protocol.optional_imports import passed_over
 from holdfast.protocol.threads import Threads
 
 __all__ = ["Catalogue", "batched", "sqlite_url"]
@@ -153,8 +154,9 @@ class Catalogue:
                 f"the catalogue is of version {found}, and this program knows {SCHEMA_VERSION}",
                 do="Run the newer program that made it.",
             )
-        from alembic import command
-        from alembic.config import Config
+        with passed_over("pygments"):  # what alembic makes templates with would colour them
+            from alembic import command
+            from alembic.config import Config
 
         config = Config()
         config.set_main_option("script_location", "holdfast.coordinator.catalogue:migrations")

@@ -39,5 +39,5 @@ def upgrade() -> None:
     )
     op.add_column("chunks", Column("trashed_ms", BigInteger))
     trashed = text("trashed_ms IS NOT NULL")
-    op.create_index("chunks_trash", "chunks", ["trashed_ms"], sqlite_where=trashed, postgresql_where=trashed)
+    op.create_index("chunks_trash", "chunks", ["trashed_ms"], sqlite_where=trashed)
     op.add_column("snapshot_records", Column("left_seq", Integer))
