@@ -30,6 +30,7 @@ from holdfast.protocol.directory import (
     write_json,
 )
 from holdfast.protocol.errors import HoldfastError, WrongDirectory
+from holdfast.protocol.http_crowd import take_descriptors
 from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.serving import ListenAddress, Server, until_stopped_or_failed
@@ -123,7 +124,7 @@ def _listen_at(settings: CoordinatorSettings, kept: dict[str, object] | None) ->
 async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddress, first: bool) -> None:
     folder, identity = settings.folder, desk.identity
     advertised = parse_url(settings.advertise) if settings.advertise else None
-    server = Server(make_routes(desk), listen, desk.source)
+    server = Server(make_routes(desk), listen, desk.source, connections_max=take_descriptors())
     bound = await server.start()
     address = Address(advertised or f"http://{bound}", identity.cluster)
     desk.reigning.url = address.url

@@ -46,6 +46,7 @@ from holdfast.protocol.directory import (
 )
 from holdfast.protocol.errors import BadRequest, HoldfastError, StoreFailed, WrongDirectory
 from holdfast.protocol.failpoints import reached
+from holdfast.protocol.http_crowd import take_descriptors
 from holdfast.protocol.limits import TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.nodes import Heartbeat
 from holdfast.protocol.messages.scrub import FindingsNoted
@@ -185,7 +186,13 @@ class _Node:
             self._writer.held = "its store is new, and the coordinator has not taken note of it"
         # Where it says itself where it listens, and nobody told it where, one port is as good as another.
         may_move = settings.listen is None and settings.advertise is None
-        server = Server(make_routes(duties.handlers), listen, self._source, or_any=may_move)
+        server = Server(
+            make_routes(duties.handlers),
+            listen,
+            self._source,
+            or_any=may_move,
+            connections_max=take_descriptors(),
+        )
         bound = await server.start()
         if listen.port and bound != listen:
             _log.warning("somebody else has this node's port: it serves at another", was=str(listen))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import parse_qsl
 
 import structlog
@@ -22,7 +22,6 @@ from holdfast.protocol.handling import (
     Answer,
     Handler,
     Request,
-    Routes,
     body_within_s,
     ended_early,
     handled,
@@ -31,42 +30,14 @@ from holdfast.protocol.handling import (
 from holdfast.protocol.http_heads import Head, answer_head, may_become_plain, parse_head
 from holdfast.protocol.limits import FRONT_IDLE_S, REQUEST_HEAD_BYTES_MAX, UNWANTED_BODY_S
 
-__all__ = ["Front", "Fronts"]
+if TYPE_CHECKING:
+    from holdfast.protocol.http_fronts import Fronts
+
+__all__ = ["Front"]
 
 _log = structlog.get_logger()
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
-
-
-class Fronts:
-    """All connections of one server.
-
-    Args:
-        others: makes aiohttp's side of a connection that is handed over.
-    """
-
-    def __init__(self, routes: Routes, others: Callable[[], asyncio.Protocol]) -> None:
-        self.routes = routes
-        self.others = others
-        self.open: set[Front] = set()
-        self.stopping = False
-
-    def __call__(self) -> Front:
-        """A new connection's protocol."""
-        return Front(self)
-
-    async def stop(self, within_s: float) -> None:
-        """Close what rests, let requests under way end, give up what is left after that time."""
-        self.stopping = True
-        tasks = [task for front in list(self.open) if (task := front.end()) is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=within_s)
-        for task in tasks:
-            task.cancel()
-        for front in list(self.open):
-            front.abort()
-        if tasks:  # what they use may be closed now
-            await asyncio.wait(tasks, timeout=within_s)
 
 
 class _FrontRequest(Request):
@@ -100,7 +71,7 @@ class _FrontRequest(Request):
 
 
 class Front(asyncio.BufferedProtocol):
-    """Made by :class:`Fronts`. One request at a time; what comes before its turn waits in the kernel.
+    """Made by ``http_fronts.py``. One request at a time; what comes before its turn waits in the kernel.
 
     Bytes are received into ``_held`` until a handler says where it wants its body, and then into those rooms.
     """
@@ -131,12 +102,13 @@ class Front(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self._fronts.stopping:  # accepted before the server ceased to listen
+        # It may have been accepted before the server ceased to listen.
+        if self._fronts.stopping or not self._fronts.makes_room():
             self.abort()
             return
         # What is written goes out at once, and is "sent" when the kernel has all of it.
         self._transport.set_write_buffer_limits(high=0)
-        self._fronts.open.add(self)
+        self._fronts.open.came(self)
         self._watch = self._loop.call_later(FRONT_IDLE_S, self._look)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -175,7 +147,7 @@ class Front(asyncio.BufferedProtocol):
         """The transport closes, and says so below."""
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._fronts.open.discard(self)
+        self._fronts.open.left(self)
         self._stop_watching()
         self._end_receiving(ended_early(self._length))
         self.resume_writing()
@@ -221,6 +193,7 @@ class Front(asyncio.BufferedProtocol):
         self._left = self._length = head.length
         self._last = head.last
         request = _FrontRequest(self, head, path, query, places)
+        self._fronts.open.asks(self)
         self._task = self._loop.create_task(self._serve(handler, request))
 
     def _skip(self, count: int) -> None:
@@ -232,9 +205,12 @@ class Front(asyncio.BufferedProtocol):
         """Let aiohttp have the connection from this request on."""
         assert self._transport is not None
         transport, held = self._transport, bytes(self._held[self._start : self._filled])
-        self._fronts.open.discard(self)
+        self._fronts.open.left(self)
         self._stop_watching()
-        other = self._fronts.others()
+        other = self._fronts.hand_over(transport)
+        if other is None:
+            transport.abort()
+            return
         # What a transport calls is settled when it begins to read.
         self._pause()
         transport.set_write_buffer_limits()
@@ -361,6 +337,7 @@ class Front(asyncio.BufferedProtocol):
             transport.close()
         else:
             self._idle_since = self._loop.time()
+            self._fronts.open.rests(self)
             self._resume()
             if self._filled > self._start:
                 self._read_head(self._filled - self._start)

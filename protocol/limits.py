@@ -108,6 +108,14 @@ REQUEST_HEAD_BYTES_MAX = 16 * KIB
 """Request line and headers, as the front takes them; a longer head is aiohttp's to judge."""
 FRONT_IDLE_S = 75.0
 """A server closes a connection that has rested, or sent no whole head, for so long."""
+CONNECTIONS_MAX = 4096
+"""A server takes so many; for one more, one goes that is not needed."""
+CONNECTIONS_MIN = 16
+DESCRIPTORS_RESERVED = 256
+"""Of a process's descriptors so many are for its stores and logs, and for what it asks of others."""
+OTHERS_PART = 4
+"""Of its connections one in so many may be aiohttp's: which of those rest is not known."""
+CROWDED_SAID_S = 60.0
 UNWANTED_BODY_S = 10.0
 """What is left of a body that was refused may come for so long, so that the sender can read why."""
 PORTS_MAX = 65_535

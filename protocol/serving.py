@@ -18,9 +18,9 @@ from holdfast.protocol.address import is_loopback
 from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.handling import Routes
-from holdfast.protocol.http_front import Fronts
+from holdfast.protocol.http_fronts import Fronts
 from holdfast.protocol.http_others import make_app
-from holdfast.protocol.limits import FRONT_IDLE_S, SERVER_STOPS_WITHIN_S
+from holdfast.protocol.limits import CONNECTIONS_MAX, FRONT_IDLE_S, SERVER_STOPS_WITHIN_S
 from holdfast.protocol.ports import ports_to_try
 
 __all__ = ["ListenAddress", "Server", "until_stopped", "until_stopped_or_failed"]
@@ -61,13 +61,20 @@ class Server:
 
     Args:
         or_any: where somebody else has that port, take any other.
+        connections_max: how many to take at once.
 
     Raises (from :meth:`start`):
         HoldfastError: the address is in use or cannot be listened on.
     """
 
     def __init__(
-        self, routes: Routes, address: ListenAddress, source: Source = SYSTEM, *, or_any: bool = False
+        self,
+        routes: Routes,
+        address: ListenAddress,
+        source: Source = SYSTEM,
+        *,
+        or_any: bool = False,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self._runner = web.AppRunner(
             make_app(routes),
@@ -78,7 +85,7 @@ class Server:
             auto_decompress=False,
             read_bufsize=1024 * 1024,
         )
-        self._fronts = Fronts(routes, self._other)
+        self._fronts = Fronts(routes, self._other, connections_max)
         self._address = address
         self._source = source
         self._or_any = or_any

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from holdfast.protocol import http_front
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.handling import Answer, BodyReader, Request, Routes, read_body
-from holdfast.protocol.http_front import Front, Fronts
+from holdfast.protocol.http_front import Front
+from holdfast.protocol.http_fronts import Fronts
 from holdfast.protocol.limits import REQUEST_HEAD_BYTES_MAX
 from holdfast.protocol.serving import ListenAddress, Server
 
