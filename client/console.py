@@ -48,6 +48,10 @@ _JOINING = {"admin": ("holdfast.cluster.fsck:fsck",)}
 
 
 def _loaded(where: str) -> click.Command:
+    from holdfast.protocol.optional_imports import passed_over
+
+    with passed_over("typing_extensions"):  # Python's own typing does all of it
+        import msgspec  # noqa: F401
     module, _, attribute = where.partition(":")
     command: click.Command = getattr(import_module(module), attribute)
     return command

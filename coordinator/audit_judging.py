@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast.protocol.erasure import locate_errors
+from holdfast.protocol.erasure.locating import locate_errors
 from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.ids import AccountId, ChunkId, Digest, UploadId
 from holdfast.protocol.messages.audit import AuditResult

@@ -10,7 +10,6 @@ Everything heavy is imported when it is used: ``holdfast --help`` needs click on
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -111,6 +110,8 @@ class Output:
 
     def _line(self, kind: str, fields: dict[str, Any]) -> None:
         if self.json:
+            import json
+
             click.echo(json.dumps({"message_type": kind, **fields}, ensure_ascii=True, default=_jsonable))
 
     def fail(self, error: Any) -> NoReturn:

@@ -14,6 +14,5 @@ from __future__ import annotations
 
 from holdfast.protocol.erasure.code import Buffer, decode, encode, encode_many, rebuild
 from holdfast.protocol.erasure.kernel import kernel_name
-from holdfast.protocol.erasure.locating import locate_errors
 
-__all__ = ["Buffer", "decode", "encode", "encode_many", "kernel_name", "locate_errors", "rebuild"]
+__all__ = ["Buffer", "decode", "encode", "encode_many", "kernel_name", "rebuild"]

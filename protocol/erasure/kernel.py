@@ -13,9 +13,7 @@ from threading import Lock
 from typing import Protocol
 
 from holdfast.protocol.clock import SYSTEM, Source
-from holdfast.protocol.erasure.isal import isal_kernels
 from holdfast.protocol.erasure.matrix import generator_rows
-from holdfast.protocol.erasure.portable import PortableKernel
 from holdfast.protocol.profiles import Profile
 
 __all__ = ["Kernel", "choose", "kernel", "kernel_name", "proves_itself"]
@@ -56,11 +54,17 @@ def proves_itself(candidate: Kernel, source: Source = SYSTEM) -> bool:
     return True
 
 
-def choose(candidates: Callable[[], Iterable[Kernel]] = isal_kernels, source: Source = SYSTEM) -> Kernel:
+def choose(candidates: Callable[[], Iterable[Kernel]] | None = None, source: Source = SYSTEM) -> Kernel:
     """The first candidate that agrees with reedsolo, else the portable kernel.
 
-    Each candidate that differs is named in a RuntimeWarning.
+    Each candidate that differs is named in a RuntimeWarning. Kernels are loaded here: a restore of healthy
+    stripes needs none.
+
+    Args:
+        candidates: ISA-L's copies, unless told otherwise.
     """
+    if candidates is None:
+        from holdfast.protocol.erasure.isal import isal_kernels as candidates
     for candidate in candidates():
         if proves_itself(candidate, source):
             return candidate
@@ -69,6 +73,8 @@ def choose(candidates: Callable[[], Iterable[Kernel]] = isal_kernels, source: So
             RuntimeWarning,
             stacklevel=2,
         )
+    from holdfast.protocol.erasure.portable import PortableKernel
+
     return PortableKernel()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from holdfast.protocol import erasure
 from holdfast.protocol.clock import FixedSource
-from holdfast.protocol.erasure import locate_errors
+from holdfast.protocol.erasure.locating import locate_errors
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.profiles import Profile
 
