@@ -33,7 +33,7 @@ from holdfast.protocol.errors import HoldfastError, WrongDirectory
 from holdfast.protocol.http_crowd import take_descriptors
 from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT
 from holdfast.protocol.profiles import Profile
-from holdfast.protocol.serving import ListenAddress, Server, until_stopped_or_failed
+from holdfast.protocol.serving import ListenAddress, Server, heed_signals, until_stopped_or_failed
 from holdfast.protocol.signing import prefer_libsodium
 from holdfast.protocol.transport import Transport
 
@@ -146,12 +146,13 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
                 kit=str(folder / "cluster-kit.pem"),
                 operator_key=str(folder / "operator.key"),
             )
+        stop = heed_signals()
         write_json(
             folder / "ready.json",
             {"version": 1, "url": address.url, "address": str(address), "pid": os.getpid()},
         )
         _log.info("serving", address=str(address), term=identity.term)
-        await until_stopped_or_failed(tending)
+        await until_stopped_or_failed(stop, tending)
     finally:
         for task in tending:
             task.cancel()

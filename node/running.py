@@ -50,7 +50,7 @@ from holdfast.protocol.http_crowd import take_descriptors
 from holdfast.protocol.limits import TROUBLE_BYTES_MAX
 from holdfast.protocol.messages.nodes import Heartbeat
 from holdfast.protocol.messages.scrub import FindingsNoted
-from holdfast.protocol.serving import ListenAddress, Server, until_stopped_or_failed
+from holdfast.protocol.serving import ListenAddress, Server, heed_signals, until_stopped_or_failed
 from holdfast.protocol.transport import Transport
 
 __all__ = ["NodeSettings", "run_node"]
@@ -210,12 +210,13 @@ class _Node:
             else:
                 identity.save(settings.folder)
             tasks.extend(self._begin(identity, duties))
+            stop = heed_signals()
             write_json(
                 settings.folder / "ready.json",
                 {"version": 1, "url": self._url, "node": node.hex(), "pid": settings.pid or os.getpid()},
             )
             _log.info("serving", node=node.short, url=self._url, store=store.short)
-            await until_stopped_or_failed(tasks)
+            await until_stopped_or_failed(stop, tasks)
         finally:
             await self._stop(identity, duties, server, tasks)
 

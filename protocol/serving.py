@@ -23,7 +23,7 @@ from holdfast.protocol.http_others import make_app
 from holdfast.protocol.limits import CONNECTIONS_MAX, FRONT_IDLE_S, SERVER_STOPS_WITHIN_S
 from holdfast.protocol.ports import ports_to_try
 
-__all__ = ["ListenAddress", "Server", "until_stopped", "until_stopped_or_failed"]
+__all__ = ["ListenAddress", "Server", "heed_signals", "until_stopped_or_failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,24 +134,24 @@ class Server:
         await asyncio.gather(self._fronts.stop(SERVER_STOPS_WITHIN_S), self._runner.cleanup())
 
 
-async def until_stopped() -> None:
-    """Return on SIGTERM or SIGINT."""
+def heed_signals() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT from now on. To be called before anybody is told that the server is ready."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+    return stop
 
 
-async def until_stopped_or_failed(tending: Sequence[asyncio.Task[None]]) -> None:
-    """Until a signal comes, or a background task ends: by a fault of the program, and the process with it.
+async def until_stopped_or_failed(stop: asyncio.Event, tending: Sequence[asyncio.Task[None]]) -> None:
+    """Until it is to stop, or a background task ends: by a fault of the program, and the process with it.
 
     A server that answers, but has quietly ceased to repair, scrub or report, would be worse than none.
 
     Raises:
         Whatever a background task ended with.
     """
-    stopped = asyncio.create_task(until_stopped())
+    stopped = asyncio.create_task(stop.wait())
     try:
         done, _ = await asyncio.wait([stopped, *tending], return_when=asyncio.FIRST_COMPLETED)
         for task in done:

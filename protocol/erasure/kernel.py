@@ -63,9 +63,9 @@ def choose(candidates: Callable[[], Iterable[Kernel]] | None = None, source: Sou
     Args:
         candidates: ISA-L's copies, unless told otherwise.
     """
-    if candidates is None:
-        from holdfast.protocol.erasure.isal import isal_kernels as candidates
-    for candidate in candidates():
+    from holdfast.protocol.erasure.isal import isal_kernels
+
+    for candidate in (candidates or isal_kernels)():
         if proves_itself(candidate, source):
             return candidate
         warnings.warn(
