@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from holdfast.client.heads import HeadView, change_list
+from holdfast.client.head_posting import change_list
+from holdfast.client.heads import HeadView
 from holdfast.client.posting import claim_reached, in_new_uploads
 from holdfast.client.retention import Decision, GroupBy, RetentionPolicy, apply_policy, require_something_kept
 from holdfast.client.session import Session

@@ -1,4 +1,4 @@
-"""Reading and posting heads: what this device must have seen, and must never see.
+"""Reading heads: what this device must have seen, and must never see.
 
 A device remembers the newest head it saw and checks every link since. A lower
 number is a rollback, another head under a known number or a broken link a fork;
@@ -8,63 +8,40 @@ neither is ever accepted (docs/FORMAT.md, "Head").
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 from msgspec.structs import replace
 
 from holdfast.client.home import KnownAccount
-from holdfast.client.limits import HEAD_POST_TRIES_MAX, WITNESS_PATIENCE_S
+from holdfast.client.limits import WITNESS_PATIENCE_S
 from holdfast.client.link import Link
 from holdfast.client.witnesses import (
     Confirmation,
     ask_witnesses,
-    checked_witnesses,
     hidden_head,
-    require_kept,
 )
 from holdfast.protocol.accounts import (
     NO_DIGEST,
     DeviceList,
     Head,
-    SnapshotList,
     Witness,
-    list_digest,
     open_device_list,
     open_head,
     open_snapshot_list,
     signed_digest,
 )
-from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import (
-    Conflict,
     ForkDetected,
-    GroupMoved,
-    HeadMoved,
-    NoQuorum,
     Rollback,
     Unwitnessed,
 )
-from holdfast.protocol.failpoints import reached
-from holdfast.protocol.ids import ClusterId, DeviceId, Digest, SnapshotId, UploadId
+from holdfast.protocol.ids import ClusterId, Digest, SnapshotId
 from holdfast.protocol.messages.accounts import AccountState
-from holdfast.protocol.messages.backups import PostSnapshot
-from holdfast.protocol.messages.heads import HeadState, PostHead
-from holdfast.protocol.messages.uploads import Commit
-from holdfast.protocol.signing import Signed, sign
+from holdfast.protocol.messages.heads import HeadState
+from holdfast.protocol.signing import Signed
 
-__all__ = [
-    "HeadView",
-    "HeldCommit",
-    "accept_devices",
-    "accept_heads",
-    "append_snapshot",
-    "change_list",
-    "having_seen",
-    "read_head",
-]
+__all__ = ["HeadView", "accept_devices", "accept_heads", "having_seen", "read_head"]
 
 _HINT = "Do not trust this coordinator with new backups; ask its operator what was restored or rebuilt."
 
@@ -250,159 +227,3 @@ async def _shown_head(
         head=state.head, snapshot_list=state.snapshot_list, links=links, proposed=state.proposed
     )
     return accept_heads(known, devices, account.device_list, state, link.cluster)
-
-
-def next_head(
-    view: HeadView,
-    device: DeviceId,
-    key: Ed25519PrivateKey,
-    cluster: ClusterId,
-    snapshots: Sequence[SnapshotId],
-    time_ns: int,
-) -> tuple[Signed, bytes]:
-    """The head that follows a view, signed, and its exact snapshot list."""
-    exact = encode(SnapshotList(1, list(snapshots)))
-    head = Head(
-        1,
-        view.devices.account,
-        device,
-        view.seq + 1,
-        view.digest,
-        view.devices.seq,
-        signed_digest(view.devices_signed),
-        list(view.proposed),
-        time_ns,
-        list_digest(exact),
-    )
-    payload = encode(head)
-    return Signed(payload, sign(key, "head", cluster, payload)), exact
-
-
-class HeldCommit(Protocol):
-    """Chunks that a snapshot needs, stored and not committed yet: they may come with its head."""
-
-    @property
-    def held(self) -> Commit | None:
-        """What is to be committed, if anything is."""
-        ...
-
-    async def commit_held(self) -> None:
-        """Commit it by itself, in other groups where it must be."""
-        ...
-
-    def ended_with_head(self) -> None:
-        """It came with a head that counts, and the upload ended with it."""
-        ...
-
-
-async def _posted(link: Link, message: PostHead, chunks: HeldCommit | None) -> HeadState:
-    """Post a head, with the chunks that are held back for it."""
-    if chunks is not None and chunks.held is not None:
-        try:
-            answer = await link.post_snapshot(PostSnapshot(commit=chunks.held, post=message))
-        except (GroupMoved, NoQuorum):
-            await chunks.commit_held()
-        else:
-            chunks.ended_with_head()
-            return answer
-    return await link.post_head(message)
-
-
-async def change_list(
-    link: Link,
-    view: HeadView,
-    reread: Callable[[], Awaitable[HeadView]],
-    saw: Callable[[HeadView], None],
-    change: Callable[[HeadView], Awaitable[Sequence[SnapshotId]]],
-    *,
-    device: DeviceId,
-    key: Ed25519PrivateKey,
-    records: Sequence[bytes],
-    upload: UploadId,
-    time_ns: int,
-    chunks: HeldCommit | None = None,
-) -> HeadView:
-    """Post a head with a changed list; reads again, changes anew and retries when another was first.
-
-    Args:
-        reread: awaitable factory that gives the newest verified view.
-        saw: told of the head that was posted and is witnessed: this device has seen it from now on.
-        change: awaitable factory that gives the list wanted on top of a view. The view's own list
-            means that there is nothing to do (any more): an earlier answer may have been lost.
-        records: sealed records that are new in the list.
-        upload: an open one. Whatever the list names beyond the view's own must be claimed under it.
-        chunks: of this upload, held back to come with the head.
-
-    Raises:
-        SweptSince: unused chunks were swept since the upload opened.
-        Conflict: other devices were faster again and again.
-    """
-    for _ in range(HEAD_POST_TRIES_MAX):
-        wanted = await change(view)
-        if tuple(wanted) == view.snapshots:
-            return view
-        await checked_witnesses(link, view.proposed)
-        signed, exact = next_head(view, device, key, link.cluster, wanted, time_ns)
-        message = PostHead(head=signed, snapshot_list=exact, records=list(records), upload=upload)
-        reached("client.head.posting")
-        try:
-            answer = await _posted(link, message, chunks)
-        except HeadMoved:
-            view = await reread()
-            continue
-        reached("client.head.answered")
-        posted = decode(signed.payload, Head)
-        digest = signed_digest(signed)
-        require_kept(posted, digest, answer.statements, link.cluster)
-        # It is our own, and a majority of its witnesses vouches for it: reading it back would prove no more.
-        made = replace(view, seq=posted.seq, digest=digest, head=posted, snapshots=tuple(wanted))
-        saw(made)
-        return made
-    raise Conflict(
-        "other devices of this account kept changing the list of snapshots at the same time",
-        do="Run it again: nothing is sent twice.",
-    )
-
-
-async def append_snapshot(
-    link: Link,
-    view: HeadView,
-    reread: Callable[[], Awaitable[HeadView]],
-    saw: Callable[[HeadView], None],
-    *,
-    device: DeviceId,
-    key: Ed25519PrivateKey,
-    snapshot: SnapshotId,
-    sealed_record: bytes,
-    upload: UploadId,
-    time_ns: int,
-    parent_kept: Callable[[HeadView], Awaitable[None]],
-    chunks: HeldCommit | None = None,
-) -> HeadView:
-    """Post a head whose list ends with a new snapshot; see :func:`change_list`.
-
-    Args:
-        parent_kept: awaitable factory called with every newer view before trying again: makes sure
-            that chunks taken over from the parent are still held.
-    """
-
-    async def with_it(newer: HeadView) -> Sequence[SnapshotId]:
-        if snapshot in newer.snapshots:
-            return newer.snapshots  # it was ours: an earlier answer was lost
-        if newer is not view:
-            await parent_kept(newer)
-        return [*newer.snapshots, snapshot]
-
-    return await change_list(
-        link,
-        view,
-        reread,
-        saw,
-        with_it,
-        device=device,
-        key=key,
-        records=[sealed_record],
-        upload=upload,
-        time_ns=time_ns,
-        chunks=chunks,
-    )

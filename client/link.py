@@ -153,6 +153,11 @@ class Link:
                     # It says nothing of the try whose answer was lost.
                     raise unknown from refusal
                 raise refusal from None
+            except HoldfastError as error:
+                # Whoever asked decides what that says of a try whose answer was lost.
+                if unknown is not None:
+                    raise error from unknown
+                raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from holdfast.client.backup import BackupPlan, BackupResult, run_backup
 from holdfast.client.chunks import MemoryChunks
-from holdfast.client.heads import HeadView, HeldCommit, append_snapshot
+from holdfast.client.head_posting import HeldCommit, append_snapshot, lost_before, told_unknown
+from holdfast.client.heads import HeadView
 from holdfast.client.limits import SWEEPS_MET_MAX
 from holdfast.client.progress import OnProgress
 from holdfast.client.reach import snapshots_reach
@@ -17,7 +18,7 @@ from holdfast.client.session import Session
 from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
 from holdfast.client.snapshots import Snapshot, newest_first
 from holdfast.client.upload import Uploader
-from holdfast.protocol.errors import BadRequest, Conflict, SweptSince
+from holdfast.protocol.errors import BadRequest, Conflict, OutcomeUnknown, SweptSince
 from holdfast.protocol.ids import SnapshotId, UploadId
 from holdfast.protocol.limits import SNAPSHOTS_MAX
 from holdfast.protocol.program import program_version
@@ -165,15 +166,16 @@ async def post_snapshot(
     made = Snapshot.of(snapshot, record, result)
     try:
         await post(uploader.upload, head, parent_kept, uploader)
-    except SweptSince:
-        await uploader.commit_held()
+    except SweptSince as swept:
 
         async def post_again(again: Uploader, view: HeadView) -> None:
             # The upload before stays open meanwhile: what it claimed is not erased.
             await claim_reached(session, again, [made])
             await post(again.upload, view, _all_claimed)
 
-        await in_new_uploads(session, post_again)
+        with told_unknown(lost_before(swept)):
+            await uploader.commit_held()
+            await in_new_uploads(session, post_again)
     return made
 
 
@@ -191,16 +193,19 @@ async def in_new_uploads(session: Session, post: Callable[[Uploader, HeadView], 
     Raises:
         Conflict: other devices swept again and again.
     """
+    lost: OutcomeUnknown | None = None
     for _ in range(SWEEPS_MET_MAX):
-        async with Uploader(session.link, source=session.source) as uploader:
-            try:
-                return await post(uploader, await session.head())
-            except SweptSince:
-                continue
-    raise Conflict(
-        "other devices of this account kept sweeping at the same time",
-        do="Run it again: nothing is sent twice.",
-    )
+        with told_unknown(lost):
+            async with Uploader(session.link, source=session.source) as uploader:
+                try:
+                    return await post(uploader, await session.head())
+                except SweptSince as swept:
+                    lost = lost_before(swept) or lost
+    with told_unknown(lost):
+        raise Conflict(
+            "other devices of this account kept sweeping at the same time",
+            do="Run it again: nothing is sent twice.",
+        )
 
 
 async def claim_reached(session: Session, uploader: Uploader, snapshots: Sequence[Snapshot]) -> None:

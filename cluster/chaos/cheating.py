@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from holdfast.client.heads import HeadView, next_head
+from holdfast.client.head_posting import next_head
+from holdfast.client.heads import HeadView
 from holdfast.client.home import Home
 from holdfast.client.leases import Leases
 from holdfast.client.node_calls import HttpNodeCalls

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from holdfast.client.heads import HeadView, append_snapshot
+from holdfast.client.head_posting import append_snapshot
+from holdfast.client.heads import HeadView
 from holdfast.client.session import Session
 from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
 from holdfast.protocol.clock import SYSTEM

@@ -9,16 +9,23 @@ import pytest
 from msgspec.structs import replace
 from support.devices import OpenDevice, post, tags
 
-from holdfast.client.heads import HeadView, next_head
+from holdfast.client import posting
+from holdfast.client.head_posting import next_head
+from holdfast.client.heads import HeadView
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.errors import (
+    Conflict,
     ForkDetected,
+    HeadMoved,
     HeadRefused,
+    HoldfastError,
     IntegrityFailure,
     OutcomeUnknown,
     Refused,
     Rollback,
+    SweptSince,
     Unreachable,
+    UploadEnded,
 )
 from holdfast.protocol.ids import Digest
 from holdfast.protocol.messages.heads import HeadState
@@ -93,6 +100,65 @@ async def test_a_lost_answer_stays_unknown_when_nobody_is_reached_any_more(
         await post(one, coordinator, "there", view=view)
     monkeypatch.undo()
     assert tries > 1 and await tags(one) == ["there"]
+
+
+@pytest.mark.parametrize("refusal", [HeadMoved("the head has moved on"), UploadEnded("it is not known here")])
+async def test_a_lost_answer_stays_unknown_when_an_older_catalogue_answers_next(
+    refusal: HoldfastError,
+    device: OpenDevice,
+    coordinator: Any,
+    transport: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It refuses what the one before took, and shows an older head; the witnesses bring ours back one day."""
+    one = await device("one")
+    await post(one, coordinator, "before")
+    old = await one.link.heads(0)
+    await post(one, coordinator, "seen")
+    view, real, tries = await one.head(), transport.call, 0
+
+    async def call(method: str, url: str, target: str, message: Any = None, **rest: Any) -> Any:
+        nonlocal tries
+        if (method, target) == ("POST", "/v1/heads"):
+            tries += 1
+            if tries > 1:
+                raise refusal
+            await real(method, url, target, message, **rest)
+            raise OutcomeUnknown("the answer was lost")
+        if tries and target.startswith("/v1/heads"):
+            return HeadState(head=old.head, snapshot_list=old.snapshot_list, links=[])
+        return await real(method, url, target, message, **rest)
+
+    monkeypatch.setattr(transport, "call", call)
+    with pytest.raises(OutcomeUnknown):
+        await post(one, coordinator, "there all the same", view=view)
+    monkeypatch.undo()
+    assert tries == 2 and await tags(one) == ["before", "seen", "there all the same"]
+
+
+async def test_where_others_have_gone_on_a_lost_answer_is_known_to_be_a_failure(
+    device: OpenDevice, coordinator: Any, transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our post was lost on its way there; another head has our number, so ours will never count."""
+    one, two = await device("one"), await device("two")
+    view, real, tries = await one.head(), transport.call, 0
+
+    async def call(method: str, url: str, target: str, message: Any = None, **rest: Any) -> Any:
+        nonlocal tries
+        if (method, target) == ("POST", "/v1/heads"):
+            tries += 1
+            if tries == 1:
+                await post(two, coordinator, "two")
+                raise OutcomeUnknown("nothing was heard")
+        return await real(method, url, target, message, **rest)
+
+    async def gone(newer: HeadView) -> None:
+        raise Conflict("what it built upon was removed")
+
+    monkeypatch.setattr(transport, "call", call)
+    with pytest.raises(Conflict, match="built upon"):
+        await post(one, coordinator, "one", view=view, kept=gone)
+    assert await tags(one) == ["two"]
 
 
 async def test_a_head_that_was_acknowledged_is_no_failure_when_it_cannot_be_read_back(
@@ -276,3 +342,38 @@ async def test_an_older_process_never_makes_the_device_forget_a_newer_head(
     assert (newest.head_seq, newest.device_list_seq) == (2, 2)
     one._remember(stale)
     assert one.home.account() == newest
+
+
+class NoUpload:
+    """Stands where an upload would: nothing is stored in these tests."""
+
+    def __init__(self, *_: Any, **more: Any) -> None:
+        pass
+
+    async def __aenter__(self) -> NoUpload:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+async def test_a_lost_answer_stays_unknown_when_a_sweep_came_between_and_then_an_older_head_is_shown(
+    device: OpenDevice, coordinator: Any, transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await device("one")
+    old = await one.link.heads(0)
+    await post(one, coordinator, "seen")
+    monkeypatch.setattr(posting, "Uploader", NoUpload)
+
+    async def swept(*_: Any) -> None:
+        transport.rewrite["/v1/heads"] = lambda answer: old
+        raise SweptSince("unused chunks were swept") from OutcomeUnknown("the answer was lost")
+
+    with pytest.raises(OutcomeUnknown):
+        await posting.in_new_uploads(one, swept)
+
+    async def swept_and_nothing_lost(*_: Any) -> None:
+        raise SweptSince("unused chunks were swept")
+
+    with pytest.raises(Rollback):
+        await posting.in_new_uploads(one, swept_and_nothing_lost)

@@ -15,7 +15,7 @@ import pytest
 from support.devices import OpenDevice, post, tags
 from support.witness_nodes import WitnessNode, beat, joined_nodes
 
-from holdfast.client.heads import next_head
+from holdfast.client.head_posting import next_head
 from holdfast.client.session import Session
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.heads import head_state, pending_head
