@@ -133,8 +133,8 @@ class Membership:
         self.heartbeat_s = 1.0
         self.hear_time: Callable[[int], None] = lambda time_ms: None
         """Told the coordinator's wall time with every answer."""
-        self.taken: Callable[[], None] = lambda: None
-        """Told that the coordinator took a report."""
+        self.taken: Callable[[Heartbeat], None] = lambda report: None
+        """Told which report the coordinator took."""
         self.pulse = 0
         """The highest pulse of the catalogue that an answer told."""
 
@@ -248,7 +248,7 @@ class Membership:
         self._is_heard = True
         self.pulse = max(self.pulse, answer.pulse)
         self.hear_time(answer.time_ms)
-        self.taken()
+        self.taken(report)
         return answer
 
     async def tell(self, identity: Identity, target: str, message: Any, answer: type[T]) -> T:

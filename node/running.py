@@ -194,7 +194,7 @@ class _Node:
             connections_max=take_descriptors(),
         )
         bound = await server.start()
-        if listen.port and bound != listen:
+        if may_move and listen.port not in (0, bound.port):
             _log.warning("somebody else has this node's port: it serves at another", was=str(listen))
         self._url = parse_url(settings.advertise) if settings.advertise else f"http://{bound}"
 
@@ -227,11 +227,17 @@ class _Node:
         another node's disk, and it refuses such a node for good.
         """
 
-        def taken() -> None:
-            if self._writer.held is not None:
+        def taken(report: Heartbeat) -> None:
+            # Of a report that tells of trouble the coordinator takes note, and not of its store.
+            if self._writer.held is None or report.trouble or report.store != identity.store:
+                return
+            try:
                 identity.save(self._settings.folder)
-                self._writer.held = None
-                _log.info("the coordinator has taken note of the new store", store=identity.store.short)
+            except OSError as error:
+                _log.error("the new store cannot be noted; it stays closed", why=error.strerror)
+                return
+            self._writer.held = None
+            _log.info("the coordinator has taken note of the new store", store=identity.store.short)
 
         self._membership.taken = taken
 

@@ -74,11 +74,15 @@ class Writer:
         Raises:
             StoreFailed, Conflict, NoRoom, IntegrityFailure: nothing of the batch counts.
         """
-        if self.held is not None:
-            raise StoreFailed("this node takes no shards yet", why=self.held, do="Try again in a moment.")
+        self.refuse_while_held()
         future: asyncio.Future[int] = self._loop.create_future()
         self._enqueue(_Batch(puts, future))
         return await future
+
+    def refuse_while_held(self) -> None:
+        """Raises StoreFailed while no shard is taken: said before one is received, too."""
+        if self.held is not None:
+            raise StoreFailed("this node takes no shards yet", why=self.held, do="Try again in a moment.")
 
     async def run(self, work: Callable[[ShardStore], Any]) -> Any:
         """Run any other writing work in the writer's thread, in turn."""

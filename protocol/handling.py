@@ -16,7 +16,12 @@ import structlog
 
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import BadRequest, HoldfastError
-from holdfast.protocol.limits import BODY_BYTES_PER_S_MIN, BODY_GRACE_S, SHARD_BATCH_HEADER_BYTES_MAX
+from holdfast.protocol.limits import (
+    BODY_BYTES_PER_S_MIN,
+    BODY_GRACE_S,
+    BODY_ROOM_BYTES,
+    SHARD_BATCH_HEADER_BYTES_MAX,
+)
 from holdfast.protocol.messages.cluster import Refusal
 from holdfast.protocol.transport import Buffers
 
@@ -228,7 +233,10 @@ def not_in_time() -> BadRequest:
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body, refused before it is read when it is longer than the bound."""
+    """The whole body, refused before it is read when it is longer than the bound.
+
+    Memory is taken as it arrives: at most twice as much as was sent, whatever was announced.
+    """
     length = request.length
     if length is None:
         raise BadRequest("a request must say its length")
@@ -236,8 +244,12 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
         raise BadRequest(f"a body of {length} bytes is too long here", why=f"the bound is {limit_bytes}")
     if not length:
         return b""
-    body = bytearray(length)
-    await request.receive([memoryview(body)], None, asyncio.get_running_loop().time() + body_within_s(length))
+    until = asyncio.get_running_loop().time() + body_within_s(length)
+    body = bytearray()
+    while len(body) < length:
+        room = bytearray(min(length - len(body), max(BODY_ROOM_BYTES, len(body))))
+        await request.receive([memoryview(room)], None, until)
+        body += room
     return bytes(body)
 
 

@@ -28,7 +28,12 @@ from holdfast.protocol.handling import (
     not_in_time,
 )
 from holdfast.protocol.http_heads import Head, answer_head, may_become_plain, parse_head
-from holdfast.protocol.limits import FRONT_IDLE_S, REQUEST_HEAD_BYTES_MAX, UNWANTED_BODY_S
+from holdfast.protocol.limits import (
+    FRONT_IDLE_S,
+    PROGRESS_NOTED_S,
+    REQUEST_HEAD_BYTES_MAX,
+    UNWANTED_BODY_S,
+)
 
 if TYPE_CHECKING:
     from holdfast.protocol.http_fronts import Fronts
@@ -95,7 +100,7 @@ class Front(asyncio.BufferedProtocol):
         self._then: Callable[[int], None] | None = None
         self._received: asyncio.Future[None] | None = None
         self._sent: asyncio.Future[None] | None = None
-        self._idle_since = self._loop.time()
+        self._idle_since = self._moved_s = self._loop.time()
         self._watch: asyncio.TimerHandle | None = None
 
     # What asyncio calls
@@ -124,7 +129,9 @@ class Front(asyncio.BufferedProtocol):
             self._room = self._room[nbytes:]
             if not len(self._room):
                 self._room_full()
+            self._note_progress()
         elif self._discarding is not None:
+            self._note_progress()
             self._left -= nbytes
             if not self._left:
                 self._discarding.cancel()
@@ -153,6 +160,23 @@ class Front(asyncio.BufferedProtocol):
         self.resume_writing()
 
     # Reading
+
+    def _wait(self) -> None:
+        """From now on the other side has to send something."""
+        self._moved_s = self._loop.time()
+        self._fronts.open.is_awaited(self, self._moved_s)
+
+    def _works(self) -> None:
+        """What it had to send is here."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._fronts.open.works(self)
+
+    def _note_progress(self) -> None:
+        """It has sent something; still more is to come where it is waited for."""
+        if self._room is None and self._discarding is None:
+            return
+        if self._loop.time() - self._moved_s >= PROGRESS_NOTED_S:
+            self._wait()
 
     def _pause(self) -> None:
         assert self._transport is not None
@@ -193,7 +217,7 @@ class Front(asyncio.BufferedProtocol):
         self._left = self._length = head.length
         self._last = head.last
         request = _FrontRequest(self, head, path, query, places)
-        self._fronts.open.asks(self)
+        self._fronts.open.works(self)
         self._task = self._loop.create_task(self._serve(handler, request))
 
     def _skip(self, count: int) -> None:
@@ -237,6 +261,8 @@ class Front(asyncio.BufferedProtocol):
         if not self._received.done():
             if self._transport is None or self._transport.is_closing():
                 self._end_receiving(ended_early(self._length))
+            else:
+                self._wait()
             self._resume()
             late = self._loop.call_at(until, self._end_receiving, not_in_time())
         try:
@@ -244,6 +270,7 @@ class Front(asyncio.BufferedProtocol):
         finally:
             if late is not None:
                 late.cancel()
+                self._works()
             self._room, self._received = None, None
             self._rooms, self._then = (), None
 
@@ -332,6 +359,7 @@ class Front(asyncio.BufferedProtocol):
             # Answered before all of it was here: what is left is not wanted, but has to be taken, even of the
             # last request: closed now, its bytes would meet a reset, which throws the answer away.
             self._discarding = self._loop.call_later(UNWANTED_BODY_S, self.abort)
+            self._wait()
             self._resume()
         elif self._last:
             transport.close()

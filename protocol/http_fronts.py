@@ -29,7 +29,7 @@ class Fronts:
         self, routes: Routes, others: Callable[[], asyncio.Protocol], connections_max: int = CONNECTIONS_MAX
     ) -> None:
         self.routes = routes
-        self.open: Crowd[Front] = Crowd()
+        self.open: Crowd[Front] = Crowd(connections_max)
         self.stopping = False
         self._others = others
         self._most = connections_max
@@ -43,12 +43,12 @@ class Fronts:
 
     def makes_room(self) -> bool:
         """Is there room for one more, perhaps because one that is not needed goes?"""
-        if len(self.open) + len(self._handed_over) < self._most:
+        if self._has_room():
             return True
         self._forget_closed()
-        if len(self.open) + len(self._handed_over) < self._most:
+        if self._has_room():
             return True
-        gone = self.open.least_needed()
+        gone = self.open.least_needed(asyncio.get_running_loop().time())
         self._say_crowded()
         if gone is None:
             return False
@@ -66,8 +66,15 @@ class Fronts:
         self._handed_over.add(transport)
         return self._others()
 
+    def _has_room(self) -> bool:
+        return len(self.open) + len(self._handed_over) < self._most
+
     def _forget_closed(self) -> None:
-        self._handed_over = {each for each in self._handed_over if not each.is_closing()}
+        """aiohttp's connections that end; one that ends slowly, because nobody reads its answer, ends now."""
+        closing = {each for each in self._handed_over if each.is_closing()}
+        self._handed_over -= closing
+        for each in closing:
+            each.abort()
 
     def _say_crowded(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -108,14 +108,24 @@ REQUEST_HEAD_BYTES_MAX = 16 * KIB
 """Request line and headers, as the front takes them; a longer head is aiohttp's to judge."""
 FRONT_IDLE_S = 75.0
 """A server closes a connection that has rested, or sent no whole head, for so long."""
-CONNECTIONS_MAX = 4096
-"""A server takes so many; for one more, one goes that is not needed."""
+CONNECTIONS_MAX = 12_288
+"""A server takes so many; for one more, one goes that is not needed. Each node has one to the coordinator."""
 CONNECTIONS_MIN = 16
-DESCRIPTORS_RESERVED = 256
-"""Of a process's descriptors so many are for its stores and logs, and for what it asks of others."""
+DESCRIPTORS_RESERVED = 2048
+"""Of a process's descriptors so many, or half of them, are for its files, and for what it asks of others."""
 OTHERS_PART = 4
 """Of its connections one in so many may be aiohttp's: which of those rest is not known."""
+STRANGERS_PART = 4
+"""One in so many may be new, and take its time to ask for something, while others rest."""
+STALLED_S = 1.0
+"""Who is to send a body, and has sent nothing for so long, may go for a newcomer."""
+PROGRESS_NOTED_S = 0.25
 CROWDED_SAID_S = 60.0
+BODY_ROOM_BYTES = 64 * KIB
+"""Room for a message is made as it arrives, so much at first: what is only announced costs nothing."""
+LARGE_BODY_BYTES = 1 * MIB
+LARGE_BODIES_BYTES_MAX = 256 * MIB
+"""Messages to a coordinator that are longer have so much room together; others wait for their turn."""
 UNWANTED_BODY_S = 10.0
 """What is left of a body that was refused may come for so long, so that the sender can read why."""
 PORTS_MAX = 65_535

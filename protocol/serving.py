@@ -122,8 +122,10 @@ class Server:
             try:
                 return await loop.create_server(self._fronts, host, port, backlog=512)
             except OSError as error:
+                # A drawn one may also be one that nobody may have here.
+                passed_over = (errno.EADDRINUSE,) if port == given else (errno.EADDRINUSE, errno.EACCES)
                 following = next(ports, None)
-                if error.errno != errno.EADDRINUSE or following is None:
+                if error.errno not in passed_over or following is None:
                     raise
                 port = following
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from holdfast.cluster.chaos.arena import Arena
 from holdfast.cluster.chaos.wiring import COORDINATOR
 from holdfast.cluster.processes import Member
+from holdfast.protocol.errors import HoldfastError
 
 __all__ = ["Active", "down_while", "member_of", "start"]
 
@@ -38,10 +40,17 @@ def member_of(arena: Arena, name: str) -> Member:
 
 
 def start(arena: Arena, name: str) -> None:
-    """Start it; from now on nothing explains that it ends."""
+    """Start it; from now on nothing explains that it ends.
+
+    A coordinator is waited for: as long as it does not serve, that explains what fails.
+    """
+    member = member_of(arena, name)
     with arena.changing:
-        member_of(arena, name).start()
+        member.start()
     arena.explained.discard(name)
+    if name == COORDINATOR:
+        with suppress(HoldfastError):  # another fault was faster
+            member.wait_ready()
 
 
 def down_while(arena: Arena, name: str, work: Callable[[], T]) -> T:

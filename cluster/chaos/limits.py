@@ -49,3 +49,6 @@ DESCRIPTOR_GROWTH_MAX = 64
 assert DISK_MIB_MIN * MIB >= 2 * DISK_RESERVE_BYTES
 assert OPERATION_WITHIN_S < RUNNING_OPERATIONS_WITHIN_S
 REBUILD_WITHIN_S = 90.0
+SCRUB_AGAIN_S = 2.0
+SCRUB_TRIES_MAX = 10
+"""How often a node whose disk was hurt is asked to reread it, while other faults may keep it away."""

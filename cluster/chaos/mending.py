@@ -13,6 +13,8 @@ from holdfast.cluster.chaos.limits import (
     KNOWN_WITHIN_S,
     ORPHAN_GRACE_S,
     SAMPLE_EVERY_S,
+    SCRUB_AGAIN_S,
+    SCRUB_TRIES_MAX,
 )
 from holdfast.cluster.chaos.watching import Watch
 from holdfast.cluster.chaos.wiring import node_name
@@ -105,11 +107,17 @@ def replace_store(arena: Arena, number: int) -> None:
 async def mend_disk(arena: Arena, number: int) -> None:
     """Mend what a fault did to a node's disk, while everything goes on.
 
-    A store is replaced only if it is damaged as a whole; bits that fell elsewhere are for the scrub.
+    A store is replaced only if it is damaged as a whole; bits that fell elsewhere are for the scrub. A node
+    that cannot be scrubbed, because another fault keeps it away, stays hurt until :func:`heal`.
     """
     if number in arena.broken_stores:
         await _replace(arena, number)
-    await _scrub(arena, number)
+    for _ in range(SCRUB_TRIES_MAX):
+        if await _scrub(arena, number):
+            break
+        await asyncio.sleep(SCRUB_AGAIN_S)
+    else:
+        return
     if number in arena.broken_stores:
         await _replace(arena, number)
     arena.sampler.mended([number])
@@ -122,8 +130,8 @@ async def _replace(arena: Arena, number: int) -> None:
     await asyncio.to_thread(arena.cluster.node(number).wait_ready)
 
 
-async def _scrub(arena: Arena, number: int) -> None:
-    """What its disk did to it must be found before it can be mended.
+async def _scrub(arena: Arena, number: int) -> bool:
+    """What its disk did to it must be found before it can be mended; False when that could not be tried.
 
     A bit that was meant for a value may hit the tree: the store wrote meanwhile, and put its pages elsewhere.
     """
@@ -132,8 +140,10 @@ async def _scrub(arena: Arena, number: int) -> None:
         await scrub_node(arena.cluster.operator_key, node=ids[number], wait=True)
     except HoldfastError as error:
         arena.history.add(Note, text=f"node-{number} could not be scrubbed: {error}")
-        if isinstance(error, StoreFailed):
-            arena.broken_stores.add(number)
+        if not isinstance(error, StoreFailed):
+            return False
+        arena.broken_stores.add(number)
+    return True
 
 
 async def converge(arena: Arena, watch: Watch, judge: Judge, *, orphans: bool = True) -> None:

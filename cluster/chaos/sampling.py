@@ -231,6 +231,9 @@ class Sampler:
         self._folder = folder
         self._beginning = beginning or _begin
         self._skip: frozenset[int] = frozenset()
+        self._mended: set[int] = set()
+        """Since somebody began to find out who kills."""
+        self._noting = Lock()
         self._turn = Lock()
         self._pool = self._made()
 
@@ -257,7 +260,10 @@ class Sampler:
             except BrokenProcessPool:
                 self._begin_anew()
                 # It was one of those whose disks were broken; which of them kill is found out one by one.
-                self._skip |= {number for number in excused if self._keys(number) is None}
+                self._mended.clear()
+                killers = {number for number in excused if self._keys(number) is None}
+                with self._noting:
+                    self._skip |= killers - self._mended
                 return Look(trouble="a damaged store killed whoever looked at it")
 
     def resting(self) -> Lock:
@@ -285,7 +291,9 @@ class Sampler:
 
     def mended(self, numbers: Collection[int]) -> None:
         """The disks of these nodes are good again: whoever looks at them will live."""
-        self._skip -= frozenset(numbers)
+        with self._noting:
+            self._mended |= frozenset(numbers)
+            self._skip -= frozenset(numbers)
 
     def close(self) -> None:
         """End the looking process."""

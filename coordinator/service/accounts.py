@@ -16,7 +16,7 @@ from holdfast.protocol.accounts import SnapshotList, open_enrolment
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, NoAccount
 from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer, read_body
-from holdfast.protocol.limits import MESSAGE_BYTES_MAX
+from holdfast.protocol.limits import LARGE_BODY_BYTES
 from holdfast.protocol.messages.accounts import (
     AccountState,
     AccountStatus,
@@ -68,13 +68,13 @@ class AccountHandlers:
 
     async def begin(self, request: Request) -> Answer:
         """A nonce; the same for accounts that exist and that do not."""
-        asked = decode(await read_body(request, MESSAGE_BYTES_MAX), EnrolmentBegin)
+        asked = decode(await read_body(request, LARGE_BODY_BYTES), EnrolmentBegin)
         nonce, expires_ms = self._desk.live.new_nonce(asked.account)
         return msgpack_answer(EnrolmentNonce(nonce=nonce, expires_ms=expires_ms))
 
     async def open(self, request: Request) -> Answer:
         """The device list, to whoever proves to hold the root key."""
-        asked = decode(await read_body(request, MESSAGE_BYTES_MAX), EnrolmentOpen)
+        asked = decode(await read_body(request, LARGE_BODY_BYTES), EnrolmentOpen)
         proven = open_enrolment(asked.enrolment, self._desk.identity.cluster)
         self._desk.live.use_nonce(proven.nonce, proven.account)
         row = await self._desk.catalogue.read(lambda c: find_account(c, proven.account))

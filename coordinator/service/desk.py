@@ -31,6 +31,7 @@ from holdfast.coordinator.repair_progress import Repairs
 from holdfast.coordinator.sweeping import Sweeping
 from holdfast.coordinator.witnessing import Witnessing
 from holdfast.protocol.accounts import Device, DeviceList, open_device_list
+from holdfast.protocol.byte_gate import ByteGate
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import BadRequest, NoQuorum, Refused
@@ -38,7 +39,11 @@ from holdfast.protocol.handling import Request, read_body
 from holdfast.protocol.ids import AccountId, DeviceId, NodeId, PublicKey, UploadId
 from holdfast.protocol.limits import (
     DELETION_HOLD_S_DEFAULT,
+    DEVICE_LIST_BYTES_MAX,
     GROUPS_LEASED_MAX,
+    HEAD_BYTES_MAX,
+    LARGE_BODIES_BYTES_MAX,
+    LARGE_BODY_BYTES,
     MESSAGE_BYTES_MAX,
     TICKET_LIFETIME_MS,
 )
@@ -97,18 +102,28 @@ class Desk:
         self.reconciling = Reconciling()
         self.witnessing = Witnessing()
         self.reigning = Reigning()
+        self._large_bodies = ByteGate(LARGE_BODIES_BYTES_MAX)
         self._started_ms = source.now_ms()
         self._gate = Gate(identity.public, identity.cluster, self._started_ms)
 
     # Who is asking
 
-    async def _auth(self, request: Request, role: str) -> tuple[Auth, bytes]:
+    def _auth(self, request: Request, role: str) -> Auth:
+        """Who says that it asks; what can be found out without the body is looked at before that is taken."""
         auth = parse_auth(request.header(AUTH_HEADER))
         if auth.role != role:
             raise Refused(f"this is for a {role}, and the request is signed by a {auth.role}")
         if request.method != "GET" and request.path not in _READING:
             require_reign(self)
-        return auth, await read_body(request, MESSAGE_BYTES_MAX)
+        return auth
+
+    async def _body(self, request: Request, limit_bytes: int = MESSAGE_BYTES_MAX) -> bytes:
+        """The body; long ones have a bounded room together."""
+        length = request.length or 0
+        if not LARGE_BODY_BYTES < length <= limit_bytes:
+            return await read_body(request, limit_bytes)
+        async with self._large_bodies.hold(length):
+            return await read_body(request, limit_bytes)
 
     def _pass(self, request: Request, auth: Auth, key: PublicKey, body: bytes) -> None:
         # A wall clock that was set back must not lock everybody out until it has caught up with the start.
@@ -130,7 +145,7 @@ class Desk:
         Raises:
             Refused: not listed, or the signature does not hold. NoAccount: no such account.
         """
-        auth, body = await self._auth(request, "device")
+        auth = self._auth(request, "device")
         if len(auth.account) != AccountId.SIZE or len(auth.signer) != DeviceId.SIZE:
             raise BadRequest("the signer's ids have the wrong length")
         devices = await self.devices_of(AccountId(auth.account))
@@ -140,6 +155,7 @@ class Desk:
                 "this device is not on the account's device list (any more)",
                 do="Set it up again with 'holdfast recover'.",
             )
+        body = await self._body(request)
         self._pass(request, auth, device.sign_key, body)
         return Asked(devices.account, device, devices, body)
 
@@ -147,7 +163,8 @@ class Desk:
         self, request: Request, listed_in: Callable[[bytes], Signed]
     ) -> tuple[DeviceList, Signed]:
         """A request that brings the very device list which lists its signer."""
-        auth, body = await self._auth(request, "device")
+        auth = self._auth(request, "device")
+        body = await self._body(request, DEVICE_LIST_BYTES_MAX + HEAD_BYTES_MAX)
         signed = listed_in(body)
         listed = open_device_list(signed, self.identity.cluster)
         device = listed.device(DeviceId(auth.signer)) if len(auth.signer) == DeviceId.SIZE else None
@@ -160,24 +177,26 @@ class Desk:
         self, request: Request, key_in: Callable[[bytes], PublicKey] | None = None
     ) -> tuple[NodeId, bytes]:
         """A request signed by a node that joined (or, to join, by the key in its body)."""
-        auth, body = await self._auth(request, "node")
+        auth = self._auth(request, "node")
         if len(auth.signer) != NodeId.SIZE:
             raise BadRequest("the signer's id has the wrong length")
         if key_in is not None:
+            body = await read_body(request, LARGE_BODY_BYTES)
             key = key_in(body)
         else:
             row = self.live.nodes.get(NodeId(auth.signer))
             if row is None:
                 raise Refused("this node is not in the cluster", do="Join it with a token.")
-            key = row.key
+            key, body = row.key, await self._body(request)
         self._pass(request, auth, key, body)
         return NodeId(auth.signer), body
 
     async def operator(self, request: Request) -> bytes:
         """A request signed with the operator key; gives the body."""
-        auth, body = await self._auth(request, "operator")
+        auth = self._auth(request, "operator")
         if auth.signer != key_id(self.identity.operator):
             raise Refused("this operator key is not this cluster's")
+        body = await self._body(request)
         self._pass(request, auth, self.identity.operator, body)
         return body
 

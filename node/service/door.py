@@ -25,6 +25,7 @@ from holdfast.protocol.ids import AccountId, DeviceId, PublicKey
 from holdfast.protocol.limits import (
     DEVICE_LIST_BYTES_MAX,
     HEAD_BYTES_MAX,
+    LARGE_BODY_BYTES,
     MESSAGE_BYTES_MAX,
     TICKET_LIFETIME_MS,
 )
@@ -157,7 +158,7 @@ class Door:
         auth = parse_auth(request.header(AUTH_HEADER))
         if auth.role != "coordinator":
             raise Refused("only a coordinator says that it reigns")
-        body = await read_body(request, MESSAGE_BYTES_MAX)
+        body = await read_body(request, LARGE_BODY_BYTES)
         told = decode(body, Reign)
         charter = open_charter(told.root, told.charter, self.identity.cluster)
         if auth.signer != key_id(charter.coordinator):

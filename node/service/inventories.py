@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from holdfast.node import inventory
 from holdfast.node.limits import INVENTORY_PORTION_ENTRIES
-from holdfast.node.service.byte_gate import ByteGate
 from holdfast.node.service.door import Door
 from holdfast.node.writer import Writer
+from holdfast.protocol.byte_gate import ByteGate
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, StoreFailed
 from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from holdfast.node.limits import REBUILDS_AT_ONCE_MAX
 from holdfast.node.rebuilding import Rebuilder
-from holdfast.node.service.byte_gate import ByteGate
 from holdfast.node.service.door import Door
 from holdfast.node.writer import Writer
+from holdfast.protocol.byte_gate import ByteGate
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, Refused
 from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
@@ -39,6 +39,7 @@ class RebuildHandlers:
 
     async def rebuild(self, request: Request) -> Answer:
         """Answers when everything that could be rebuilt is durable here."""
+        self._writer.refuse_while_held()
         asked = decode(await self._door.coordinator(request), Rebuild)
         order = self._door.open_pull_order(asked.pull)
         _check(asked, order, self._door)

@@ -19,16 +19,16 @@ from holdfast.node.limits import (
     READ_TOGETHER_ENTRIES,
     WORKER_THREADS,
 )
-from holdfast.node.service.byte_gate import ByteGate
 from holdfast.node.service.door import Door
 from holdfast.node.store import Damaged, Found, Put, ShardKey
 from holdfast.node.writer import Writer
+from holdfast.protocol.byte_gate import ByteGate
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import BadRequest, Refused
 from holdfast.protocol.failpoints import reached
 from holdfast.protocol.handling import Answer, BodyReader, Request, Routes, msgpack_answer, read_body
-from holdfast.protocol.limits import DELETION_ENTRIES_MAX, MESSAGE_BYTES_MAX
+from holdfast.protocol.limits import DELETION_ENTRIES_MAX, LARGE_BODY_BYTES
 from holdfast.protocol.messages.nodes import (
     DeletionAnswer,
     DeletionOrder,
@@ -96,6 +96,7 @@ class ShardHandlers:
 
     async def put(self, request: Request) -> Answer:
         """PUT /v1/shards: durable, then the receipt."""
+        self._writer.refuse_while_held()
         length = request.length
         if length is None:
             raise BadRequest("a batch of shards must say its length")
@@ -147,7 +148,7 @@ class ShardHandlers:
 
     async def read(self, request: Request) -> Answer:
         """POST /v1/shards/read: each shard verified, damaged ones never sent."""
-        body = await read_body(request, MESSAGE_BYTES_MAX)
+        body = await read_body(request, LARGE_BODY_BYTES)
         admitted = self._door.device(request, memoryview(body), "read")
         keys = read_keys(admitted, decode(body, ReadHeader))
         return await self._answer(request, keys, lambda count: self._door.admission.spend(admitted, count))
@@ -189,7 +190,7 @@ class ShardHandlers:
 
     async def delete(self, request: Request) -> Answer:
         """POST /v1/shards/delete: an order of the coordinator; marks now, erases after the hold."""
-        signed = decode(await read_body(request, MESSAGE_BYTES_MAX), Signed)
+        signed = decode(await read_body(request, LARGE_BODY_BYTES), Signed)
         coordinator = self._door.coordinator_key()
         verify(coordinator, signed.signature, "deletion-order", self._identity.cluster, signed.payload)
         order = decode(signed.payload, DeletionOrder)

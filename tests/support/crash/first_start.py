@@ -21,6 +21,7 @@ from holdfast.coordinator.running import CoordinatorSettings, run_coordinator
 from holdfast.node.running import NodeSettings, run_node
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM
+from holdfast.protocol.serving import ListenAddress
 
 __all__ = ["running", "start_coordinator", "start_node"]
 
@@ -36,14 +37,20 @@ async def start_coordinator(folder: Path) -> None:
     await run_coordinator(settings, SYSTEM)
 
 
-async def start_node(folder: Path, address: str, token_file: Path) -> None:
+async def start_node(
+    folder: Path,
+    address: str,
+    token_file: Path,
+    listen: ListenAddress | None = None,
+    advertise: str | None = None,
+) -> None:
     """A node, until it is told to stop."""
     settings = NodeSettings(
         folder=folder,
         coordinator=Address.parse(address),
         token_file=token_file,
-        listen=None,
-        advertise=None,
+        listen=listen,
+        advertise=advertise,
         zone="",
         capacity_bytes=CAPACITY_BYTES,
         program="recorded",

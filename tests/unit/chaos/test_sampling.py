@@ -72,3 +72,22 @@ def test_the_keys_of_a_store_that_kills_are_none_and_looking_goes_on(folder: Pat
     (folder / "node-2" / "store" / "deadly").touch()
     assert sampler.live_keys(2) == frozenset()
     assert sampler.live_keys(1) == {key_of(made_put(1)).pack()}
+
+
+def test_what_is_mended_while_it_is_found_out_who_kills_is_not_passed_over(
+    folder: Path, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = folder / "node-2" / "store" / "deadly"
+    deadly.touch()
+    keys = sampler._keys
+
+    def mended_meanwhile(number: int) -> frozenset[bytes] | None:
+        found = keys(number)
+        if number == 2:
+            deadly.unlink()
+            sampler.mended([2])
+        return found
+
+    monkeypatch.setattr(sampler, "_keys", mended_meanwhile)
+    assert "killed" in sampler.take(NODES, excused=HURT).trouble
+    assert not sampler.take(NODES, excused=HURT).unread

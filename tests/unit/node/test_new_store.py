@@ -7,6 +7,7 @@ for good. Real servers, in this process.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -15,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.crash.first_start import running, start_coordinator, start_node
 from support.node_service import Device, stripes
 
 from holdfast.coordinator.asking import cluster_status, node_token
+from holdfast.node.membership import Identity
+from holdfast.node.running import _Node
 from holdfast.protocol.address import Address
 from holdfast.protocol.errors import HoldfastError, StoreFailed
 from holdfast.protocol.ids import NodeId, PublicKey, StoreId
 from holdfast.protocol.messages.admin import NodeStatus
 from holdfast.protocol.messages.cluster import MapNode
-from holdfast.protocol.messages.nodes import NodeInfo
+from holdfast.protocol.messages.nodes import Heartbeat, NodeInfo
+from holdfast.protocol.serving import ListenAddress
 from holdfast.protocol.signing import load_signing_key
 from holdfast.protocol.transport import Transport
 
@@ -47,10 +52,10 @@ class Cluster:
             yield
 
     @asynccontextmanager
-    async def noded(self) -> AsyncIterator[Device]:
+    async def noded(self, **told: Any) -> AsyncIterator[Device]:
         """The node runs; gives a device that has a right to put shards there."""
         async with (
-            running(start_node(self.folder, self.address, self.token), self.folder) as ready,
+            running(start_node(self.folder, self.address, self.token, **told), self.folder) as ready,
             Transport() as transport,
         ):
             info = await transport.call("GET", ready["url"], "/v1/node", answer=NodeInfo, reads=True)
@@ -118,16 +123,75 @@ async def test_a_store_that_was_known_takes_shards_while_the_coordinator_is_away
         assert (await device.put(stripes(1))).store == StoreId.from_hex(cluster.noted["store"])
 
 
-async def test_a_node_whose_port_is_somebody_else_s_now_serves_at_another_and_tells_it(
-    cluster: Cluster,
+async def test_a_report_that_tells_of_trouble_says_nothing_of_the_store(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The coordinator takes it, and does not look at its store: that is as unknown as before."""
+    before, report, is_troubled = cluster.noted, _Node._report, True
+
+    def reported(self: Any, *rest: Any) -> Heartbeat:
+        made = report(self, *rest)
+        return replace(made, trouble="a commit failed; reopening the store") if is_troubled else made
+
+    monkeypatch.setattr(_Node, "_report", reported)
+    shutil.rmtree(cluster.folder / "store")
+    async with cluster.reigned(), cluster.noded() as device:
+        await cluster.until(lambda node: node.trouble.startswith("a commit failed"))
+        for _ in range(3):
+            with pytest.raises(StoreFailed, match="takes no shards yet"):
+                await device.put(stripes(1))
+        assert cluster.noted == before
+        is_troubled = False
+        await _put_when_taken(device)
+        await cluster.until(lambda node: node.shards == 1)
+
+
+async def test_a_new_store_that_cannot_be_noted_stays_closed_until_it_can(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, save, failures = cluster.noted, Identity.save, 0
+
+    def full(self: Identity, folder: Path) -> None:
+        nonlocal failures
+        failures += 1
+        if failures <= 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, folder)
+
+    shutil.rmtree(cluster.folder / "store")
+    monkeypatch.setattr(Identity, "save", full)
+    async with cluster.reigned(), cluster.noded() as device:
+        await _put_when_taken(device)
+        assert failures == 3 and cluster.noted["store"] != before["store"]
+
+
+@pytest.fixture
+async def taken_port(cluster: Cluster) -> AsyncIterator[int]:
+    """The node's port is somebody else's now."""
     port = int(cluster.noted["listen"].rpartition(":")[2])
-    taken = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port)
-    async with taken, cluster.reigned(), cluster.noded() as device:
-        assert not device.node.url.endswith(f":{port}")
+    async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port):
+        yield port
+
+
+async def test_a_node_whose_port_is_somebody_else_s_now_serves_at_another_and_tells_it(
+    cluster: Cluster, taken_port: int
+) -> None:
+    async with cluster.reigned(), cluster.noded() as device:
+        assert not device.node.url.endswith(f":{taken_port}")
         assert cluster.noted["listen"] == device.node.url.removeprefix("http://")
         await cluster.until(lambda node: node.url == device.node.url)
         await device.put(stripes(1))
+
+
+@pytest.mark.parametrize("told", ["listen", "advertise"])
+async def test_a_node_that_was_told_where_to_serve_serves_nowhere_else(
+    cluster: Cluster, taken_port: int, told: str
+) -> None:
+    where = ListenAddress("127.0.0.1", taken_port) if told == "listen" else f"http://127.0.0.1:{taken_port}"
+    async with cluster.reigned():
+        with pytest.raises(HoldfastError, match="cannot listen"):
+            async with cluster.noded(**{told: where}):
+                raise AssertionError("it serves")
 
 
 async def _put_when_taken(device: Device) -> Any:

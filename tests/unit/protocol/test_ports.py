@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -82,3 +85,36 @@ async def test_what_the_kernel_gave_a_connection_keeps_a_server_from_its_port() 
         pytest.raises(HoldfastError, match="cannot listen"),
     ):
         await started(ListenAddress("127.0.0.1", caller.getsockname()[1]))
+
+
+@pytest.fixture
+async def refusals(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Error numbers with which binding is refused, one after the other; then it works."""
+    loop, given = asyncio.get_running_loop(), list[int]()
+    create = loop.create_server
+
+    async def refusing(*rest: Any, **more: Any) -> Any:
+        if given:
+            number = given.pop(0)
+            raise OSError(number, os.strerror(number))
+        return await create(*rest, **more)
+
+    monkeypatch.setattr(loop, "create_server", refusing)
+    return given
+
+
+async def test_a_drawn_port_that_nobody_may_have_is_passed_over(refusals: list[int]) -> None:
+    refusals += [errno.EACCES, errno.EADDRINUSE, errno.EACCES]
+    server, bound = await started(ListenAddress("127.0.0.1", 0))
+    await server.stop()
+    assert bound.port and not refusals
+
+
+@pytest.mark.parametrize(("port", "number"), [(0, errno.EADDRNOTAVAIL), (12345, errno.EACCES)])
+async def test_what_no_other_port_would_help_against_is_told_at_once(
+    refusals: list[int], port: int, number: int
+) -> None:
+    refusals += [number] * 3
+    with pytest.raises(HoldfastError, match="cannot listen"):
+        await started(ListenAddress("127.0.0.1", port), or_any=True)
+    assert len(refusals) == 2

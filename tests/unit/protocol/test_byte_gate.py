@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from holdfast.node.service.byte_gate import ByteGate
+from holdfast.protocol.byte_gate import ByteGate
 
 
 def test_all_may_be_given_up_at_once() -> None:
