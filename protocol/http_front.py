@@ -173,9 +173,8 @@ class Front(asyncio.BufferedProtocol):
 
     def _note_progress(self) -> None:
         """It has sent something; still more is to come where it is waited for."""
-        if self._room is None and self._discarding is None:
-            return
-        if self._loop.time() - self._moved_s >= PROGRESS_NOTED_S:
+        is_awaited = self._room is not None or self._discarding is not None
+        if is_awaited and self._loop.time() - self._moved_s >= PROGRESS_NOTED_S:
             self._wait()
 
     def _pause(self) -> None:
