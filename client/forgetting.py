@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from holdfast.client.head_posting import change_list
+from holdfast.client.head_posting import LostAnswer, change_list
 from holdfast.client.heads import HeadView
 from holdfast.client.posting import claim_reached, in_new_uploads
 from holdfast.client.retention import Decision, GroupBy, RetentionPolicy, apply_policy, require_something_kept
@@ -141,12 +141,13 @@ async def forget(session: Session, chosen: Choose, *, dry_run: bool = False) -> 
     head = await session.head()
     left = await without(head)
     if not dry_run and removed:
+        lost = LostAnswer()
 
         async def post(uploader: Uploader, view: HeadView) -> HeadView:
             # The list only grows shorter: all that it names is in a head read after the upload opened.
-            return await _change(session, uploader, view, without)
+            return await _change(session, uploader, view, without, lost)
 
-        left = (await in_new_uploads(session, post)).snapshots
+        left = (await in_new_uploads(session, post, lost)).snapshots
     return ForgetReport(
         tuple(sorted(removed.values(), key=lambda snapshot: snapshot.time)),
         len(left),
@@ -160,6 +161,7 @@ async def _change(
     uploader: Uploader,
     view: HeadView,
     change: Callable[[HeadView], Awaitable[Sequence[SnapshotId]]],
+    lost: LostAnswer,
 ) -> HeadView:
     return await change_list(
         session.link,
@@ -172,6 +174,7 @@ async def _change(
         records=[],
         upload=uploader.upload,
         time_ns=session.source.now_ns(),
+        lost=lost,
     )
 
 
@@ -245,12 +248,14 @@ async def undelete(session: Session, wanted: str) -> Snapshot:
         place = bisect_right(view.snapshots, snapshot.time, key=lambda one: times[one])
         return [*view.snapshots[:place], snapshot.id, *view.snapshots[place:]]
 
+    lost = LostAnswer()
+
     async def post(uploader: Uploader, view: HeadView) -> None:
         await claim_reached(session, uploader, [snapshot])
-        await _change(session, uploader, view, with_it)
+        await _change(session, uploader, view, with_it, lost)
 
     try:
-        await in_new_uploads(session, post)
+        await in_new_uploads(session, post, lost)
     except HoldfastError as error:
         if not isinstance(error, Conflict) or "chunks" not in error.details:
             raise

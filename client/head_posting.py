@@ -8,7 +8,7 @@ the chain of heads does: where it has gone on beyond ours, it holds ours or neve
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -38,30 +38,47 @@ from holdfast.protocol.signing import Signed, sign
 
 __all__ = [
     "HeldCommit",
+    "LostAnswer",
     "append_snapshot",
     "change_list",
-    "lost_before",
     "next_head",
-    "told_unknown",
 ]
 
 
-def lost_before(error: HoldfastError) -> OutcomeUnknown | None:
-    """The lost answer to an earlier try of the call that was refused with this, if there was one."""
-    return error.__cause__ if isinstance(error.__cause__, OutcomeUnknown) else None
+class LostAnswer:
+    """Whether the answer to a post of a head was lost, until it is known what became of that head.
 
+    One for everything that is done to post one snapshot, or one change of the list.
+    """
 
-@contextmanager
-def told_unknown(lost: OutcomeUnknown | None) -> Iterator[None]:
-    """Whatever fails within: where an answer was lost before, the outcome is told as unknown."""
-    try:
-        yield
-    except OutcomeUnknown:
-        raise
-    except HoldfastError as error:
-        if lost is None:
+    def __init__(self) -> None:
+        self._error: OutcomeUnknown | None = None
+        self._seq = 0
+
+    def note(self, error: HoldfastError, seq: int) -> None:
+        """A post of head ``seq`` ended so; the answer to an earlier try of it may have been lost."""
+        if isinstance(error.__cause__, OutcomeUnknown):
+            self._error, self._seq = error.__cause__, seq
+
+    def seen(self, view: HeadView) -> None:
+        """The chain of heads is here by now: at that number or beyond it holds ours, or never will."""
+        if view.seq >= self._seq:
+            self._error = None
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Whatever fails within: where an answer was lost before, the outcome is told as unknown.
+
+        (Not where a sweep came between: then it is posted again.)
+        """
+        try:
+            yield
+        except (OutcomeUnknown, SweptSince):
             raise
-        raise lost from error
+        except (HoldfastError, OSError) as error:
+            if self._error is None:
+                raise
+            raise self._error from error
 
 
 def next_head(
@@ -107,23 +124,27 @@ class HeldCommit(Protocol):
         ...
 
 
-async def _posted(link: Link, message: PostHead, chunks: HeldCommit | None) -> HeadState:
-    """Post a head, with the chunks that are held back for it."""
-    lost: OutcomeUnknown | None = None
-    if chunks is not None and chunks.held is not None:
-        try:
-            answer = await link.post_snapshot(PostSnapshot(commit=chunks.held, post=message))
-        except (GroupMoved, NoQuorum) as error:
-            lost = lost_before(error)
-            with told_unknown(lost):
-                await chunks.commit_held()
-        else:
-            chunks.ended_with_head()
-            return answer
+async def _posted(
+    link: Link, message: PostHead, chunks: HeldCommit | None, lost: LostAnswer, seq: int
+) -> HeadState:
+    """Post a head, with the chunks that are held back for it; notes where an answer was lost."""
     try:
+        if chunks is not None and chunks.held is not None:
+            try:
+                answer = await link.post_snapshot(PostSnapshot(commit=chunks.held, post=message))
+            except (GroupMoved, NoQuorum) as error:
+                lost.note(error, seq)
+            else:
+                chunks.ended_with_head()
+                return answer
+            try:
+                await chunks.commit_held()
+            except HoldfastError as error:
+                raise error from None  # what was lost of a commit says nothing of the head
         return await link.post_head(message)
     except HoldfastError as error:
-        raise error from (lost_before(error) or lost)
+        lost.note(error, seq)
+        raise
 
 
 async def change_list(
@@ -139,6 +160,7 @@ async def change_list(
     upload: UploadId,
     time_ns: int,
     chunks: HeldCommit | None = None,
+    lost: LostAnswer | None = None,
 ) -> HeadView:
     """Post a head with a changed list; reads again, changes anew and retries when another was first.
 
@@ -150,50 +172,44 @@ async def change_list(
         records: sealed records that are new in the list.
         upload: an open one. Whatever the list names beyond the view's own must be claimed under it.
         chunks: of this upload, held back to come with the head.
+        lost: of an earlier post of the same change, where there was one.
 
     Raises:
-        SweptSince: unused chunks were swept since the upload opened; see :func:`lost_before`.
+        SweptSince: unused chunks were swept since the upload opened.
         Conflict: other devices were faster again and again.
         OutcomeUnknown: an answer was lost, and it could not be found out whether the head counts.
     """
-    lost: OutcomeUnknown | None = None
-    for _ in range(HEAD_POST_TRIES_MAX):
-        with told_unknown(lost):
+    lost = lost or LostAnswer()
+    with lost.told():
+        for _ in range(HEAD_POST_TRIES_MAX):
             wanted = await change(view)
             if tuple(wanted) == view.snapshots:
                 return view
             await checked_witnesses(link, view.proposed)
-        signed, exact = next_head(view, device, key, link.cluster, wanted, time_ns)
-        message = PostHead(head=signed, snapshot_list=exact, records=list(records), upload=upload)
-        reached("client.head.posting")
-        try:
-            answer = await _posted(link, message, chunks)
-        except HeadMoved as error:
-            lost = lost_before(error) or lost
-            posted_seq = view.seq + 1
-            with told_unknown(lost):
+            signed, exact = next_head(view, device, key, link.cluster, wanted, time_ns)
+            message = PostHead(head=signed, snapshot_list=exact, records=list(records), upload=upload)
+            reached("client.head.posting")
+            try:
+                answer = await _posted(link, message, chunks, lost, view.seq + 1)
+            except HeadMoved:
                 view = await reread()
-            if view.seq >= posted_seq:
-                lost = None
-            continue
-        except SweptSince as error:
-            raise error from (lost_before(error) or lost)
-        except HoldfastError as error:
-            with told_unknown(lost_before(error) or lost):
-                raise
-        reached("client.head.answered")
-        posted = decode(signed.payload, Head)
-        digest = signed_digest(signed)
-        require_kept(posted, digest, answer.statements, link.cluster)
-        # It is our own, and a majority of its witnesses vouches for it: reading it back would prove no more.
-        made = replace(view, seq=posted.seq, digest=digest, head=posted, snapshots=tuple(wanted))
+                lost.seen(view)
+                continue
+            break
+        else:
+            raise Conflict(
+                "other devices of this account kept changing the list of snapshots at the same time",
+                do="Run it again: nothing is sent twice.",
+            )
+    reached("client.head.answered")
+    posted = decode(signed.payload, Head)
+    digest = signed_digest(signed)
+    require_kept(posted, digest, answer.statements, link.cluster)
+    # It is our own, and a majority of its witnesses vouches for it: reading it back would prove no more.
+    made = replace(view, seq=posted.seq, digest=digest, head=posted, snapshots=tuple(wanted))
+    with suppress(OSError):  # it counts, whether this device can note that or not
         saw(made)
-        return made
-    with told_unknown(lost):
-        raise Conflict(
-            "other devices of this account kept changing the list of snapshots at the same time",
-            do="Run it again: nothing is sent twice.",
-        )
+    return made
 
 
 async def append_snapshot(
@@ -210,6 +226,7 @@ async def append_snapshot(
     time_ns: int,
     parent_kept: Callable[[HeadView], Awaitable[None]],
     chunks: HeldCommit | None = None,
+    lost: LostAnswer | None = None,
 ) -> HeadView:
     """Post a head whose list ends with a new snapshot; see :func:`change_list`.
 
@@ -237,4 +254,5 @@ async def append_snapshot(
         upload=upload,
         time_ns=time_ns,
         chunks=chunks,
+        lost=lost,
     )

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from holdfast.client.backup import BackupPlan, BackupResult, run_backup
 from holdfast.client.chunks import MemoryChunks
-from holdfast.client.head_posting import HeldCommit, append_snapshot, lost_before, told_unknown
+from holdfast.client.head_posting import HeldCommit, LostAnswer, append_snapshot
 from holdfast.client.heads import HeadView
 from holdfast.client.limits import SWEEPS_MET_MAX
 from holdfast.client.progress import OnProgress
@@ -18,7 +18,7 @@ from holdfast.client.session import Session
 from holdfast.client.snapshot_record import SnapshotRecord, seal_record, snapshot_id
 from holdfast.client.snapshots import Snapshot, newest_first
 from holdfast.client.upload import Uploader
-from holdfast.protocol.errors import BadRequest, Conflict, OutcomeUnknown, SweptSince
+from holdfast.protocol.errors import BadRequest, Conflict, SweptSince
 from holdfast.protocol.ids import SnapshotId, UploadId
 from holdfast.protocol.limits import SNAPSHOTS_MAX
 from holdfast.protocol.program import program_version
@@ -161,21 +161,23 @@ async def post_snapshot(
             time_ns=record.time_ns,
             parent_kept=kept,
             chunks=chunks,
+            lost=lost,
         )
 
+    lost = LostAnswer()
     made = Snapshot.of(snapshot, record, result)
     try:
         await post(uploader.upload, head, parent_kept, uploader)
-    except SweptSince as swept:
+    except SweptSince:
 
         async def post_again(again: Uploader, view: HeadView) -> None:
             # The upload before stays open meanwhile: what it claimed is not erased.
             await claim_reached(session, again, [made])
             await post(again.upload, view, _all_claimed)
 
-        with told_unknown(lost_before(swept)):
+        with lost.told():
             await uploader.commit_held()
-            await in_new_uploads(session, post_again)
+        await in_new_uploads(session, post_again, lost)
     return made
 
 
@@ -183,25 +185,28 @@ async def _all_claimed(newer: HeadView) -> None:
     """Whatever the newer head lists: everything is claimed under the upload that is posted by."""
 
 
-async def in_new_uploads(session: Session, post: Callable[[Uploader, HeadView], Awaitable[T]]) -> T:
+async def in_new_uploads(
+    session: Session, post: Callable[[Uploader, HeadView], Awaitable[T]], lost: LostAnswer
+) -> T:
     """Post a head by a new upload; again by another one when a sweep came between.
 
     Args:
         post: awaitable factory, given the upload and a head that was read after it opened; claims what
             the new list names beyond that head, then posts.
+        lost: what ``post`` notes of its posts.
 
     Raises:
-        Conflict: other devices swept again and again.
+        Conflict: other devices swept again and again. OutcomeUnknown: an answer was lost.
     """
-    lost: OutcomeUnknown | None = None
-    for _ in range(SWEEPS_MET_MAX):
-        with told_unknown(lost):
+    with lost.told():
+        for _ in range(SWEEPS_MET_MAX):
             async with Uploader(session.link, source=session.source) as uploader:
+                head = await session.head()
+                lost.seen(head)
                 try:
-                    return await post(uploader, await session.head())
-                except SweptSince as swept:
-                    lost = lost_before(swept) or lost
-    with told_unknown(lost):
+                    return await post(uploader, head)
+                except SweptSince:
+                    continue
         raise Conflict(
             "other devices of this account kept sweeping at the same time",
             do="Run it again: nothing is sent twice.",

@@ -235,7 +235,7 @@ def not_in_time() -> BadRequest:
 async def read_body(request: Request, limit_bytes: int) -> bytes:
     """The whole body, refused before it is read when it is longer than the bound.
 
-    Memory is taken as it arrives: at most twice as much as was sent, whatever was announced.
+    Room is made as it arrives: at most twice as much as was sent, whatever was announced.
     """
     length = request.length
     if length is None:
@@ -244,13 +244,8 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
         raise BadRequest(f"a body of {length} bytes is too long here", why=f"the bound is {limit_bytes}")
     if not length:
         return b""
-    until = asyncio.get_running_loop().time() + body_within_s(length)
-    body = bytearray()
-    while len(body) < length:
-        room = bytearray(min(length - len(body), max(BODY_ROOM_BYTES, len(body))))
-        await request.receive([memoryview(room)], None, until)
-        body += room
-    return bytes(body)
+    reader = BodyReader(request, length)
+    return bytes(await reader.growing(length))
 
 
 class BodyReader:
@@ -284,6 +279,13 @@ class BodyReader:
         length = int.from_bytes(lead, "big")
         if length > SHARD_BATCH_HEADER_BYTES_MAX or length > self._left:
             raise BadRequest("the body's header length is out of bounds")
-        header = bytearray(length)
-        await self.into([memoryview(header)])
-        return header
+        return await self.growing(length)
+
+    async def growing(self, length: int) -> bytearray:
+        """The next bytes, in room that is made as they arrive: as much again as is here."""
+        got = bytearray()
+        while len(got) < length:
+            room = bytearray(min(length - len(got), max(BODY_ROOM_BYTES, len(got))))
+            await self.into([memoryview(room)])
+            got += room
+        return got

@@ -7,9 +7,10 @@ the place of the one that is needed least:
 1. of those that never asked for anything the oldest, where these have more than their share;
 2. the one that has rested longest (any server may close one that rests: RFC 9112, 9.3);
 3. of those that never asked the oldest;
-4. of those whose body we wait for the one that has sent nothing for longest, and for a second at least.
+4. of those that are to send a body, or to take an answer, the one that has not for longest, and for about a
+   second at least.
 
-What the server itself works on, or answers, is not given up for a newcomer.
+What the server itself works on is not given up for a newcomer.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Crowd(Generic[T]):
         self._working[one] = None
 
     def is_awaited(self, one: T, now_s: float) -> None:
-        """It is to send more of its body; or has just sent some."""
+        """It is to send more of its body, or to take more of its answer; or it just has."""
         self.left(one)
         self._awaited[one] = now_s
 

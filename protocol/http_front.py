@@ -90,7 +90,7 @@ class Front(asyncio.BufferedProtocol):
         self._paused = False
         # The request under way
         self._task: asyncio.Task[None] | None = None
-        self._left = self._length = 0
+        self._left = self._length = self._unsent = 0
         self._last = False
         self._discarding: asyncio.TimerHandle | None = None
         # Where its body goes
@@ -162,12 +162,21 @@ class Front(asyncio.BufferedProtocol):
     # Reading
 
     def _wait(self) -> None:
-        """From now on the other side has to send something."""
+        """From now on the other side has to send something, or to take it."""
         self._moved_s = self._loop.time()
         self._fronts.open.is_awaited(self, self._moved_s)
 
+    def has_taken(self) -> bool:
+        """Has it taken some of its answer since this was asked last?"""
+        if self._sent is None or self._transport is None:
+            return False
+        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        if self._unsent < before:
+            self._wait()
+        return self._unsent < before
+
     def _works(self) -> None:
-        """What it had to send is here."""
+        """What it had to send, or to take, is through."""
         if self._transport is not None and not self._transport.is_closing():
             self._fronts.open.works(self)
 
@@ -338,6 +347,8 @@ class Front(asyncio.BufferedProtocol):
             transport.writelines([head, *answer.buffers])
         if transport.get_write_buffer_size():
             self._sent = self._loop.create_future()
+            self._unsent = transport.get_write_buffer_size()
+            self._wait()
             try:
                 async with asyncio.timeout(body_within_s(answer.size)):
                     await self._sent
@@ -345,6 +356,7 @@ class Front(asyncio.BufferedProtocol):
                 transport.abort()
             finally:
                 self._sent = None
+                self._works()
 
     def _next(self) -> None:
         """The answer is out: go on with the next request."""

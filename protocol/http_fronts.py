@@ -10,7 +10,7 @@ import structlog
 from holdfast.protocol.handling import Routes
 from holdfast.protocol.http_crowd import Crowd
 from holdfast.protocol.http_front import Front
-from holdfast.protocol.limits import CONNECTIONS_MAX, CROWDED_SAID_S, OTHERS_PART
+from holdfast.protocol.limits import CONNECTIONS_MAX, CROWDED_SAID_S, OTHERS_PART, STALLED_LOOKS_MAX
 
 __all__ = ["Fronts"]
 
@@ -48,13 +48,16 @@ class Fronts:
         self._forget_closed()
         if self._has_room():
             return True
-        gone = self.open.least_needed(asyncio.get_running_loop().time())
         self._say_crowded()
-        if gone is None:
-            return False
-        self.open.left(gone)
-        gone.abort()
-        return True
+        for _ in range(STALLED_LOOKS_MAX):
+            gone = self.open.least_needed(asyncio.get_running_loop().time())
+            if gone is None:
+                return False
+            if not gone.has_taken():
+                self.open.left(gone)
+                gone.abort()
+                return True
+        return False
 
     def hand_over(self, transport: asyncio.Transport) -> asyncio.Protocol | None:
         """aiohttp's side of a connection; None where it has too many."""

@@ -118,14 +118,15 @@ OTHERS_PART = 4
 STRANGERS_PART = 4
 """One in so many may be new, and take its time to ask for something, while others rest."""
 STALLED_S = 1.0
-"""Who is to send a body, and has sent nothing for so long, may go for a newcomer."""
+"""Who is to send a body, or to take an answer, and has not for about so long, may go for a newcomer."""
+STALLED_LOOKS_MAX = 8
 PROGRESS_NOTED_S = 0.25
 CROWDED_SAID_S = 60.0
-BODY_ROOM_BYTES = 64 * KIB
+BODY_ROOM_BYTES = 16 * KIB
 """Room for a message is made as it arrives, so much at first: what is only announced costs nothing."""
 LARGE_BODY_BYTES = 1 * MIB
 LARGE_BODIES_BYTES_MAX = 256 * MIB
-"""Messages to a coordinator that are longer have so much room together; others wait for their turn."""
+"""Longer messages of devices have so much room together at a coordinator while they arrive."""
 UNWANTED_BODY_S = 10.0
 """What is left of a body that was refused may come for so long, so that the sender can read why."""
 PORTS_MAX = 65_535

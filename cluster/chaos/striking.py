@@ -265,8 +265,8 @@ class Striker:
         cluster = self._arena.cluster
         action = "stop" if isinstance(fault, kinds.Pause) else "kill"
         loop = asyncio.get_running_loop()
+        before = len(cluster.hits(name))  # counted once: it may come to one step while the next is armed
         while not self._over.is_set():
-            before = len(cluster.hits(name))
             cluster.arm(name, random.choice(self._steps_of(name, fault.step)), action, fault.nth)
             until = loop.time() + (STEP_WAIT_S if fault.step == "any" else 1e9)
             while loop.time() < until and not self._over.is_set():

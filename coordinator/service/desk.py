@@ -109,7 +109,7 @@ class Desk:
     # Who is asking
 
     def _auth(self, request: Request, role: str) -> Auth:
-        """Who says that it asks; what can be found out without the body is looked at before that is taken."""
+        """Who says so: looked at as far as that goes before the body, which the signature covers."""
         auth = parse_auth(request.header(AUTH_HEADER))
         if auth.role != role:
             raise Refused(f"this is for a {role}, and the request is signed by a {auth.role}")
@@ -118,7 +118,10 @@ class Desk:
         return auth
 
     async def _body(self, request: Request, limit_bytes: int = MESSAGE_BYTES_MAX) -> bytes:
-        """The body; long ones have a bounded room together."""
+        """A device's body; long ones have a bounded room together while they arrive.
+
+        Only devices send long ones: of nodes and operators strangers know the ids, and could fill that room.
+        """
         length = request.length or 0
         if not LARGE_BODY_BYTES < length <= limit_bytes:
             return await read_body(request, limit_bytes)
@@ -187,7 +190,7 @@ class Desk:
             row = self.live.nodes.get(NodeId(auth.signer))
             if row is None:
                 raise Refused("this node is not in the cluster", do="Join it with a token.")
-            key, body = row.key, await self._body(request)
+            key, body = row.key, await read_body(request, LARGE_BODY_BYTES)
         self._pass(request, auth, key, body)
         return NodeId(auth.signer), body
 
@@ -196,7 +199,7 @@ class Desk:
         auth = self._auth(request, "operator")
         if auth.signer != key_id(self.identity.operator):
             raise Refused("this operator key is not this cluster's")
-        body = await self._body(request)
+        body = await read_body(request, LARGE_BODY_BYTES)
         self._pass(request, auth, self.identity.operator, body)
         return body
 

@@ -173,32 +173,17 @@ class NodeHandlers:
         seen = before.report.store_counter if before is not None and before.report.store == row.store else 0
         return report.store == row.store and report.store_counter >= max(row.store_counter, seen)
 
-    async def _may_have_been_known(self, row: NodeRow, report: Heartbeat) -> bool:
-        """Can a store with shards, which this catalogue does not know, be that node's all the same?
-
-        A rebuilt catalogue knows no store of nodes that were silent then; an old copy of a catalogue may know
-        the one from before a disk was exchanged. But never is a store two nodes'.
-        """
-        desk = self._desk
-        if not any(row.store):
-            return True
-        if any(other.store == report.store for other in desk.live.nodes.values() if other.id != row.id):
-            return False
-        has_heard = desk.live.is_trusted(row.id) and report.pulse > await pulse_told(desk)
-        return desk.reconciling.is_old or has_heard
-
     async def _prove_anew(self, row: NodeRow, report: Heartbeat) -> None:
         """A new, empty store under a known identity, or an older copy: everything in it is to be proven."""
         desk = self._desk
-        is_strange = report.store != row.store and report.shards > 0
-        if is_strange and not await self._may_have_been_known(row, report):
+        # A rebuilt catalogue knows no store of nodes that were silent then: what they hold is proven anew.
+        if report.store != row.store and report.shards and any(row.store):
             raise Conflict(
                 f"node {row.id.short} reports another store than it joined with, and there are shards in it",
                 why="disks may have been swapped between nodes",
                 do="Put the right disk back, or join as a new node from an empty folder.",
             )
         what = "an older copy of its store" if report.store == row.store else "a new, empty store"
-        what = "a store that this catalogue does not know" if is_strange else what
         _log.warning(f"a node came with {what}: its slots are proven and filled", node=row.id.short)
         now_ms = desk.source.now_ms()
         await desk.catalogue.write(

@@ -103,6 +103,7 @@ def test_every_bound_is_the_code_s() -> None:
             "CROWDED_SAID_S",
             "STRANGERS_PART",
             "STALLED_S",
+            "STALLED_LOOKS_MAX",
             "PROGRESS_NOTED_S",
             "BODY_ROOM_BYTES",
             "LARGE_BODIES_BYTES_MAX",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Any
 
 import pytest
@@ -10,16 +11,18 @@ from msgspec.structs import replace
 from support.devices import OpenDevice, post, tags
 
 from holdfast.client import posting
-from holdfast.client.head_posting import next_head
+from holdfast.client.head_posting import LostAnswer, change_list, next_head
 from holdfast.client.heads import HeadView
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.errors import (
     Conflict,
     ForkDetected,
+    GroupMoved,
     HeadMoved,
     HeadRefused,
     HoldfastError,
     IntegrityFailure,
+    NoQuorum,
     OutcomeUnknown,
     Refused,
     Rollback,
@@ -27,8 +30,9 @@ from holdfast.protocol.errors import (
     Unreachable,
     UploadEnded,
 )
-from holdfast.protocol.ids import Digest
+from holdfast.protocol.ids import Digest, SnapshotId
 from holdfast.protocol.messages.heads import HeadState
+from holdfast.protocol.messages.uploads import Commit
 from holdfast.protocol.signing import Signed
 
 
@@ -360,20 +364,145 @@ class NoUpload:
 async def test_a_lost_answer_stays_unknown_when_a_sweep_came_between_and_then_an_older_head_is_shown(
     device: OpenDevice, coordinator: Any, transport: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = await device("one")
+    one, lost = await device("one"), LostAnswer()
     old = await one.link.heads(0)
     await post(one, coordinator, "seen")
     monkeypatch.setattr(posting, "Uploader", NoUpload)
 
-    async def swept(*_: Any) -> None:
+    async def swept(_: Any, view: HeadView) -> None:
         transport.rewrite["/v1/heads"] = lambda answer: old
-        raise SweptSince("unused chunks were swept") from OutcomeUnknown("the answer was lost")
+        lost.note(after_a_lost_answer(SweptSince("unused chunks were swept")), view.seq + 1)
+        raise SweptSince("unused chunks were swept")
 
     with pytest.raises(OutcomeUnknown):
-        await posting.in_new_uploads(one, swept)
+        await posting.in_new_uploads(one, swept, lost)
 
     async def swept_and_nothing_lost(*_: Any) -> None:
         raise SweptSince("unused chunks were swept")
 
     with pytest.raises(Rollback):
-        await posting.in_new_uploads(one, swept_and_nothing_lost)
+        await posting.in_new_uploads(one, swept_and_nothing_lost, LostAnswer())
+
+
+async def test_a_sweep_that_came_between_and_others_that_went_on_settle_a_lost_answer(
+    device: OpenDevice, coordinator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, lost, tries = await device("one"), await device("two"), LostAnswer(), 0
+    monkeypatch.setattr(posting, "Uploader", NoUpload)
+
+    async def swept(_: Any, view: HeadView) -> None:
+        nonlocal tries
+        tries += 1
+        if tries > 1:
+            raise Conflict("what it needs is gone")
+        lost.note(after_a_lost_answer(SweptSince("unused chunks were swept")), view.seq + 1)
+        await post(two, coordinator, "two")
+        raise SweptSince("unused chunks were swept")
+
+    with pytest.raises(Conflict, match="is gone"):
+        await posting.in_new_uploads(one, swept, lost)
+
+
+def after_a_lost_answer(error: HoldfastError) -> HoldfastError:
+    """A refusal as the link gives it."""
+    error.__cause__ = OutcomeUnknown("the answer was lost")
+    return error
+
+
+class Held:
+    """Chunks held back for a head; a commit of theirs whose answer is lost, and that is refused then."""
+
+    held = Commit(chunks=[], receipts=[])
+
+    async def commit_held(self) -> None:
+        raise after_a_lost_answer(UploadEnded("it took too long"))
+
+    def ended_with_head(self) -> None:
+        raise AssertionError("it was not taken")
+
+
+async def test_a_commit_whose_answer_was_lost_says_nothing_of_a_head_that_was_never_posted(
+    device: OpenDevice, coordinator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await device("one")
+
+    async def short(message: Any) -> Any:
+        raise NoQuorum("too few nodes")
+
+    monkeypatch.setattr(one.link, "post_snapshot", short)
+    with pytest.raises(UploadEnded):
+        await change(one, coordinator, Held())
+
+
+async def test_a_head_with_its_chunks_whose_answer_was_lost_stays_so_when_the_chunks_are_refused(
+    device: OpenDevice, coordinator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await device("one")
+
+    async def moved(message: Any) -> Any:
+        raise after_a_lost_answer(GroupMoved("the group moved"))
+
+    monkeypatch.setattr(one.link, "post_snapshot", moved)
+    with pytest.raises(OutcomeUnknown):
+        await change(one, coordinator, Held())
+
+
+async def change(session: Any, coordinator: Any, held: Held) -> HeadView:
+    """Post an empty list anew, as if it were another."""
+
+    async def wanted(view: HeadView) -> list[SnapshotId]:
+        return [SnapshotId(bytes(32))]
+
+    return await change_list(
+        session.link,
+        await session.head(),
+        session.head,
+        session.saw,
+        wanted,
+        device=session.device.id,
+        key=session.device.sign_key,
+        records=[],
+        upload=coordinator.open_upload(session.known.account, session.device.id),
+        time_ns=1,
+        chunks=held,
+    )
+
+
+async def test_a_head_that_counts_is_a_success_though_this_device_cannot_note_it(
+    device: OpenDevice, coordinator: Any
+) -> None:
+    one = await device("one")
+
+    def full(view: HeadView) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    one.saw = full  # type: ignore[method-assign]
+    await post(one, coordinator, "there")
+    assert await tags(one) == ["there"]
+
+
+async def test_a_lost_answer_stays_unknown_when_what_is_read_next_cannot_be_noted(
+    device: OpenDevice, coordinator: Any, transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await device("one"), await device("two")
+    view, real, tries = await one.head(), transport.call, 0
+
+    async def call(method: str, url: str, target: str, message: Any = None, **rest: Any) -> Any:
+        nonlocal tries
+        if (method, target) == ("POST", "/v1/heads"):
+            tries += 1
+            if tries == 1:
+                await real(method, url, target, message, **rest)
+                await post(two, coordinator, "two")
+                raise OutcomeUnknown("the answer was lost")
+        return await real(method, url, target, message, **rest)
+
+    def full(known: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(transport, "call", call)
+    monkeypatch.setattr(one.home, "save_account", full)
+    with pytest.raises(OutcomeUnknown):
+        await post(one, coordinator, "one", view=view)
+    monkeypatch.undo()
+    assert await tags(one) == ["one", "two"]

@@ -57,6 +57,7 @@ async def announced(port: int, office: Office, signer: Signer, path: str, length
         ("device", b"a" * 32, b"d" * 16, "/v1/uploads", MESSAGE_BYTES_MAX),
         ("operator", b"", b"o" * 32, "/v1/admin/invites", MESSAGE_BYTES_MAX),
         ("operator", b"", b"o" * 32, "/v1/nodes/heartbeat", 100),
+        ("operator", b"", b"", "/v1/admin/invites", LARGE_BODY_BYTES + 1),
     ],
 )
 async def test_a_stranger_is_refused_before_its_body_comes(
@@ -69,18 +70,18 @@ async def test_a_stranger_is_refused_before_its_body_comes(
     wire.writer.close()
 
 
-async def test_long_bodies_wait_for_room_and_give_it_back(port: int, desk_office: Office) -> None:
+async def test_long_bodies_of_devices_wait_for_room_and_give_it_back(port: int, desk_office: Office) -> None:
     desk_office.desk._large_bodies = ByteGate(3 * MIB)
-    operator = desk_office.operator
-    first = await announced(port, desk_office, operator, "/v1/admin/invites", 2 * MIB)
+    ada = (await desk_office.person("ada")).signer()
+    first = await announced(port, desk_office, ada, "/v1/uploads", 2 * MIB)
     first.writer.write(b"x")
     await first.writer.drain()
-    second = await announced(port, desk_office, operator, "/v1/admin/invites", 2 * MIB)
+    second = await announced(port, desk_office, ada, "/v1/uploads", 2 * MIB)
     second.writer.write(bytes(2 * MIB))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await second.reader.readuntil(b"\r\n\r\n")
-    short = await announced(port, desk_office, operator, "/v1/admin/invites", 10)
+    short = await announced(port, desk_office, ada, "/v1/uploads", 10)
     short.writer.write(bytes(10))
     assert await short.status() >= 400, "short ones need no room; its signature does not hold"
     first.writer.transport.abort()

@@ -10,8 +10,6 @@ import pytest
 from support.coordinator_service import HandClock
 from support.stored_cluster import Stored, StoredCluster, chunk_of, stored_cluster
 
-from holdfast.coordinator.catalogue.nodes import accept_store
-from holdfast.coordinator.reconciling import pulse_told
 from holdfast.protocol.errors import Conflict
 from holdfast.protocol.limits import DELETION_HOLD_S_DEFAULT
 from holdfast.protocol.messages.admin import ClusterStatus, NodeStatus
@@ -80,39 +78,6 @@ async def test_disks_swapped_between_two_nodes_are_refused_by_name_and_fine_when
     for node in cluster.nodes:
         await node.beat()
     assert (await shown(cluster, one)).trouble == ""
-
-
-async def test_a_catalogue_from_before_a_disk_was_exchanged_takes_the_new_disk_for_what_it_is(
-    cluster: StoredCluster,
-) -> None:
-    """The node has heard of a newer catalogue: that this one does not know its store says nothing."""
-    await cluster.backup(MANY)
-    node, desk = cluster.nodes[2], cluster.desk
-    before = desk.live.nodes[node.id].store
-    await node.stop()
-    shutil.rmtree(node.folder)
-    await node.start()
-    await node.beat()
-    await cluster.repair()
-    await cluster.backup(MORE)
-    had = len(node.held())
-    # An old copy of the catalogue knows the disk before.
-    await desk.catalogue.write(lambda c: accept_store(c, node.id, before, 1))
-    await desk.live.refresh(desk.catalogue)
-    with pytest.raises(Conflict, match="another store"):
-        await node.beat()
-    await node.beat(pulse=await pulse_told(desk) + 1)
-    assert desk.live.nodes[node.id].store == node.store.id and len(node.held()) == had
-    await cluster.repair()
-    await require_whole(cluster, MANY)
-
-
-async def test_a_store_of_another_node_is_refused_by_an_old_catalogue_too(cluster: StoredCluster) -> None:
-    await cluster.backup(MANY)
-    one, other = cluster.nodes[0], cluster.nodes[1]
-    with pytest.raises(Conflict, match="another store"):
-        await one.beat(store=other.store.id, pulse=await pulse_told(cluster.desk) + 1)
-    assert not cluster.desk.live.moves
 
 
 def swap(one: Stored, other: Stored) -> None:

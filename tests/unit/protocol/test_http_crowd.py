@@ -20,6 +20,7 @@ from holdfast.protocol.limits import (
     CONNECTIONS_MAX,
     CONNECTIONS_MIN,
     DESCRIPTORS_RESERVED,
+    MIB,
     NODES_MAX,
     STALLED_S,
     STRANGERS_PART,
@@ -27,6 +28,7 @@ from holdfast.protocol.limits import (
 from holdfast.protocol.messages.uploads import Done
 from holdfast.protocol.serving import ListenAddress, Server
 
+LONG_BYTES = 30 * MIB
 MOST = 8
 """Two of them may be strangers while others rest, and two aiohttp's."""
 KINDS = ["came", "works", "is_awaited", "rests", "left"]
@@ -112,6 +114,7 @@ class Crowded:
         made = Routes()
         made.add_post("/quick", self.quick)
         made.add_post("/slow", self.slow)
+        made.add_post("/long", self.long)
         return made
 
     async def quick(self, request: Request) -> Answer:
@@ -123,6 +126,9 @@ class Crowded:
         self.begun += 1
         await self.go.wait()
         return msgpack_answer(Done())
+
+    async def long(self, request: Request) -> Answer:
+        return Answer([bytes(MIB)] * (LONG_BYTES // MIB))
 
     async def connect(self) -> Caller:
         return Caller(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -148,6 +154,11 @@ class Caller:
     async def asked(self, path: bytes = b"/quick") -> bool:
         self.ask(path)
         return await self.answered()
+
+    async def answered_after(self, taken: int) -> bool:
+        """Does the rest of a long answer come?"""
+        head = LONG_BYTES - taken  # and the few bytes of its head
+        return len(await self.reader.readexactly(head)) == head
 
     async def is_closed(self) -> bool:
         try:
@@ -298,6 +309,28 @@ def test_bodies_that_do_not_come_keep_nobody_away(monkeypatch: pytest.MonkeyPatc
     with_a_crowd(work)
 
 
+def test_answers_that_nobody_takes_keep_nobody_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_crowd, "STALLED_S", 0.0)
+
+    async def work(crowded: Crowded) -> None:
+        callers = [await crowded.connect() for _ in range(MOST)]
+        for each in callers:
+            each.ask(b"/long")
+        while len(crowded.server._fronts.open._awaited) < MOST:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        # The kernel has taken some of each by now; whether anybody takes more is seen at the next look.
+        assert not await (await crowded.connect()).asked()
+        await callers[0].reader.readexactly(10 * MIB)
+        await asyncio.sleep(0.1)
+        assert await (await crowded.connect()).asked()
+        assert await callers[0].answered_after(10 * MIB), "who takes its answer gets all of it"
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await callers[1].reader.readexactly(LONG_BYTES)
+
+    with_a_crowd(work)
+
+
 def test_what_is_left_of_a_refused_body_is_awaited_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_crowd, "STALLED_S", 0.0)
 
@@ -342,6 +375,9 @@ class Told:
 
     def is_closing(self) -> bool:
         return self.closing
+
+    def has_taken(self) -> bool:
+        return False
 
 
 async def test_two_newcomers_at_once_take_two_places() -> None:
