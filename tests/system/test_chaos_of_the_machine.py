@@ -25,7 +25,7 @@ name = "small-and-full"
 about = "A small cluster whose disks run full."
 budget = "anything"
 calm_s = 1.0
-chaos_s = 12.0
+chaos_s = 15.0
 [cluster]
 nodes = 3
 profile = "2+1"
@@ -44,11 +44,11 @@ operations_min = 5
 kind = "full-disk"
 at_s = 1.0
 targets = ["all"]
-leave_mib = 68.0
-for_s = 6.0
+leave_mib = 65.5
+for_s = 9.0
 [[faults]]
 kind = "full-disk"
-at_s = 8.0
+at_s = 11.0
 targets = ["any"]
 for_s = 3.0
 """

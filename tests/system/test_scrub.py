@@ -17,7 +17,7 @@ import pytest
 
 from holdfast.cluster import LocalCluster
 from holdfast.cluster.processes import start_time, wait_until
-from holdfast.node.store import Damaged, Found, ReadOutcome, ShardKey
+from holdfast.node.store import Damaged, Found, ReadOutcome, ShardKey, StoreDamaged
 from holdfast.node.store_lmdb import LmdbStore
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.messages.admin import NodeStatus
@@ -72,10 +72,11 @@ class Shelf:
     def kept(self) -> dict[ShardKey, ReadOutcome]:
         """Every shard in the stopped node's store, read from outside."""
         store = LmdbStore(self.store, source=SYSTEM)
-        keys = store.scan(b"", b"\xff" * 90, 100_000)
-        found = dict(zip(keys, store.read(keys), strict=True))
-        store.close()
-        return found
+        try:
+            keys = store.scan(b"", b"\xff" * 90, 100_000)
+            return dict(zip(keys, store.read(keys), strict=True))
+        finally:
+            store.close()
 
     def flip(self, count: int, seed: int) -> None:
         """Flip bits anywhere in the stopped node's data file."""
@@ -133,7 +134,15 @@ def test_a_thousand_flipped_bits_are_found_told_of_and_never_restored(shelf: She
     assert repair.queued + repair.done >= len(aside) > 0
     # Every shard of before is whole, or in quarantine and told of: there is no third kind.
     cluster.stop(ROTTEN)
-    now = shelf.kept()
+    try:
+        now = shelf.kept()
+    except StoreDamaged:
+        # Most likely its list of free pages was hit, which only writing reads: what was written since went
+        # over live pages. That is seen now, and the store is refused as a whole.
+        cluster.start(ROTTEN)
+        assert wait_until(lambda: shelf.rotten().store_state == "failed", 20)
+        shelf.restore("without it")
+        return
     assert not any(isinstance(outcome, Damaged) for outcome in now.values())
     for key, outcome in before.items():
         assert now.get(key) == outcome or key.chunk.hex() in aside
