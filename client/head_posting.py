@@ -207,7 +207,7 @@ async def change_list(
     require_kept(posted, digest, answer.statements, link.cluster)
     # It is our own, and a majority of its witnesses vouches for it: reading it back would prove no more.
     made = replace(view, seq=posted.seq, digest=digest, head=posted, snapshots=tuple(wanted))
-    with suppress(OSError):  # it counts, whether this device can note that or not
+    with suppress(OSError, HoldfastError):  # it counts, whether this device can note that or not
         saw(made)
     return made
 

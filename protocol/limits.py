@@ -123,7 +123,7 @@ STALLED_LOOKS_MAX = 8
 PROGRESS_NOTED_S = 0.25
 CROWDED_SAID_S = 60.0
 BODY_ROOM_BYTES = 16 * KIB
-"""Room for a message is made as it arrives, so much at first: what is only announced costs nothing."""
+"""Room for a message is made as it arrives, so much at first: what is only announced costs little."""
 LARGE_BODY_BYTES = 1 * MIB
 LARGE_BODIES_BYTES_MAX = 256 * MIB
 """Longer messages of devices have so much room together at a coordinator while they arrive."""

@@ -117,16 +117,16 @@ class Desk:
             require_reign(self)
         return auth
 
-    async def _body(self, request: Request, limit_bytes: int = MESSAGE_BYTES_MAX) -> bytes:
-        """A device's body; long ones have a bounded room together while they arrive.
+    async def _body(self, request: Request) -> bytes:
+        """A listed device's body; long ones have a bounded room together while they arrive.
 
-        Only devices send long ones: of nodes and operators strangers know the ids, and could fill that room.
+        Nobody else has a part of that room: strangers could name a node or an operator, and fill it.
         """
         length = request.length or 0
-        if not LARGE_BODY_BYTES < length <= limit_bytes:
-            return await read_body(request, limit_bytes)
+        if not LARGE_BODY_BYTES < length <= MESSAGE_BYTES_MAX:
+            return await read_body(request, MESSAGE_BYTES_MAX)
         async with self._large_bodies.hold(length):
-            return await read_body(request, limit_bytes)
+            return await read_body(request, MESSAGE_BYTES_MAX)
 
     def _pass(self, request: Request, auth: Auth, key: PublicKey, body: bytes) -> None:
         # A wall clock that was set back must not lock everybody out until it has caught up with the start.
@@ -167,7 +167,7 @@ class Desk:
     ) -> tuple[DeviceList, Signed]:
         """A request that brings the very device list which lists its signer."""
         auth = self._auth(request, "device")
-        body = await self._body(request, DEVICE_LIST_BYTES_MAX + HEAD_BYTES_MAX)
+        body = await read_body(request, DEVICE_LIST_BYTES_MAX + HEAD_BYTES_MAX)
         signed = listed_in(body)
         listed = open_device_list(signed, self.identity.cluster)
         device = listed.device(DeviceId(auth.signer)) if len(auth.signer) == DeviceId.SIZE else None

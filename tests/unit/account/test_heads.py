@@ -29,6 +29,7 @@ from holdfast.protocol.errors import (
     SweptSince,
     Unreachable,
     UploadEnded,
+    WrongDirectory,
 )
 from holdfast.protocol.ids import Digest, SnapshotId
 from holdfast.protocol.messages.heads import HeadState
@@ -468,13 +469,16 @@ async def change(session: Any, coordinator: Any, held: Held) -> HeadView:
     )
 
 
+@pytest.mark.parametrize(
+    "trouble", [OSError(errno.ENOSPC, "No space left on device"), WrongDirectory("account.json is damaged")]
+)
 async def test_a_head_that_counts_is_a_success_though_this_device_cannot_note_it(
-    device: OpenDevice, coordinator: Any
+    trouble: Exception, device: OpenDevice, coordinator: Any
 ) -> None:
     one = await device("one")
 
     def full(view: HeadView) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise trouble
 
     one.saw = full  # type: ignore[method-assign]
     await post(one, coordinator, "there")

@@ -88,3 +88,20 @@ async def test_long_bodies_of_devices_wait_for_room_and_give_it_back(port: int, 
     assert await second.status() >= 400
     for wire in (second, short):
         wire.writer.close()
+
+
+async def test_strangers_have_no_part_of_that_room(port: int, desk_office: Office) -> None:
+    """Who brings a device list is not known before it is here."""
+    desk_office.desk._large_bodies = ByteGate(3 * MIB)
+    ada = await desk_office.person("ada")
+    key, cluster = generate_signing_key(b"s" * 32), desk_office.desk.identity.cluster
+    stranger = Signer("device", b"a" * 32, b"d" * 16, key, cluster)
+    stalled = [await announced(port, desk_office, stranger, "/v1/devices", 2 * MIB) for _ in range(4)]
+    for wire in stalled:
+        wire.writer.write(b"x")
+        await wire.writer.drain()
+    long = await announced(port, desk_office, ada.signer(), "/v1/uploads", 2 * MIB)
+    long.writer.write(bytes(2 * MIB))
+    assert await long.status() >= 400, "it was looked at: its signature does not hold"
+    for wire in [*stalled, long]:
+        wire.writer.transport.abort()

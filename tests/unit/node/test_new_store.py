@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from msgspec.structs import replace
@@ -105,6 +106,20 @@ async def test_no_shard_comes_before_the_coordinator_knows_the_store(cluster: Cl
             assert cluster.noted["store"] != before["store"]
             assert receipt.store == StoreId.from_hex(cluster.noted["store"])
             await cluster.until(lambda node: node.shards == 1)
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/v1/shards"), ("POST", "/v1/rebuild")])
+async def test_what_would_bring_shards_is_refused_before_any_of_it_is_taken(
+    cluster: Cluster, method: str, path: str
+) -> None:
+    """A ticket's budget would be spent, and peers asked, for nothing."""
+    shutil.rmtree(cluster.folder / "store")
+    async with cluster.noded() as device, asyncio.timeout(WITHIN_S):
+        url = urlsplit(device.node.url)
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n".encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+        writer.transport.abort()
 
 
 async def test_a_node_that_died_before_the_coordinator_knew_goes_on_with_that_store(cluster: Cluster) -> None:
