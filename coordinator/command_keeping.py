@@ -132,6 +132,12 @@ def rebuild(kit: Path, folder: Path, nodes: tuple[str, ...], nodes_file: Path | 
         output.say(
             f"{made.nameless:,} stripes belong to accounts that no node knows; they stay where they are."
         )
+    if made.unplaced:
+        output.say(
+            f"{human_count(made.unplaced, 'shard')} cannot be read with these nodes: a node is missing that "
+            f"they do not know of. Empty {folder} and rebuild with --node for each of the nodes; or let a "
+            "new node join, and what lacks is made anew. The shards stay where they are."
+        )
     output.say("Start it with 'holdfast coordinator run'. Unused invites and tokens are void.")
     output.summary(
         term=made.term,
@@ -142,4 +148,5 @@ def rebuild(kit: Path, folder: Path, nodes: tuple[str, ...], nodes_file: Path | 
         heads=made.heads,
         chunks=made.chunks,
         nameless=made.nameless,
+        unplaced=made.unplaced,
     )

@@ -148,6 +148,8 @@ GATHER_CALL_TIMEOUT_S = 30.0
 """One answer of a node to whoever rebuilds or restores a coordinator."""
 REIGN_RETRY_S = 5.0
 """How long a node that did not hear who reigns is left alone."""
+TELL_SOON_S = 2.0
+"""How long somebody who joins waits for the other nodes to keep the map that names it."""
 SETTLE_LOOK_S = 0.05
 """How often an upload looks whether the nodes have reported, right after a start."""
 FIRST_REPORTS_S = 10.0

@@ -60,7 +60,13 @@ _OWN = (
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What a rebuild found; ``silent``: nodes that did not answer, or not tell what lies on them."""
+    """What a rebuild found.
+
+    Attributes:
+        silent: nodes that did not answer, or not tell what lies on them.
+        nameless: stripes of accounts that no node knows.
+        unplaced: shards of groups that too few of these nodes can hold: others are not known of.
+    """
 
     term: int
     nodes: int = 0
@@ -70,6 +76,7 @@ class Rebuilt:
     heads: int = 0
     chunks: int = 0
     nameless: int = 0
+    unplaced: int = 0
 
 
 async def rebuild(
@@ -223,6 +230,9 @@ async def _fill(
     epoch = (kept.map.epoch if kept.map is not None else 0) + 1
     await catalogue.write(lambda c: rebuilt.put_cluster(c, rows.values(), groups.values(), epoch, now_ms))
     made.groups = len(groups)
+    made.unplaced = sum(
+        count for slots in sums.values() for (group, _), count in slots.items() if group not in groups
+    )
     for account, facts in kept.facts.items():
         made.accounts += 1
         made.heads += await _fill_account(catalogue, calls, identity, kept.keepers[account], facts)
@@ -244,20 +254,6 @@ async def _fill(
             made.chunks += added
             made.nameless += nameless
     await catalogue.write(rebuilt.finish_rebuild)
-
-
-async def _sums(
-    calls: NodeCalls, answering: Mapping[NodeId, NodeRow], made: Rebuilt
-) -> dict[NodeId, dict[tuple[int, int], int]]:
-    """What lies on which node. One whose store does not work stops nothing: it is compared when it does."""
-    found = {}
-    for node, row in answering.items():
-        try:
-            found[node] = await read_sums(calls, row)
-        except HoldfastError as error:
-            made.silent.append(node)
-            _log.warning("a node does not tell what lies on it", node=node.short, why=str(error))
-    return found
 
 
 async def _groups(

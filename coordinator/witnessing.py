@@ -3,7 +3,8 @@
 A head is taken as pending in one transaction (catalogue.heads.begin_head), given to its own witnesses
 and to those of the head before it, and becomes the account's newest in a second transaction once a
 majority of both keeps it (protocol.witnessing). Whoever dies between leaves it pending: it is given
-out again after the start, and when somebody posts. What can no more be agreed, because a majority
+out again after the start, and when somebody posts. A witness gets the newest cluster map before the head,
+by which the head's chunks are found without this coordinator. What can no more be agreed, because a majority
 keeps another head, is dropped, and what the witnesses have is taken over (coordinator.catching_up).
 """
 
@@ -25,6 +26,7 @@ from holdfast.coordinator.catalogue.heads import Pending
 from holdfast.coordinator.catalogue.uploads import end_upload
 from holdfast.coordinator.catching_up import catch_up
 from holdfast.coordinator.limits import RECORDS_WITH_A_HEAD_BYTES, WITNESS_CALL_TIMEOUT_S
+from holdfast.coordinator.reigning import require_map
 from holdfast.protocol.accounts import Head, Witness, signed_digest
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import (
@@ -365,6 +367,7 @@ async def _give_out(
 
     async def one(witness: Witness) -> None:
         try:
+            await require_map(desk, witness.node)
             for message in messages:
                 kept = await _given(desk, witness.node, message)
             told = open_statement(kept.statement, desk.identity.cluster, witness)

@@ -132,7 +132,7 @@ def join_node(connection: Connection, token: Digest, row: NodeRow, now_ms: int) 
             f"node {row.id.short} was removed from the cluster",
             do="Give it an empty folder: it joins as a new node.",
         )
-    if store is not None and store != row.store:
+    if store is not None and any(store) and store != row.store:  # none: it is known by a map alone
         raise Conflict(
             f"node {row.id.short} is in the cluster with another store",
             do="A node with a new, empty store joins under a new identity: give it an empty folder.",

@@ -84,6 +84,21 @@ async def _rebuilt(cluster: StoredCluster, folder: Path, monkeypatch: pytest.Mon
     assert {row.id for row in rows} == {bytes(chunk) for chunk in cluster.rows()}
 
 
+async def test_shards_whose_nodes_are_not_all_known_are_told_of_and_are_found_with_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if no node kept a map that names the sixth one."""
+    async with stored_cluster(tmp_path, 6) as cluster:
+        await cluster.backup(range(5))
+        kit, urls = tmp_path / "coordinator" / "cluster-kit.pem", [node.url for node in cluster.nodes]
+        with monkeypatch.context() as patched:
+            patched.setattr(Kept, "take_map", lambda kept, opened: None)
+            some = await rebuild(kit, tmp_path / "some", urls[:5], cluster.office.clock, lambda text: None)
+        assert (some.nodes, some.chunks, some.unplaced, some.silent) == (5, 0, 25, [])
+        every = await rebuild(kit, tmp_path / "every", urls, cluster.office.clock, lambda text: None)
+        assert (every.nodes, every.groups, every.unplaced) == (6, 1, 0)
+
+
 async def test_the_newest_device_list_counts_whoever_s_term_is_higher(tmp_path: Path) -> None:
     """A coordinator restored from before a device was let go has the higher term, and lists it still."""
     async with stored_cluster(tmp_path, 2) as cluster:
