@@ -6,6 +6,9 @@ typed errors. What a failure means is decided here, once:
 - the connection could not be made: :class:`Unreachable`, nothing happened;
 - the request went out and no answer came: :class:`OutcomeUnknown`, unless the
   call only reads (``reads=True``), then :class:`Unreachable`;
+- an answer came that nobody can read, or that says only that something broke (5xx):
+  :class:`OutcomeUnknown` as well, for it may have happened before; of a call that only reads
+  what it says is told;
 - the other side answered with a refusal: that very error;
 - StaleRequest: signed again once with the receiver's time (clocks may differ).
 
@@ -172,7 +175,10 @@ class Transport:
             reads=reads,
             timeout_s=timeout_s,
         )
-        return decode(raw, answer)
+        try:
+            return decode(raw, answer)
+        except BadRequest as error:
+            raise _unreadable(url, target, error.why or error.what, reads) from error
 
     async def send(
         self,
@@ -246,12 +252,15 @@ class Transport:
         except Lost as error:
             raise _no_answer(url, target, str(error), reads) from error
         except BadAnswer as error:
-            raise BadRequest(f"{url} does not answer as this cluster's servers do", why=str(error)) from error
+            raise _unreadable(url, target, str(error), reads) from error
         self.bytes_sent += size
         self.bytes_received += len(answer.body)
-        if answer.status >= 300:
-            raise _refusal(answer, url)
-        return answer.body
+        if answer.status < 300:
+            return answer.body
+        refusal = _refusal(answer, url)
+        if answer.status >= 500 and refusal.code == HoldfastError.code and not reads:
+            raise _no_answer(url, target, refusal.what, reads) from refusal
+        raise refusal
 
 
 class _Host:
@@ -315,6 +324,12 @@ def _no_answer(url: str, target: str, why: str, reads: bool) -> HoldfastError:
         why=why,
         do="Run the command again: repeating is safe.",
     )
+
+
+def _unreadable(url: str, target: str, why: str, reads: bool) -> HoldfastError:
+    if reads:
+        return BadRequest(f"{url} does not answer as this cluster's servers do", why=why)
+    return _no_answer(url, target, f"it came, and cannot be read: {why}", reads)
 
 
 def _refusal(answer: Answer, url: str) -> HoldfastError:

@@ -62,14 +62,54 @@ async def test_a_refusal_arrives_as_the_error_it_was() -> None:
     assert told.value.details == {"seq": 7}
 
 
-async def test_an_unforeseen_error_is_not_told_in_detail() -> None:
+@pytest.mark.parametrize(("reads", "kind"), [(False, OutcomeUnknown), (True, HoldfastError)])
+async def test_an_unforeseen_error_is_not_told_in_detail_and_may_have_come_after_the_change(
+    reads: bool, kind: type[HoldfastError]
+) -> None:
     async def break_down(request: Request) -> Answer:
         raise KeyError("a secret detail")
 
     async with serving(break_down) as url, Transport() as transport:
         with pytest.raises(HoldfastError) as told:
+            await call(url, transport, reads=reads)
+    assert "secret" not in str(told.value) and "did not foresee" in str(told.value)
+    assert type(told.value) is kind
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",  # a head that is none
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnone",  # a body that is no message
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\x80!",  # longer than it says
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\nhtml",  # a proxy's, whose server is gone
+    ],
+)
+@pytest.mark.parametrize("reads", [False, True])
+async def test_an_answer_that_cannot_be_read_says_nothing_of_a_change(answer: bytes, reads: bool) -> None:
+    async def garble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(garble, "127.0.0.1", 0) as server, Transport() as transport:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(HoldfastError) as told:
+            await call(f"http://127.0.0.1:{port}", transport, reads=reads)
+    assert isinstance(told.value, OutcomeUnknown) == (not reads)
+
+
+async def test_a_bare_refusal_of_a_change_is_no_lost_answer() -> None:
+    """Another server's, with 4xx: it did not take the request at all."""
+
+    async def refuse(request: Request) -> Answer:
+        return Answer([b"no such page"], status=404)
+
+    async with serving(refuse) as url, Transport() as transport:
+        with pytest.raises(HoldfastError) as told:
             await call(url, transport)
-    assert "secret" not in str(told.value)
+    assert type(told.value) is HoldfastError and "404" in str(told.value)
 
 
 async def test_no_listener_means_nothing_happened() -> None:
