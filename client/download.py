@@ -2,7 +2,8 @@
 
 Chunks are located in batches, asked for in rounds: first k slots per stripe, data
 slots first; what fails is asked of other slots at once, what lags while it may still
-answer (client/hedging.py). A decoded chunk must hash to its id, which proves every byte of
+answer (client/hedging.py); where too few are left, those that did not answer are waited for a little
+while (client/awaited_nodes.py). A decoded chunk must hash to its id, which proves every byte of
 its shards; when it does not, each shard must be the one that the catalogue's stripe digest
 names, and from then on that is looked at as they arrive. Never wrong bytes, never a silent hole.
 """
@@ -17,23 +18,19 @@ from contextlib import suppress
 
 from msgspec import Struct
 
+from holdfast.client.awaited_nodes import AwaitedNodes
 from holdfast.client.hedging import Hedging
-from holdfast.client.limits import (
-    FETCH_SEALED_BYTES,
-    FETCHES_IN_FLIGHT_MAX,
-    NODE_REST_S,
-    READ_TIMEOUT_S,
-)
+from holdfast.client.limits import FETCHES_IN_FLIGHT_MAX, NODE_REST_S, READ_TIMEOUT_S
 from holdfast.client.link import Link
 from holdfast.client.node_calls import HttpNodeCalls, NodeCalls
+from holdfast.client.read_batches import read_batches
 from holdfast.protocol.clock import SYSTEM, Source
-from holdfast.protocol.errors import HoldfastError, NotFound, TooFewShards, Unreachable
+from holdfast.protocol.errors import HoldfastError, NotFound, TooFewShards
 from holdfast.protocol.ids import ChunkId, NodeId
 from holdfast.protocol.limits import REPORTS_MAX, SHARD_BATCH_ENTRIES_MAX
 from holdfast.protocol.messages.cluster import MapNode
 from holdfast.protocol.messages.nodes import ReadEntry, ReadHeader
-from holdfast.protocol.messages.uploads import Located, LocatedChunk, LocatedGroup, ReportEntry
-from holdfast.protocol.profiles import Profile
+from holdfast.protocol.messages.uploads import Located, LocatedGroup, ReportEntry
 from holdfast.protocol.stripe_reading import Reading, Sealed, finish, take_answer
 
 __all__ = ["Downloader"]
@@ -78,10 +75,18 @@ def _sources(reading: Reading, group: LocatedGroup, nodes: dict[NodeId, MapNode]
 class Downloader:
     """A ChunkSource over one link. Remembers which nodes failed, for a little while."""
 
-    def __init__(self, link: Link, *, source: Source = SYSTEM, calls: NodeCalls | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        source: Source = SYSTEM,
+        calls: NodeCalls | None = None,
+        awaited: AwaitedNodes | None = None,
+    ) -> None:
         self._link = link
         self._source = source
         self._calls: NodeCalls = calls or HttpNodeCalls(link.transport, link.signer)
+        self._awaited = awaited or AwaitedNodes()
         self._resting: dict[NodeId, float] = {}
         self._reports: list[ReportEntry] = []
         self._lied_to = False
@@ -135,7 +140,7 @@ class Downloader:
                 for chunk, row in zip(portion, located.chunks, strict=True):
                     if row is None:
                         done.put_nowait((chunk, _not_stored(chunk)))
-                for batch in _batches(portion, located):
+                for batch in read_batches(portion, located):
                     await self._slots.acquire()
                     task = asyncio.create_task(run(batch, groups[batch[0].group], nodes))
                     tasks.add(task)
@@ -158,6 +163,7 @@ class Downloader:
             await self._link.nodes([], 0)
 
     def _note_down(self, located: Located) -> None:
+        self._awaited.told_down(located.down)
         for node in located.down:
             self._rest(node)
 
@@ -175,9 +181,10 @@ class Downloader:
         """Ask until every chunk is there, or no source is left."""
         unreachable: dict[NodeId, HoldfastError] = {}
         found: list[tuple[ChunkId, Sealed | HoldfastError]] = []
+        waits = 0
         while batch:
             await self._gather(batch, group, nodes, unreachable)
-            lacking = []
+            lacking, short = [], []
             for reading, sealed in zip(batch, await asyncio.to_thread(finish, batch), strict=True):
                 lied = self._note_lies(reading)
                 if sealed is not None:
@@ -185,7 +192,15 @@ class Downloader:
                 elif lied:
                     lacking.append(reading)  # there may be other sources
                 else:
-                    found.append((reading.chunk, self._too_few(reading, group, nodes, unreachable)))
+                    short.append(reading)
+            if short and await self._awaited.wait(unreachable, waits):
+                waits += 1
+                for reading in short:
+                    reading.tried = {(slot, node) for slot, node in reading.tried if node not in unreachable}
+                unreachable.clear()
+                lacking += short
+            else:
+                found += [(each.chunk, self._too_few(each, group, nodes, unreachable)) for each in short]
             batch = lacking
         return found
 
@@ -319,6 +334,7 @@ class Downloader:
                 unreachable[node.id] = error.bare()
                 self._rest(node.id)
                 return
+            self._awaited.answered(node.id)
             now = self._source.monotonic()
             self.hedging.answered(now - started, sum(len(shard) for shard in shards))
             covered = len(answer.results)
@@ -370,31 +386,3 @@ def _not_stored(chunk: ChunkId) -> NotFound:
         do="Run 'holdfast backup' again: it sends what is not there.",
         chunk=chunk.hex(),
     )
-
-
-def _reading(chunk: ChunkId, row: LocatedChunk, profile: Profile) -> Reading:
-    return Reading(
-        chunk, row.group, row.generation, row.sealed_bytes, row.stripe, profile, frozenset(row.missing)
-    )
-
-
-def _batches(ids: Sequence[ChunkId], located: Located) -> list[list[Reading]]:
-    """Chunks of one group together, up to FETCH_SEALED_BYTES, in the order asked."""
-    groups = {group.group: group for group in located.groups}
-    open_: dict[int, list[Reading]] = {}
-    sizes: dict[int, int] = {}
-    made: list[list[Reading]] = []
-    for chunk, row in zip(ids, located.chunks, strict=True):
-        if row is None:
-            continue
-        if row.group not in groups:
-            raise Unreachable(f"the coordinator does not say who holds group {row.group}")
-        if row.group in open_ and (
-            sizes[row.group] + row.sealed_bytes > FETCH_SEALED_BYTES
-            or len(open_[row.group]) >= SHARD_BATCH_ENTRIES_MAX
-        ):
-            made.append(open_.pop(row.group))
-        open_.setdefault(row.group, []).append(_reading(chunk, row, groups[row.group].profile))
-        sizes[row.group] = sum(reading.sealed_bytes for reading in open_[row.group])
-    made.extend(open_.values())
-    return made

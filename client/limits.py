@@ -75,6 +75,8 @@ FETCH_SEALED_BYTES = 16 * MIB
 """Sealed bytes asked for in one round of reads."""
 FETCHES_IN_FLIGHT_MAX = 2
 READ_TIMEOUT_S = 8.0
+READ_AGAIN_AFTER_S = (0.5, 1.5, 3.0)
+"""Pauses before nodes are asked again that did not answer, where a chunk cannot be had without them."""
 HEDGE_LAG_S_MIN = 0.05
 HEDGE_PART = 0.1
 """At most this part of the reads are made because others lag."""
