@@ -161,6 +161,28 @@ async def test_a_report_that_tells_of_trouble_says_nothing_of_the_store(
         await cluster.until(lambda node: node.shards == 1)
 
 
+async def test_a_report_of_another_store_says_nothing_of_this_one(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was on its way when the store was replaced."""
+    before, report, is_late = cluster.noted, _Node._report, True
+
+    def reported(self: Any, *rest: Any) -> Heartbeat:
+        made = report(self, *rest)
+        return replace(made, store=StoreId(b"s" * 16)) if is_late else made
+
+    monkeypatch.setattr(_Node, "_report", reported)
+    shutil.rmtree(cluster.folder / "store")
+    async with cluster.reigned(), cluster.noded() as device:
+        await cluster.until(lambda node: node.state == "up")
+        for _ in range(3):
+            with pytest.raises(StoreFailed, match="takes no shards yet"):
+                await device.put(stripes(1))
+        assert cluster.noted == before
+        is_late = False
+        await _put_when_taken(device)
+
+
 async def test_a_new_store_that_cannot_be_noted_stays_closed_until_it_can(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,7 @@ from holdfast.protocol.errors import (
     Unreachable,
 )
 from holdfast.protocol.ids import AccountId, NodeId
-from holdfast.protocol.limits import SEALED_BYTES_MAX, SHARD_BATCH_ENTRIES_MAX
+from holdfast.protocol.limits import LARGE_BODY_BYTES, SEALED_BYTES_MAX, SHARD_BATCH_ENTRIES_MAX
 from holdfast.protocol.messages.nodes import (
     DeletionAnswer,
     DeletionEntry,
@@ -297,6 +297,16 @@ class TestBodies:
     async def test_a_body_that_is_too_long_is_refused_before_it_is_read(self, node: RunningNode) -> None:
         told = await self.send(node, b"PUT /v1/shards HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999")
         assert b"400" in told.split(b"\r\n")[0] and b"too long" in told
+
+    @pytest.mark.parametrize("path", ["/v1/shards/read", "/v1/shards/delete"])
+    async def test_a_message_that_is_too_long_is_refused_before_it_is_read(
+        self, node: RunningNode, path: str
+    ) -> None:
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: ".encode()
+        told = await self.send(node, head + b"%d" % (LARGE_BODY_BYTES + 1))
+        assert b"400" in told.split(b"\r\n")[0] and b"%d" % LARGE_BODY_BYTES in told
+        told = await self.send(node, head + b"%d" % LARGE_BODY_BYTES, bytes(LARGE_BODY_BYTES))
+        assert b"%d" % LARGE_BODY_BYTES not in told and told.startswith(b"HTTP/1.1 4")
 
     async def test_a_body_without_a_length_is_refused(self, node: RunningNode) -> None:
         for path in (b"PUT /v1/shards", b"POST /v1/shards/read"):

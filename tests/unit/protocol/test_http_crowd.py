@@ -327,6 +327,11 @@ def test_answers_that_nobody_takes_keep_nobody_away(monkeypatch: pytest.MonkeyPa
         assert await callers[0].answered_after(10 * MIB), "who takes its answer gets all of it"
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await callers[1].reader.readexactly(LONG_BYTES)
+        # Those that went are counted no more, though their answers ended only then.
+        await asyncio.sleep(0.1)
+        left = [each for each in callers[2:] if not each.reader.at_eof()]
+        assert len(crowded.server._fronts.open) <= 2 + len(left)
+        assert not crowded.server._fronts.open._working
 
     with_a_crowd(work)
 
@@ -339,6 +344,27 @@ def test_what_is_left_of_a_refused_body_is_awaited_like_any(monkeypatch: pytest.
             each.ask(b"/quick", length=101)  # more than it takes
             assert (await each.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 400")
         assert await (await crowded.connect()).asked()
+
+    with_a_crowd(work)
+
+
+def test_who_goes_on_sending_a_refused_body_is_not_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_crowd, "STALLED_S", 0.0)
+    monkeypatch.setattr(http_front, "PROGRESS_NOTED_S", 0.0)
+
+    async def work(crowded: Crowded) -> None:
+        first, second, *others = [await crowded.connect() for _ in range(MOST)]
+        for each in (first, second, *others):
+            each.ask(b"/quick", length=101)
+            assert (await each.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 400")
+            await each.reader.read(10_000)  # what it is told
+        first.writer.write(bytes(50))
+        await first.writer.drain()
+        await asyncio.sleep(0.05)
+        assert await (await crowded.connect()).asked()
+        assert [await each.is_closed() for each in (first, second)] == [False, True]
+        first.writer.write(bytes(51))
+        assert await first.asked(), "it goes on once its body is through"
 
     with_a_crowd(work)
 
