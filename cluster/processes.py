@@ -32,6 +32,7 @@ from holdfast.cluster.limits import (
 from holdfast.protocol.clock import SYSTEM, Source
 from holdfast.protocol.directory import Lock, write_json
 from holdfast.protocol.errors import Conflict, HoldfastError, Locked
+from holdfast.protocol.ports import PORTS_VARIABLE
 
 __all__ = ["Member", "ProcessState", "boot_id", "clean_environment", "end_strays", "start_time", "wait_until"]
 
@@ -379,8 +380,15 @@ class Member:
 
 
 def clean_environment() -> dict[str, str]:
-    """Our environment without Holdfast's variables, good in any working directory."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    """Our environment without Holdfast's variables, good in any working directory.
+
+    Which ports may be chosen is a matter of this machine, and stays.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HOLDFAST_") or name == PORTS_VARIABLE
+    }
     if paths := kept.get("PYTHONPATH"):
         kept["PYTHONPATH"] = os.pathsep.join(
             os.path.abspath(path) for path in paths.split(os.pathsep) if path

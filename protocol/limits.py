@@ -133,6 +133,9 @@ PORTS_MAX = 65_535
 LASTING_PORTS_FROM = 10_000
 """A server that may have any port takes none of the well-known ones below."""
 LASTING_PORTS_TRIED_MAX = 64
+PORT_AWAITED_S = 3.0
+"""How long a server waits for the port that it was told, where somebody else still has it."""
+PORT_LOOK_S = 0.1
 SERVER_STOPS_WITHIN_S = 5.0
 """Requests under way have so long when a server stops."""
 REQUEST_TIMEOUT_S = 60.0

@@ -20,8 +20,14 @@ from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.handling import Routes
 from holdfast.protocol.http_fronts import Fronts
 from holdfast.protocol.http_others import make_app
-from holdfast.protocol.limits import CONNECTIONS_MAX, FRONT_IDLE_S, SERVER_STOPS_WITHIN_S
-from holdfast.protocol.ports import ports_to_try
+from holdfast.protocol.limits import (
+    CONNECTIONS_MAX,
+    FRONT_IDLE_S,
+    PORT_AWAITED_S,
+    PORT_LOOK_S,
+    SERVER_STOPS_WITHIN_S,
+)
+from holdfast.protocol.ports import ports_of_environment, ports_to_try
 
 __all__ = ["ListenAddress", "Server", "heed_signals", "until_stopped_or_failed"]
 
@@ -113,21 +119,29 @@ class Server:
         return ListenAddress(str(bound[0]), int(bound[1]))
 
     async def _listen(self) -> asyncio.Server:
+        """At the port given, waiting for it a little while; or at one that is free.
+
+        Whoever had it may be about to end: the process before this one, or somebody who took it meanwhile.
+        """
         loop, host, given = asyncio.get_running_loop(), self._address.host, self._address.port
-        ports = chain(
-            [given] if given else [], ports_to_try(self._source) if self._or_any or not given else []
-        )
-        port = next(ports)
+        others = ports_to_try(self._source, given=ports_of_environment())
+        ports = chain([given] if given else [], others if self._or_any or not given else [])
+        port, until_s = next(ports), loop.time() + PORT_AWAITED_S
         while True:
             try:
                 return await loop.create_server(self._fronts, host, port, backlog=512)
             except OSError as error:
                 # A drawn one may also be one that nobody may have here.
                 passed_over = (errno.EADDRINUSE,) if port == given else (errno.EADDRINUSE, errno.EACCES)
-                following = next(ports, None)
-                if error.errno not in passed_over or following is None:
+                if error.errno not in passed_over:
                     raise
-                port = following
+                following = next(ports, None)
+                if following is not None:
+                    port = following
+                elif port == given and loop.time() < until_s:
+                    await asyncio.sleep(PORT_LOOK_S)
+                else:
+                    raise
 
     async def stop(self) -> None:
         """Stop listening, let requests under way end (5 s), close."""

@@ -1,10 +1,17 @@
-"""How property tests draw: the same examples each time, or others each time."""
+"""For all tests: how property tests draw, and which ports servers may have.
+
+Each worker has ports of its own, and so has every process that it starts: the port of a server that a
+test has killed is not taken by another test's server before it is started again.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hypothesis import Phase, settings
+
+from holdfast.protocol.ports import PORTS_VARIABLE, lasting_ports
 
 # CI asks whether a change broke something, and must answer the same twice; looking for what nobody has
 # thought of is `make soak`, which draws anew each round and prints how to see a failure again.
@@ -13,3 +20,18 @@ settings.register_profile(
     "soak", print_blob=True, deadline=None, phases=[phase for phase in Phase if phase is not Phase.explain]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+def _ports_of(worker: int, workers: int) -> str:
+    """One worker's part of the ports that the kernel gives to no connection; "" where there are too few."""
+    told = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    below = [port for port in lasting_ports(told.read_text() if told.exists() else "") if port < 32_000]
+    each = len(below) // workers
+    if each < 1000 or below[-1] - below[0] + 1 != len(below):
+        return ""
+    return f"{below[worker * each]}-{below[(worker + 1) * each - 1]}"
+
+
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+if given := _ports_of(int(_worker), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))):
+    os.environ[PORTS_VARIABLE] = given

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.protocol import serving
 from holdfast.protocol.clock import SYSTEM, FixedSource
-from holdfast.protocol.errors import HoldfastError
+from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.handling import Routes
 from holdfast.protocol.limits import LASTING_PORTS_FROM, LASTING_PORTS_TRIED_MAX, PORTS_MAX
-from holdfast.protocol.ports import lasting_ports, ports_to_try
+from holdfast.protocol.ports import PORTS_VARIABLE, lasting_ports, ports_to_try
 from holdfast.protocol.serving import ListenAddress, Server
 
 KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -50,8 +51,36 @@ async def started(address: ListenAddress, **options: object) -> tuple[Server, Li
     return server, await server.start()
 
 
+@given(PORTS, st.integers(0, 300), st.binary(max_size=32))
+def test_of_given_ports_each_is_tried_and_no_other(first: int, more: int, seed: bytes) -> None:
+    last = min(first + more, PORTS_MAX)
+    tried = list(ports_to_try(FixedSource(seed=seed), "32768 60999", f"{first}-{last}"))
+    assert sorted(tried) == list(range(first, last + 1))
+
+
+@pytest.mark.parametrize(
+    "text", ["20000", "0-5", "7-6", "1-65536", "a-b", "-5-7", " 1-2", "1-2-3", "\u0661-\u0662"]
+)
+async def test_what_is_no_range_of_ports_is_told(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PORTS_VARIABLE, text)
+    with pytest.raises(BadRequest, match="no range of ports"):
+        await started(ListenAddress("127.0.0.1", 0))
+
+
+async def test_a_server_chooses_of_the_ports_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv(PORTS_VARIABLE, f"{port}-{port}")
+        with pytest.raises(HoldfastError, match="cannot listen"):
+            await started(ListenAddress("127.0.0.1", 0))
+    server, bound = await started(ListenAddress("127.0.0.1", 0))
+    await server.stop()
+    assert bound.port == port
+
+
 @pytest.mark.skipif(not KERNEL.exists(), reason="only Linux tells its range")
-async def test_a_server_s_own_choice_is_none_of_the_kernel_s() -> None:
+async def test_a_server_s_own_choice_is_none_of_the_kernel_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(PORTS_VARIABLE, raising=False)
     first, last = map(int, KERNEL.read_text().split())
     server, bound = await started(ListenAddress("127.0.0.1", 0))
     await server.stop()
@@ -66,7 +95,20 @@ async def test_a_port_that_is_taken_is_passed_over() -> None:
     await asyncio.gather(one.stop(), other.stop())
 
 
-async def test_a_port_that_was_told_is_that_one_or_an_error() -> None:
+async def test_a_port_that_is_about_to_be_free_is_waited_for() -> None:
+    """The process before this one is just ending, or somebody has taken its port for a moment."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        starting = asyncio.create_task(started(ListenAddress("127.0.0.1", port)))
+        await asyncio.sleep(0.3)
+        assert not starting.done()
+    server, bound = await starting
+    await server.stop()
+    assert bound.port == port
+
+
+async def test_a_port_that_was_told_is_that_one_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "PORT_AWAITED_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(HoldfastError, match="cannot listen") as told:
@@ -77,8 +119,11 @@ async def test_a_port_that_was_told_is_that_one_or_an_error() -> None:
         assert bound.port != port
 
 
-async def test_what_the_kernel_gave_a_connection_keeps_a_server_from_its_port() -> None:
+async def test_what_the_kernel_gave_a_connection_keeps_a_server_from_its_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Why ports are chosen so: the kernel's own choice is not safe while its server is away."""
+    monkeypatch.setattr(serving, "PORT_AWAITED_S", 0.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as peer,
         socket.create_connection(peer.getsockname()) as caller,
