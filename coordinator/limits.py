@@ -113,6 +113,8 @@ PULSE_EVERY_S = 15.0
 PULSE_AHEAD_MAX = 1 << 32
 """A node may have heard of a pulse so far above the catalogue's: two thousand years of it. A node that makes
 up a larger one must not use the numbers up for all."""
+EPOCH_AHEAD_MAX = 1 << 32
+"""The same of the numbers of cluster maps."""
 COMPARE_PAUSE_S = 1.0
 COMPARE_EVERY_S_DEFAULT = 24 * 3600.0
 COMPARE_AGAIN_S = 15.0

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from holdfast.coordinator.catalogue.nodes import NodeRow, raise_epoch
 from holdfast.coordinator.limits import (
+    EPOCH_AHEAD_MAX,
     NODE_CALL_TIMEOUT_S,
     REIGN_RETRY_S,
     TELL_SOON_S,
@@ -23,6 +25,7 @@ from holdfast.protocol.charter import Charter, open_charter
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import HoldfastError, Refused, Superseded
 from holdfast.protocol.ids import NodeId
+from holdfast.protocol.limits import LARGE_BODY_BYTES
 from holdfast.protocol.messages.cluster import ClusterMap, MapGroup, MapNode
 from holdfast.protocol.messages.witness import Reign, Reigned
 from holdfast.protocol.signing import Signed, sign
@@ -33,9 +36,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Reigning",
     "cluster_map",
+    "note_map",
     "reign_said",
-    "require_map",
     "require_reign",
+    "tell_node",
     "tell_nodes",
     "tell_soon",
 ]
@@ -53,7 +57,7 @@ class Reigning:
         told: what each node heard last: epoch, URL, the start of its process, and whether it reported then.
         retry_s: when a node that did not answer is told again.
         map: the signed map by its epoch.
-        tasks: nodes are being told, and nobody waits any more.
+        telling: the round in which all nodes are told, where somebody waits for it.
     """
 
     url: str = ""
@@ -61,7 +65,7 @@ class Reigning:
     told: dict[NodeId, tuple[int, str, bytes, bool]] = field(default_factory=dict)
     retry_s: dict[NodeId, float] = field(default_factory=dict)
     map: tuple[int, Signed] | None = None
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    telling: asyncio.Task[None] | None = None
 
 
 def require_reign(desk: Desk) -> None:
@@ -105,51 +109,56 @@ def cluster_map(desk: Desk) -> Signed:
     return desk.reigning.map[1]
 
 
-async def tell_nodes(desk: Desk) -> None:
+async def tell_nodes(desk: Desk, *, is_patient: bool = True) -> None:
     """Tell every node that has not heard it; also those that do not report here: they may follow another.
 
     One that ceases to report is told again: that is how a coordinator that runs on learns of its successor.
+
+    Args:
+        is_patient: leave those alone for a while that did not hear it.
     """
     live, now_s = desk.live, desk.source.monotonic()
     late = [
         node
         for node in live.nodes
         if desk.reigning.told.get(node) != _to_hear(desk, node)
-        and desk.reigning.retry_s.get(node, now_s) <= now_s
+        and not (is_patient and desk.reigning.retry_s.get(node, now_s) > now_s)
     ]
     turns = asyncio.Semaphore(WITNESSED_AT_ONCE_MAX)
 
     async def one(node: NodeId) -> None:
         async with turns:
             try:
-                await _tell(desk, node)
+                await tell_node(desk, node)
             except HoldfastError as error:
                 _log.debug("a node did not hear who reigns", node=node.short, why=str(error))
                 desk.reigning.retry_s[node] = desk.source.monotonic() + REIGN_RETRY_S
 
     await asyncio.gather(*map(one, late))
+    for gone in desk.reigning.told.keys() - live.nodes.keys():
+        del desk.reigning.told[gone]
 
 
 async def tell_soon(desk: Desk) -> None:
-    """Tell all nodes now, and wait a moment for those that answer; of the others nobody waits."""
-    telling = asyncio.create_task(tell_nodes(desk))
-    desk.reigning.tasks.add(telling)
-    telling.add_done_callback(desk.reigning.tasks.discard)
-    await asyncio.wait({telling}, timeout=TELL_SOON_S)
+    """Have all nodes told what the map is now; waits a moment for those that answer, and for no others.
 
-
-async def require_map(desk: Desk, node: NodeId) -> None:
-    """Have a node keep the newest map, unless it does: at no cost where it was told before.
-
-    What a node vouches for can be found by what it keeps, then, should this coordinator be lost for good
-    in the next moment: the nodes, and the groups in which the chunks lie.
-
-    Raises:
-        HoldfastError: it does not keep it, or does not answer.
+    Many may ask for it at once: one round after the other tells what there is by then.
     """
-    told, wanted = desk.reigning.told.get(node), _to_hear(desk, node)
-    if told is None or told[0] < wanted[0] or told[2] != wanted[2]:
-        await _tell(desk, node)
+    reigning, until_s = desk.reigning, desk.source.monotonic() + TELL_SOON_S
+    is_under_way = reigning.telling is not None and not reigning.telling.done()
+    for _ in range(2 if is_under_way else 1):  # that one may have begun before
+        if reigning.telling is None or reigning.telling.done():
+            reigning.telling = asyncio.create_task(tell_nodes(desk, is_patient=False))
+            reigning.telling.add_done_callback(_look_at)
+        await asyncio.wait({reigning.telling}, timeout=max(0.0, until_s - desk.source.monotonic()))
+        if not reigning.telling.done():
+            return
+
+
+def _look_at(telling: asyncio.Task[None]) -> None:
+    """What nobody foresaw is told, and keeps nobody from joining."""
+    if not telling.cancelled() and telling.exception() is not None:
+        _log.error("telling the nodes who reigns came to grief", exc_info=telling.exception())
 
 
 def _to_hear(desk: Desk, node: NodeId) -> tuple[int, str, bytes, bool]:
@@ -160,19 +169,23 @@ def _to_hear(desk: Desk, node: NodeId) -> tuple[int, str, bytes, bool]:
     return live.epoch, desk.reigning.url, start, live.state(node) == "up"
 
 
-async def _tell(desk: Desk, node: NodeId) -> None:
-    """Tell one node, and note that it was told. Raises HoldfastError."""
-    identity, row, state = desk.identity, desk.live.nodes.get(node), _to_hear(desk, node)
-    if row is not None:  # not let go meanwhile
-        message = Reign(
-            root=identity.root, charter=identity.charter, url=desk.reigning.url, map=cluster_map(desk)
-        )
-        answer = await desk.calls.ask(
-            row, "POST", "/v1/reign", message, Reigned, timeout_s=NODE_CALL_TIMEOUT_S
-        )
-        if answer.charter is None:
-            raise Refused(f"node {node.short} does not say whom it follows")
-        _heed(desk, node, open_charter(identity.root, answer.charter, identity.cluster))
+async def tell_node(desk: Desk, node: NodeId) -> None:
+    """Tell one node, and note that it was told: who reigns, where, and the map as it is now.
+
+    Raises:
+        HoldfastError: it does not answer, follows nobody, or keeps no map as new as this one.
+    """
+    row, state = desk.live.nodes.get(node), _to_hear(desk, node)
+    if row is None:
+        return  # let go meanwhile
+    if len(cluster_map(desk).payload) > LARGE_BODY_BYTES // 2:
+        await _say(desk, row, None)  # who does not follow us yet would not take the long message
+    answer = await _say(desk, row, cluster_map(desk))
+    if await note_map(desk, node, answer.map_term, answer.map_epoch):
+        state = _to_hear(desk, node)
+        answer = await _say(desk, row, cluster_map(desk))
+    if not desk.reigning.superseded and (answer.map_term, answer.map_epoch) < (desk.identity.term, state[0]):
+        raise Refused(f"node {node.short} does not keep the cluster map")
     before = desk.reigning.told.get(node)
     if before is None or before[2] != state[2]:
         look_s = desk.source.monotonic() + WITNESSES_LOOK_SOON_S
@@ -181,9 +194,40 @@ async def _tell(desk: Desk, node: NodeId) -> None:
     desk.reigning.retry_s.pop(node, None)
 
 
-def _heed(desk: Desk, node: NodeId, charter: Charter) -> None:
-    """Whom a node follows, by the root's word: perhaps a successor."""
+async def _say(desk: Desk, row: NodeRow, listed: Signed | None) -> Reigned:
+    """Say to a node who reigns, and heed what it answers. Raises HoldfastError."""
     identity = desk.identity
+    message = Reign(root=identity.root, charter=identity.charter, url=desk.reigning.url, map=listed)
+    answer = await desk.calls.ask(row, "POST", "/v1/reign", message, Reigned, timeout_s=NODE_CALL_TIMEOUT_S)
+    if answer.charter is None:
+        raise Refused(f"node {row.id.short} does not say whom it follows")
+    _heed(desk, row.id, open_charter(identity.root, answer.charter, identity.cluster))
+    return answer
+
+
+async def note_map(desk: Desk, node: NodeId, term: int, epoch: int) -> bool:
+    """A node keeps a map with this number. Is it one of our own term that we never gave?
+
+    This catalogue is an old copy, then, and its numbers would be given twice: it goes on above that one.
+
+    Raises:
+        Refused: no catalogue can have come that far. What the node says counts for nothing.
+    """
+    if term != desk.identity.term or epoch <= desk.live.epoch:
+        return False
+    if epoch > desk.live.epoch + EPOCH_AHEAD_MAX or not desk.live.is_trusted(node):
+        raise Refused(f"node {node.short} says that it keeps a cluster map which cannot be")
+    await desk.catalogue.write(lambda c: raise_epoch(c, above=epoch))
+    await desk.live.refresh(desk.catalogue)
+    _log.warning("a node keeps a map of a newer catalogue than this one", node=node.short, epoch=epoch)
+    return True
+
+
+def _heed(desk: Desk, node: NodeId, charter: Charter) -> None:
+    """Whom a node follows, by the root's word: perhaps a successor. Raises Refused: one that is over."""
+    identity = desk.identity
+    if charter.term < identity.term:
+        raise Refused(f"node {node.short} follows the coordinator of term {charter.term} still")
     if charter.term == identity.term and charter.coordinator == identity.public:
         return
     if charter.term >= max(identity.term, desk.reigning.superseded + 1):

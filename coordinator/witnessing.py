@@ -3,9 +3,10 @@
 A head is taken as pending in one transaction (catalogue.heads.begin_head), given to its own witnesses
 and to those of the head before it, and becomes the account's newest in a second transaction once a
 majority of both keeps it (protocol.witnessing). Whoever dies between leaves it pending: it is given
-out again after the start, and when somebody posts. A witness gets the newest cluster map before the head,
-by which the head's chunks are found without this coordinator. What can no more be agreed, because a majority
-keeps another head, is dropped, and what the witnesses have is taken over (coordinator.catching_up).
+out again after the start, and when somebody posts. A witness's word counts when it keeps the newest cluster
+map, too, by which the head's chunks are found without this coordinator. What can no more be agreed,
+because a majority keeps another head, is dropped, and what the witnesses have is taken over
+(coordinator.catching_up).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from holdfast.coordinator.catalogue.heads import Pending
 from holdfast.coordinator.catalogue.uploads import end_upload
 from holdfast.coordinator.catching_up import catch_up
 from holdfast.coordinator.limits import RECORDS_WITH_A_HEAD_BYTES, WITNESS_CALL_TIMEOUT_S
-from holdfast.coordinator.reigning import require_map
+from holdfast.coordinator.reigning import note_map, require_reign, tell_node
 from holdfast.protocol.accounts import Head, Witness, signed_digest
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import (
@@ -362,14 +363,19 @@ async def _give_out(
     own, before = [each.node for each in waiting.witnesses], [each.node for each in waiting.before]
     asked = {each.node: each for each in (*waiting.before, *waiting.witnesses)}
     gone = given_up(desk, waiting.before)
+    newest_map = desk.identity.term, desk.live.epoch
     statements: dict[NodeId, Signed] = {}
     refused: set[NodeId] = set()
 
     async def one(witness: Witness) -> None:
         try:
-            await require_map(desk, witness.node)
-            for message in messages:
-                kept = await _given(desk, witness.node, message)
+            async with asyncio.timeout(WITNESS_CALL_TIMEOUT_S):
+                for message in messages:
+                    kept = await _given(desk, witness.node, message)
+                is_foreign = await note_map(desk, witness.node, kept.map_term, kept.map_epoch)
+                if is_foreign or (kept.map_term, kept.map_epoch) < newest_map:
+                    await tell_node(desk, witness.node)
+                    require_reign(desk)
             told = open_statement(kept.statement, desk.identity.cluster, witness)
             if (told.account, told.asked_seq, told.asked_head) != (account.id, waiting.seq, waiting.digest):
                 raise BadRequest("a witness's statement is about another head")
@@ -379,7 +385,7 @@ async def _give_out(
         except (ForkDetected, Rollback):
             refused.add(witness.node)
             desk.witnessing.dirty.add(account.id)
-        except HoldfastError as error:
+        except (HoldfastError, TimeoutError) as error:
             desk.witnessing.dirty.add(account.id)
             _log.info("a witness did not keep a head", node=witness.node.short, why=str(error))
 

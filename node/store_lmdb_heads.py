@@ -36,9 +36,10 @@ from holdfast.node.limits import (
 from holdfast.protocol.accounts import signed_digest
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.directory import sync_folder
-from holdfast.protocol.errors import IntegrityFailure, NoRoom, StoreFailed, WrongDirectory
+from holdfast.protocol.errors import HoldfastError, IntegrityFailure, NoRoom, StoreFailed, WrongDirectory
 from holdfast.protocol.ids import AccountId, Digest, SnapshotId
 from holdfast.protocol.limits import RECORDS_FETCH_MAX
+from holdfast.protocol.messages.cluster import ClusterMap
 from holdfast.protocol.messages.witness import KeptAccount, KeptHead, KeptMap
 
 __all__ = ["HeadStore"]
@@ -73,6 +74,7 @@ class HeadStore:
         self._path = path
         self._file = path / "data.mdb"
         self._failed = ""
+        self._map_kept: tuple[int, int] | None = None
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             if not self._file.exists() or self._file.stat().st_size == 0:
@@ -143,11 +145,25 @@ class HeadStore:
             for snapshot, sealed in records:
                 put(bytes(account) + snapshot, sealed, self._records)
 
-    def keep_map(self, kept: KeptMap) -> None:
-        """Keep the newest cluster map."""
+    def keep_map(self, kept: KeptMap, opened: ClusterMap) -> None:
+        """Keep a cluster map, unless the one kept is as new; ``opened``: what is in it."""
+        if self.map_kept() >= (opened.term, opened.epoch):
+            return
         with self._writing() as txn:
             value = encode(kept)
             txn.put(b"map", value + _check(b"map", value), db=self._meta)
+        self._map_kept = (opened.term, opened.epoch)
+
+    def map_kept(self) -> tuple[int, int]:
+        """(term, epoch) of the map that is kept; (0, 0): none, or one that is damaged."""
+        if self._map_kept is None:
+            try:
+                kept = self.map()
+                opened = decode(kept.map.payload, ClusterMap) if kept is not None else None
+            except HoldfastError:
+                opened = None
+            self._map_kept = (opened.term, opened.epoch) if opened is not None else (0, 0)
+        return self._map_kept
 
     # Reading
 

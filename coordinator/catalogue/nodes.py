@@ -59,9 +59,9 @@ def epoch(connection: Connection) -> int:
     return int(connection.execute(select(meta.c.number).where(meta.c.name == "epoch")).scalar() or 0)
 
 
-def raise_epoch(connection: Connection) -> None:
-    """Nodes or groups changed: the next map has a higher number."""
-    now = epoch(connection)
+def raise_epoch(connection: Connection, *, above: int = 0) -> None:
+    """Nodes or groups changed: the next map has a higher number, also than the one given."""
+    now = max(epoch(connection), above)
     connection.execute(delete(meta).where(meta.c.name == "epoch"))
     connection.execute(insert(meta).values(name="epoch", number=now + 1))
 

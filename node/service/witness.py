@@ -12,12 +12,12 @@ from holdfast.node.witnessing import Witnessing
 from holdfast.protocol.address import parse_url
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode
-from holdfast.protocol.errors import BadRequest, Refused
+from holdfast.protocol.errors import BadRequest, Refused, StoreFailed
 from holdfast.protocol.failpoints import reached
 from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.ids import SnapshotId
 from holdfast.protocol.limits import NONCE_BYTES
-from holdfast.protocol.messages.cluster import ClusterMap, open_map
+from holdfast.protocol.messages.cluster import open_map
 from holdfast.protocol.messages.witness import (
     AccountsKept,
     AskWitness,
@@ -30,7 +30,6 @@ from holdfast.protocol.messages.witness import (
     RecordsKept,
     Reigned,
 )
-from holdfast.protocol.signing import Signed
 from holdfast.protocol.threads import Threads
 
 __all__ = ["WitnessHandlers"]
@@ -67,32 +66,35 @@ class WitnessHandlers:
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return await self._turn.run(operator.call, work)
 
-    def _known(self) -> Reigned:
+    def _map_kept(self) -> tuple[int, int]:
+        try:
+            return self._witnessing.store.map_kept()
+        except StoreFailed:  # who reigns is known all the same
+            return 0, 0
+
+    async def _known(self) -> Reigned:
+        map_term, map_epoch = await self._off_loop(self._map_kept)
         known = self._reigning.known
-        return Reigned(term=self._reigning.term, charter=known.signed if known is not None else None)
+        return Reigned(
+            term=self._reigning.term,
+            charter=known.signed if known is not None else None,
+            map_term=map_term,
+            map_epoch=map_epoch,
+        )
 
     async def reigned(self, request: Request) -> Answer:
         """GET /v1/reign: the highest term this node has met."""
-        return msgpack_answer(self._known())
+        return msgpack_answer(await self._known())
 
     async def reign(self, request: Request) -> Answer:
         """POST /v1/reign: a coordinator says who it is; one whose term is over is shown the newer charter."""
         told, charter = await self._door.reign(request)
         url = parse_url(told.url) if told.url else ""
         if await self._reigning.follow(KnownReign(charter, told.root, told.charter, url)) and told.map:
-            kept = told.map
-            opened = open_map(kept, self._door.identity.cluster, charter.coordinator)
-            await self._off_loop(lambda: self._keep_map(opened, kept, told.charter))
-        return msgpack_answer(self._known())
-
-    def _keep_map(self, opened: ClusterMap, signed: Signed, charter: Signed) -> None:
-        store = self._witnessing.store
-        kept = store.map()
-        if kept is not None:
-            old = decode(kept.map.payload, ClusterMap)
-            if (old.term, old.epoch) >= (opened.term, opened.epoch):
-                return
-        store.keep_map(KeptMap(1, signed, charter))
+            opened = open_map(told.map, self._door.identity.cluster, charter.coordinator)
+            kept = KeptMap(1, told.map, told.charter)
+            await self._off_loop(lambda: self._witnessing.store.keep_map(kept, opened))
+        return msgpack_answer(await self._known())
 
     async def keep(self, request: Request) -> Answer:
         """POST /v1/witness/keep: durable, then the statement."""

@@ -38,7 +38,8 @@ async def refuses(target: str, honest: Answer) -> Any:
 
 async def says_another_term(target: str, honest: Answer) -> Any:
     """Without proof."""
-    return Reigned(term=99, charter=None) if target == "/v1/reign" else await honest()
+    claimed = Reigned(term=99, charter=None, map_term=0, map_epoch=0)
+    return claimed if target == "/v1/reign" else await honest()
 
 
 async def goes_round_in_circles(target: str, honest: Answer) -> Any:
