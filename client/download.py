@@ -19,13 +19,14 @@ from contextlib import suppress
 from msgspec import Struct
 
 from holdfast.client.awaited_nodes import AwaitedNodes
+from holdfast.client.chunks_lacking import not_stored, too_few
 from holdfast.client.hedging import Hedging
-from holdfast.client.limits import FETCHES_IN_FLIGHT_MAX, NODE_REST_S, READ_TIMEOUT_S
+from holdfast.client.limits import FETCHES_IN_FLIGHT_MAX, NODE_REST_S, READ_AGAIN_PAUSE_S, READ_TIMEOUT_S
 from holdfast.client.link import Link
 from holdfast.client.node_calls import HttpNodeCalls, NodeCalls
 from holdfast.client.read_batches import read_batches
 from holdfast.protocol.clock import SYSTEM, Source
-from holdfast.protocol.errors import HoldfastError, NotFound, TooFewShards
+from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.ids import ChunkId, NodeId
 from holdfast.protocol.limits import REPORTS_MAX, SHARD_BATCH_ENTRIES_MAX
 from holdfast.protocol.messages.cluster import MapNode
@@ -86,7 +87,7 @@ class Downloader:
         self._link = link
         self._source = source
         self._calls: NodeCalls = calls or HttpNodeCalls(link.transport, link.signer)
-        self._awaited = awaited or AwaitedNodes()
+        self._awaited = awaited or AwaitedNodes(source)
         self._resting: dict[NodeId, float] = {}
         self._reports: list[ReportEntry] = []
         self._lied_to = False
@@ -139,7 +140,7 @@ class Downloader:
                 self._note_down(located)
                 for chunk, row in zip(portion, located.chunks, strict=True):
                     if row is None:
-                        done.put_nowait((chunk, _not_stored(chunk)))
+                        done.put_nowait((chunk, not_stored(chunk)))
                 for batch in read_batches(portion, located):
                     await self._slots.acquire()
                     task = asyncio.create_task(run(batch, groups[batch[0].group], nodes))
@@ -178,10 +179,10 @@ class Downloader:
     async def _read_batch(
         self, batch: list[Reading], group: LocatedGroup, nodes: dict[NodeId, MapNode]
     ) -> list[tuple[ChunkId, Sealed | HoldfastError]]:
-        """Ask until every chunk is there, or no source is left."""
+        """Ask until every chunk is there, or no source is left, nor may be back in a moment."""
         unreachable: dict[NodeId, HoldfastError] = {}
         found: list[tuple[ChunkId, Sealed | HoldfastError]] = []
-        waits = 0
+        waited: set[ChunkId] = set()
         while batch:
             await self._gather(batch, group, nodes, unreachable)
             lacking, short = [], []
@@ -189,20 +190,47 @@ class Downloader:
                 lied = self._note_lies(reading)
                 if sealed is not None:
                     found.append((reading.chunk, sealed))
+                    if reading.chunk in waited:
+                        self._awaited.helped()
                 elif lied:
                     lacking.append(reading)  # there may be other sources
                 else:
                     short.append(reading)
-            if short and await self._awaited.wait(unreachable, waits):
-                waits += 1
-                for reading in short:
-                    reading.tried = {(slot, node) for slot, node in reading.tried if node not in unreachable}
+            hoped = [reading for reading in short if self._may_be_had(reading, group, unreachable)]
+            if not (hoped and await self._awaited.wait()):
+                hoped = []
+            found += [
+                (reading.chunk, too_few(reading, group, nodes, unreachable))
+                for reading in short
+                if reading not in hoped
+            ]
+            for reading in hoped:
+                waited.add(reading.chunk)
+                reading.tried = {(slot, node) for slot, node in reading.tried if node not in unreachable}
+            if hoped:
                 unreachable.clear()
-                lacking += short
-            else:
-                found += [(each.chunk, self._too_few(each, group, nodes, unreachable)) for each in short]
-            batch = lacking
+                nodes = await self._addresses(nodes)
+            batch = lacking + hoped
         return found
+
+    async def _addresses(self, nodes: dict[NodeId, MapNode]) -> dict[NodeId, MapNode]:
+        """Where these nodes are now: one that was started again may serve at another port."""
+        with suppress(HoldfastError, TimeoutError):
+            async with asyncio.timeout(READ_AGAIN_PAUSE_S):
+                now = await self._link.all_nodes()
+                return {node: now.get(node, known) for node, known in nodes.items()}
+        return nodes
+
+    def _may_be_had(
+        self, reading: Reading, group: LocatedGroup, unreachable: dict[NodeId, HoldfastError]
+    ) -> bool:
+        """Would there be enough shards, were all back that may be?"""
+        hoped = sum(
+            not reading.has_slot(slot)
+            and any(node in unreachable and self._awaited.may_be_back(node) for node in holders)
+            for slot, holders in enumerate(group.holders)
+        )
+        return reading.good_count + hoped >= reading.profile.k
 
     def _note_lies(self, reading: Reading) -> bool:
         """Were shards found wrong that had been taken unproven? From now on none is."""
@@ -334,7 +362,6 @@ class Downloader:
                 unreachable[node.id] = error.bare()
                 self._rest(node.id)
                 return
-            self._awaited.answered(node.id)
             now = self._source.monotonic()
             self.hedging.answered(now - started, sum(len(shard) for shard in shards))
             covered = len(answer.results)
@@ -348,29 +375,6 @@ class Downloader:
                 for reading, kind, record in wrong
             )
 
-    def _too_few(
-        self,
-        reading: Reading,
-        group: LocatedGroup,
-        nodes: dict[NodeId, MapNode],
-        unreachable: dict[NodeId, HoldfastError],
-    ) -> HoldfastError:
-        """Why a chunk cannot be had now, and whom to bring back."""
-        if reading.integrity is not None:
-            return reading.integrity
-        absent = [
-            node for holders in group.holders for node in holders if node in unreachable or node not in nodes
-        ]
-        named = ", ".join(nodes[node].url if node in nodes else node.short for node in absent)
-        return TooFewShards(
-            f"chunk {reading.chunk.short} has {reading.good_count} good shards within reach and needs "
-            f"{reading.profile.k}",
-            why=f"these nodes do not answer: {named}" if absent else "its other shards are gone or damaged",
-            chunk=reading.chunk.hex(),
-            nodes=[str(node) for node in absent],
-            urls=[nodes[node].url for node in absent if node in nodes],
-        )
-
     async def _send_reports(self) -> None:
         reports, self._reports = self._reports[:REPORTS_MAX], []
         if reports:
@@ -378,11 +382,3 @@ class Downloader:
                 HoldfastError
             ):  # telling is a courtesy; the read itself has succeeded or failed already
                 await self._link.report(reports)
-
-
-def _not_stored(chunk: ChunkId) -> NotFound:
-    return NotFound(
-        f"chunk {chunk.short} is not stored in this cluster",
-        do="Run 'holdfast backup' again: it sends what is not there.",
-        chunk=chunk.hex(),
-    )

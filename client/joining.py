@@ -27,7 +27,7 @@ from holdfast.client.recovery_code import RecoveredCode, encode_recovery_code
 from holdfast.protocol.accounts import open_device_list, signed_digest
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.clock import Source
-from holdfast.protocol.errors import BadRequest, Conflict, Refused
+from holdfast.protocol.errors import BadRequest, Conflict, OutcomeUnknown, Refused
 from holdfast.protocol.ids import AccountId, DeviceId
 from holdfast.protocol.limits import LABEL_BYTES_MAX
 from holdfast.protocol.messages.accounts import Register
@@ -105,8 +105,9 @@ async def init_account(
             home.save_joining(joining)
         try:
             return await _register(home, link, invite, joining, resumed)
-        except (Refused, BadRequest, Conflict):
-            if not resumed:
+        except (Refused, BadRequest, Conflict) as error:
+            # What was refused after an answer was lost says nothing of that: it may be registered.
+            if not resumed and not isinstance(error.__cause__, OutcomeUnknown):
                 home.forget_joining()
             raise
 

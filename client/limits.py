@@ -67,6 +67,8 @@ once, so that an upload which is interrupted goes on from them."""
 LATE_RECEIPT_WAIT_S = 0.25
 """How long a batch that has its write quorum waits for the remaining slots."""
 PUT_TIMEOUT_S = 20.0
+COURTESY_TIMEOUT_S = 5.0
+"""For what is told for others' sake, when one's own work is done."""
 PATIENCE_S = 30.0
 """How long an upload or restore goes on trying while the coordinator does not answer."""
 
@@ -75,8 +77,11 @@ FETCH_SEALED_BYTES = 16 * MIB
 """Sealed bytes asked for in one round of reads."""
 FETCHES_IN_FLIGHT_MAX = 2
 READ_TIMEOUT_S = 8.0
-READ_AGAIN_AFTER_S = (0.5, 1.5, 3.0)
-"""Pauses before nodes are asked again that did not answer, where a chunk cannot be had without them."""
+READ_AGAIN_PAUSE_S = 0.5
+READ_AGAIN_WITHIN_S = 5.0
+"""Nodes that did not give their shards are asked again and again for so long, where a chunk needs them."""
+READ_AGAIN_REST_S = 60.0
+"""Where that was in vain, nobody is waited for again for so long."""
 HEDGE_LAG_S_MIN = 0.05
 HEDGE_PART = 0.1
 """At most this part of the reads are made because others lag."""

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
-from holdfast.client.limits import PATIENCE_S
+from holdfast.client.limits import COURTESY_TIMEOUT_S, PATIENCE_S
 from holdfast.protocol.address import Address
 from holdfast.protocol.charter import Charter, cluster_id, open_charter
 from holdfast.protocol.clock import SYSTEM, Source
@@ -147,8 +147,8 @@ class Link:
                         continue
                 except (Refused, Rollback) as other:
                     refusal = other
-                except Unreachable:
-                    pass
+                except HoldfastError:
+                    pass  # who answers could not be found out: what was refused is what is known
                 if unknown is not None:
                     # It says nothing of the try whose answer was lost.
                     raise unknown from refusal
@@ -274,7 +274,7 @@ class Link:
             answer=upload_messages.Done,
             signer=self.signer,
             receiver=self.charter.coordinator,
-            timeout_s=5.0,
+            timeout_s=COURTESY_TIMEOUT_S,
         )
 
     async def locate(self, chunks: Sequence[ChunkId]) -> upload_messages.Located:
@@ -286,9 +286,16 @@ class Link:
         return answer
 
     async def report(self, entries: Sequence[upload_messages.ReportEntry]) -> None:
-        """Wrong or absent shards met while reading."""
-        await self._call(
-            "POST", "/v1/reports", upload_messages.Report(entries=list(entries)), upload_messages.Done
+        """Wrong or absent shards met while reading: once, whoever reads does not wait for long."""
+        await self.transport.call(
+            "POST",
+            self.address.url,
+            "/v1/reports",
+            upload_messages.Report(entries=list(entries)),
+            answer=upload_messages.Done,
+            signer=self.signer,
+            receiver=self.charter.coordinator,
+            timeout_s=COURTESY_TIMEOUT_S,
         )
 
     # Heads

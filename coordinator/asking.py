@@ -75,7 +75,14 @@ async def _ask(
         info = await transport.call("GET", address.url, "/v1/cluster", answer=ClusterInfo, reads=True)
         charter = open_charter(info.root_key, info.charter, address.cluster)
         told = await transport.call(
-            method, address.url, target, message, answer=answer, signer=signer, receiver=charter.coordinator
+            method,
+            address.url,
+            target,
+            message,
+            answer=answer,
+            signer=signer,
+            receiver=charter.coordinator,
+            reads=method == "GET",
         )
     return told, address
 

@@ -135,7 +135,7 @@ def rebuild(kit: Path, folder: Path, nodes: tuple[str, ...], nodes_file: Path | 
     if made.unplaced:
         output.say(
             f"{human_count(made.unplaced, 'shard')} cannot be read with these nodes: a node is missing that "
-            f"they do not know of. Empty {folder} and rebuild with --node for each of the nodes; or let a "
+            "they do not know of. Rebuild into another folder with --node for each of the nodes; or let a "
             "new node join, and what lacks is made anew. The shards stay where they are."
         )
     output.say("Start it with 'holdfast coordinator run'. Unused invites and tokens are void.")

@@ -72,6 +72,10 @@ class Live:
     def __post_init__(self) -> None:
         self.started_ms = self.source.now_ms()
 
+    def begin(self) -> None:
+        """From now on it is served: what nodes have to be heard of by counts from here."""
+        self.started_s, self.started_ms = self.source.monotonic(), self.source.now_ms()
+
     def steady_ms(self) -> int:
         """Wall time at the start plus what has passed since: no jump of the wall clock reaches it."""
         return self.started_ms + int(1000 * (self.source.monotonic() - self.started_s))

@@ -126,6 +126,7 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
     advertised = parse_url(settings.advertise) if settings.advertise else None
     server = Server(make_routes(desk), listen, desk.source, connections_max=take_descriptors())
     bound = await server.start()
+    desk.live.begin()  # it may have waited for its port
     address = Address(advertised or f"http://{bound}", identity.cluster)
     desk.reigning.url = address.url
     tending = [asyncio.create_task(_forever(task, desk)) for task in TASKS]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
+import structlog
 from aiohttp import web
 
 from holdfast.protocol.address import is_loopback
@@ -27,7 +28,9 @@ from holdfast.protocol.limits import (
     PORT_LOOK_S,
     SERVER_STOPS_WITHIN_S,
 )
-from holdfast.protocol.ports import ports_of_environment, ports_to_try
+from holdfast.protocol.ports import PORTS_VARIABLE, ports_of_environment, ports_to_try
+
+_log = structlog.get_logger()
 
 __all__ = ["ListenAddress", "Server", "heed_signals", "until_stopped_or_failed"]
 
@@ -104,44 +107,67 @@ class Server:
 
     async def start(self) -> ListenAddress:
         """Listen; gives the address with the port that was free."""
+        others = list(ports_to_try(self._source, given=ports_of_environment()))
         await self._runner.setup()
         try:
-            self._listening = await self._listen()
+            self._listening = await self._listen(others)
         except OSError as error:
             await self._runner.cleanup()
             raise HoldfastError(
-                f"cannot listen on {self._address}",
-                why=error.strerror or str(error),
-                do="Another process has that port, or had it less than a minute ago;"
-                " stop it or choose another with --listen.",
+                f"cannot listen on {self._address}", why=error.strerror or str(error), do=self._advice(error)
             ) from error
         bound = self._listening.sockets[0].getsockname()
         return ListenAddress(str(bound[0]), int(bound[1]))
 
-    async def _listen(self) -> asyncio.Server:
-        """At the port given, waiting for it a little while; or at one that is free.
+    def _advice(self, error: OSError) -> str:
+        given = ports_of_environment()
+        if given and not self._address.port:
+            return f"Set {PORTS_VARIABLE} to ports that are free (it is {given}), or unset it."
+        if error.errno == errno.EADDRINUSE:
+            return (
+                "Another process has that port, or had it less than a minute ago; stop it or choose another "
+                "with --listen."
+            )
+        return "Choose another address with --listen."
 
-        Whoever had it may be about to end: the process before this one, or somebody who took it meanwhile.
-        """
-        loop, host, given = asyncio.get_running_loop(), self._address.host, self._address.port
-        others = ports_to_try(self._source, given=ports_of_environment())
-        ports = chain([given] if given else [], others if self._or_any or not given else [])
-        port, until_s = next(ports), loop.time() + PORT_AWAITED_S
-        while True:
+    async def _listen(self, others: Sequence[int]) -> asyncio.Server:
+        """At the port given, or at one of the others where it may be any."""
+        given, refused = self._address.port, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        if given:
             try:
-                return await loop.create_server(self._fronts, host, port, backlog=512)
+                return await self._bind(given)
             except OSError as error:
-                # A drawn one may also be one that nobody may have here.
-                passed_over = (errno.EADDRINUSE,) if port == given else (errno.EADDRINUSE, errno.EACCES)
-                if error.errno not in passed_over:
+                if error.errno != errno.EADDRINUSE:
                     raise
-                following = next(ports, None)
-                if following is not None:
-                    port = following
-                elif port == given and loop.time() < until_s:
-                    await asyncio.sleep(PORT_LOOK_S)
-                else:
+                refused = error
+        for port in others if self._or_any or not given else ():
+            try:
+                return await self._bind(port)
+            except OSError as error:
+                # One that was drawn may also be one that nobody may have here.
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                     raise
+                refused = refused if given else error
+        return await self._bind_in_time(given, refused)
+
+    async def _bind_in_time(self, port: int, refused: OSError) -> asyncio.Server:
+        """Whoever has the port may be about to end: the process before this one, or who took it meanwhile."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + PORT_AWAITED_S
+        if port:
+            _log.warning("somebody else has this port: waiting for it", address=str(self._address))
+        while port and loop.time() < until_s:
+            await asyncio.sleep(PORT_LOOK_S)
+            try:
+                return await self._bind(port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+        raise refused
+
+    async def _bind(self, port: int) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(self._fronts, self._address.host, port, backlog=512)
 
     async def stop(self) -> None:
         """Stop listening, let requests under way end (5 s), close."""

@@ -6,9 +6,10 @@ typed errors. What a failure means is decided here, once:
 - the connection could not be made: :class:`Unreachable`, nothing happened;
 - the request went out and no answer came: :class:`OutcomeUnknown`, unless the
   call only reads (``reads=True``), then :class:`Unreachable`;
-- an answer came that nobody can read, or that says only that something broke (5xx):
-  :class:`OutcomeUnknown` as well, for it may have happened before; of a call that only reads
-  what it says is told;
+- what came cannot be read, or says only that something broke (5xx): of a call that changes
+  something :class:`OutcomeUnknown` as well, for it may have happened before. Of one that only
+  reads: :class:`Unreachable` where somebody else answered (a proxy whose server is away), else
+  what is wrong with the answer. (:meth:`Transport.send` leaves a 2xx answer's body to its caller.)
 - the other side answered with a refusal: that very error;
 - StaleRequest: signed again once with the receiver's time (clocks may differ).
 
@@ -257,7 +258,12 @@ class Transport:
         self.bytes_received += len(answer.body)
         if answer.status < 300:
             return answer.body
-        refusal = _refusal(answer, url)
+        refusal = _refusal(answer)
+        if refusal is None:
+            why = f"it says HTTP status {answer.status} and nothing else"
+            if answer.status >= 500:
+                raise _no_answer(url, target, why, reads)
+            raise HoldfastError(f"{url} does not answer as this cluster's servers do", why=why)
         if answer.status >= 500 and refusal.code == HoldfastError.code and not reads:
             raise _no_answer(url, target, refusal.what, reads) from refusal
         raise refusal
@@ -332,9 +338,10 @@ def _unreadable(url: str, target: str, why: str, reads: bool) -> HoldfastError:
     return _no_answer(url, target, f"it came, and cannot be read: {why}", reads)
 
 
-def _refusal(answer: Answer, url: str) -> HoldfastError:
+def _refusal(answer: Answer) -> HoldfastError | None:
+    """What was told; None: nothing that one of ours would tell."""
     try:
         told = decode(answer.body, Refusal)
     except BadRequest:
-        return HoldfastError(f"{url} answered with HTTP status {answer.status} and no explanation")
+        return None
     return error_from_wire(told.error, told.what, told.why, told.do, dict(told.details))

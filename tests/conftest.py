@@ -22,16 +22,21 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
-def _ports_of(worker: int, workers: int) -> str:
-    """One worker's part of the ports that the kernel gives to no connection; "" where there are too few."""
+def _ports_of(worker: str, workers: int) -> str:
+    """One worker's part of the ports that the kernel gives to no connection; "" where there are too few.
+
+    A worker that takes the place of one that died has a number above the others'.
+    """
     told = Path("/proc/sys/net/ipv4/ip_local_port_range")
     below = [port for port in lasting_ports(told.read_text() if told.exists() else "") if port < 32_000]
-    each = len(below) // workers
-    if each < 1000 or below[-1] - below[0] + 1 != len(below):
+    each, number = len(below) // workers, worker.removeprefix("gw")
+    if not number.isdecimal() or each < 1000 or below[-1] - below[0] + 1 != len(below):
         return ""
-    return f"{below[worker * each]}-{below[(worker + 1) * each - 1]}"
+    first = int(number) % workers * each
+    return f"{below[first]}-{below[first + each - 1]}"
 
 
-_worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-if given := _ports_of(int(_worker), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))):
-    os.environ[PORTS_VARIABLE] = given
+if given := _ports_of(
+    os.environ.get("PYTEST_XDIST_WORKER", "gw0"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+):
+    os.environ.setdefault(PORTS_VARIABLE, given)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from holdfast.cluster import LocalCluster
-from holdfast.cluster.processes import wait_until
+from holdfast.cluster.processes import clean_environment, wait_until
 from holdfast.protocol import failpoints
 
 COMMAND = [sys.executable, "-m", "holdfast.client.console"]
@@ -33,7 +33,7 @@ class Person:
     before: list[str] = field(default_factory=list)
 
     def env(self, **more: str | None) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+        kept = clean_environment()
         made = {**kept, **self.environment, "HOLDFAST_HOME": str(self.home), **more}
         return {name: value for name, value in made.items() if value is not None}
 

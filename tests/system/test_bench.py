@@ -15,7 +15,7 @@ from holdfast.cluster import LocalCluster
 from holdfast.cluster.benchmark.clients_curve import measure_clients
 from holdfast.cluster.benchmark.curves import size_curve
 from holdfast.cluster.benchmark.holdfast_subject import HoldfastSubject
-from holdfast.cluster.processes import wait_until
+from holdfast.cluster.processes import clean_environment, wait_until
 
 
 @pytest.mark.timeout(300)
@@ -25,7 +25,7 @@ def test_a_run_measures_every_phase_writes_its_page_and_leaves_nothing(tmp_path:
     command = [sys.executable, "-m", "holdfast.client.console", "bench", "--json", "--rounds", "1"]
     done = subprocess.run(
         [*command, "--corpora", "small", "--peers", "none", "--html", str(page), "--dir", str(place)],
-        env={name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
+        env=clean_environment(),
         capture_output=True,
         text=True,
         timeout=280,

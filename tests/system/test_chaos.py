@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from holdfast.cluster.chaos.history import FaultBegan, RunEnded, Sampled, read_h
 from holdfast.cluster.chaos.run import run_scenario
 from holdfast.cluster.chaos.scenario import load_builtin, parse_scenario, to_toml
 from holdfast.cluster.chaos.small_disks import why_unavailable as why_no_disks
-from holdfast.cluster.processes import wait_until
+from holdfast.cluster.processes import clean_environment, wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -71,7 +70,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 def environment(tmp_path: Path) -> dict[str, str]:
     """Notes of runs go to a place of this test's own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    kept = clean_environment()
     return {**kept, "XDG_STATE_HOME": str(tmp_path / "state")}
 
 

@@ -16,14 +16,14 @@ import pytest
 
 from holdfast.client import Client
 from holdfast.cluster import LocalCluster
-from holdfast.cluster.processes import wait_until
+from holdfast.cluster.processes import clean_environment, wait_until
 from holdfast.protocol.errors import BadRequest, HoldfastError, NotFound, Unreachable, WrongDirectory
 
 COMMAND = [sys.executable, "-m", "holdfast.client.console"]
 
 
 def holdfast(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    kept = clean_environment()
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         env={**kept, **environment},

@@ -17,6 +17,7 @@ import click
 import pytest
 
 from holdfast.cluster import LocalCluster
+from holdfast.cluster.processes import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -87,7 +88,7 @@ def test_the_first_ten_minutes_run_as_written(tmp_path: Path) -> None:
     bin_.mkdir()
     (bin_ / "holdfast").write_text(f'#!/bin/sh\nexec {sys.executable} -m holdfast.client.console "$@"\n')
     (bin_ / "holdfast").chmod(0o755)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "XDG_"))}
+    kept = {name: value for name, value in clean_environment().items() if not name.startswith("XDG_")}
     environment = {**kept, "HOME": str(home), "PATH": f"{bin_}:{os.environ['PATH']}"}
     try:
         done = subprocess.run(

@@ -24,7 +24,7 @@ from holdfast.client import Client
 from holdfast.cluster.chaos.disks import flip_values, wipe
 from holdfast.cluster.chaos.sampling import Sampler
 from holdfast.cluster.chaos.wiring import COORDINATOR, ChaosCluster
-from holdfast.cluster.processes import Member, wait_until
+from holdfast.cluster.processes import Member, clean_environment, wait_until
 from holdfast.coordinator.asking import compact_node, scrub_node, set_standing
 from holdfast.node.store_lmdb_looking import look_at_store
 from holdfast.protocol.errors import HoldfastError, Unreachable
@@ -64,7 +64,7 @@ class Household:
 
     def command(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Run ``holdfast`` as a process of its own, whose steps are armed as client-1's are."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+        kept = clean_environment()
         return subprocess.Popen(
             [sys.executable, "-m", "holdfast.client.console", *arguments],
             env={**kept, **self.environment},

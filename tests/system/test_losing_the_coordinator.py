@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast.cluster import LocalCluster
-from holdfast.cluster.processes import wait_until
+from holdfast.cluster.processes import clean_environment, wait_until
 from holdfast.protocol.failpoints import VARIABLE
 
 Same = Callable[[Path, Path], None]
@@ -23,7 +22,7 @@ PersonAt = Callable[..., Any]
 
 def holdfast(*arguments: object, code: int = 0) -> list[dict[str, Any]]:
     """A command of the operator's, with --json; its lines."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    kept = clean_environment()
     done = subprocess.run(
         [sys.executable, "-m", "holdfast.client.console", *map(str, arguments), "--json"],
         env=kept,

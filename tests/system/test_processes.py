@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.cluster import LocalCluster
-from holdfast.cluster.processes import start_time, wait_until
+from holdfast.cluster.processes import clean_environment, start_time, wait_until
 
 COMMAND = [sys.executable, "-m", "holdfast.client.console"]
 
@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-m", "holdfast.client.console"]
 def holdfast(
     *arguments: object, code: int = 0, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    kept = clean_environment()
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         env={**kept, **(environment or {})},

@@ -110,6 +110,8 @@ def test_every_bound_is_the_code_s() -> None:
             "PORTS_MAX",
             "LASTING_PORTS_FROM",
             "LASTING_PORTS_TRIED_MAX",
+            "PORT_AWAITED_S",
+            "PORT_LOOK_S",
         ),
     }
     assert {name for name in vars(limits) if name.isupper()} == set(told) | local

@@ -10,7 +10,14 @@ import pytest
 
 from holdfast.protocol import signing
 from holdfast.protocol.clock import FixedSource
-from holdfast.protocol.errors import BadRequest, HeadMoved, HoldfastError, OutcomeUnknown, Unreachable
+from holdfast.protocol.errors import (
+    BadRequest,
+    HeadMoved,
+    HoldfastError,
+    NoRoom,
+    OutcomeUnknown,
+    Unreachable,
+)
 from holdfast.protocol.handling import Answer, Handler, Request, Routes, msgpack_answer, read_body
 from holdfast.protocol.ids import ClusterId
 from holdfast.protocol.messages.uploads import Done
@@ -77,16 +84,19 @@ async def test_an_unforeseen_error_is_not_told_in_detail_and_may_have_come_after
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "read"),
     [
-        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",  # a head that is none
-        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnone",  # a body that is no message
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\x80!",  # longer than it says
-        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\nhtml",  # a proxy's, whose server is gone
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", BadRequest),  # a head that is none
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnone", BadRequest),  # a body that is no message
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\x80!", BadRequest),  # longer than it says
+        # A proxy's, whose server is away:
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\nhtml", Unreachable),
     ],
 )
 @pytest.mark.parametrize("reads", [False, True])
-async def test_an_answer_that_cannot_be_read_says_nothing_of_a_change(answer: bytes, reads: bool) -> None:
+async def test_an_answer_that_cannot_be_read_says_nothing_of_a_change(
+    answer: bytes, read: type[HoldfastError], reads: bool
+) -> None:
     async def garble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -97,7 +107,17 @@ async def test_an_answer_that_cannot_be_read_says_nothing_of_a_change(answer: by
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(HoldfastError) as told:
             await call(f"http://127.0.0.1:{port}", transport, reads=reads)
-    assert isinstance(told.value, OutcomeUnknown) == (not reads)
+    assert type(told.value) is (read if reads else OutcomeUnknown)
+
+
+async def test_a_refusal_that_says_what_it_is_stays_that_whatever_its_status() -> None:
+    async def refuse(request: Request) -> Answer:
+        raise NoRoom("the disk is full")
+
+    async with serving(refuse) as url, Transport() as transport:
+        with pytest.raises(NoRoom):
+            await call(url, transport)
+    assert NoRoom.http_status >= 500
 
 
 async def test_a_bare_refusal_of_a_change_is_no_lost_answer() -> None:

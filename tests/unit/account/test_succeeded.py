@@ -19,7 +19,15 @@ from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.routes import make_routes
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM
-from holdfast.protocol.errors import NotFound, OutcomeUnknown, Rollback, Superseded
+from holdfast.protocol.errors import (
+    BadRequest,
+    HoldfastError,
+    NotFound,
+    OutcomeUnknown,
+    Refused,
+    Rollback,
+    Superseded,
+)
 from holdfast.protocol.ids import ChunkId
 from holdfast.protocol.messages.witness import Reign, Reigned
 from holdfast.protocol.serving import ListenAddress, Server
@@ -117,3 +125,28 @@ async def test_a_refusal_says_nothing_of_a_head_whose_answer_was_lost(
             await post(one, coordinator, "taken all the same", view=view)
         one.link.address = address
         assert await tags(one) == ["taken all the same"]
+
+
+@pytest.mark.parametrize("answers", [HoldfastError("a proxy's page"), BadRequest("no such message")])
+async def test_nor_does_one_after_which_nobody_says_who_refused(
+    answers: HoldfastError,
+    device: OpenDevice,
+    coordinator: Any,
+    transport: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first try's answer is lost, the second is refused, and who reigns cannot be found out."""
+    one, tries = await device("one"), 0
+    view = await one.head()
+
+    async def call(method: str, url: str, target: str, *rest: Any, **more: Any) -> Any:
+        nonlocal tries
+        if target == "/v1/cluster":
+            raise answers
+        tries += 1
+        raise OutcomeUnknown("the answer was lost") if tries == 1 else Refused("signed for somebody else")
+
+    monkeypatch.setattr(transport, "call", call)
+    with pytest.raises(OutcomeUnknown):
+        await post(one, coordinator, "taken, perhaps", view=view)
+    assert tries == 2

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.crash.first_start import running, start_coordinator
 
 from holdfast.coordinator.catalogue.nodes import NodeRow
 from holdfast.coordinator.health import HealthSettings, NodeState, state_of
@@ -16,6 +18,7 @@ from holdfast.protocol.clock import FixedSource
 from holdfast.protocol.errors import BadRequest
 from holdfast.protocol.ids import NodeId, PublicKey, StoreId
 from holdfast.protocol.messages.nodes import Heartbeat
+from holdfast.protocol.serving import ListenAddress, Server
 
 SETTINGS = HealthSettings(heartbeat_ms=1000, suspect_after_s=5, down_after_s=10, lost_after_s=100)
 
@@ -159,6 +162,35 @@ def test_after_a_start_nodes_count_until_they_had_time_to_report() -> None:
     assert made.is_serving(node)
     source.advance(10)
     assert not made.is_serving(node)
+
+
+def test_the_time_to_report_begins_when_nodes_can_be_heard() -> None:
+    """A coordinator may have waited for its port."""
+    source = FixedSource()
+    made = live(source)
+    source.advance(100)
+    made.begin()
+    assert made.is_serving(NodeId(bytes([2]) * 16)) and made.awaits_reports()
+    assert made.steady_ms() == source.now_ms()
+
+
+async def test_a_coordinator_begins_once_it_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    listen, begin = Server.start, Live.begin
+
+    async def listening(self: Server) -> ListenAddress:
+        bound = await listen(self)
+        happened.append("listening")
+        return bound
+
+    def begun(self: Live) -> None:
+        happened.append("begun")
+        begin(self)
+
+    monkeypatch.setattr(Server, "start", listening)
+    monkeypatch.setattr(Live, "begin", begun)
+    async with running(start_coordinator(tmp_path), tmp_path):
+        assert happened == ["listening", "begun"]
 
 
 async def test_leases_wait_for_the_nodes_after_a_start_and_no_longer_than_needed() -> None:

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.cluster.processes import clean_environment
 from holdfast.protocol import serving
 from holdfast.protocol.clock import SYSTEM, FixedSource
 from holdfast.protocol.errors import BadRequest, HoldfastError
 from holdfast.protocol.handling import Routes
-from holdfast.protocol.limits import LASTING_PORTS_FROM, LASTING_PORTS_TRIED_MAX, PORTS_MAX
+from holdfast.protocol.limits import LASTING_PORTS_FROM, LASTING_PORTS_TRIED_MAX, PORT_AWAITED_S, PORTS_MAX
 from holdfast.protocol.ports import PORTS_VARIABLE, lasting_ports, ports_to_try
 from holdfast.protocol.serving import ListenAddress, Server
 
@@ -78,6 +79,50 @@ async def test_a_server_chooses_of_the_ports_it_was_given(monkeypatch: pytest.Mo
     assert bound.port == port
 
 
+async def test_what_is_no_range_is_told_also_to_a_server_that_has_its_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(PORTS_VARIABLE, "nonsense")
+    with pytest.raises(BadRequest, match="no range of ports"):
+        await started(ListenAddress("127.0.0.1", 12_345))
+
+
+def test_whoever_starts_servers_hands_the_ports_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PORTS_VARIABLE, "20000-20999")
+    monkeypatch.setenv("HOLDFAST_HOME", "/somewhere")
+    kept = clean_environment()
+    assert kept[PORTS_VARIABLE] == "20000-20999" and "HOLDFAST_HOME" not in kept
+
+
+def test_servers_do_not_all_begin_with_the_same_of_them() -> None:
+    first = {next(ports_to_try(SYSTEM, "", "10000-29999")) for _ in range(20)}
+    assert len(first) > 10
+
+
+async def test_where_all_given_ports_are_taken_that_is_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv(PORTS_VARIABLE, f"{port}-{port}")
+        with pytest.raises(HoldfastError, match="cannot listen") as told:
+            await started(ListenAddress("127.0.0.1", 0))
+    assert f"(it is {port}-{port})" in told.value.do
+
+
+async def test_a_server_that_may_move_and_finds_nothing_else_waits_for_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as own, socket.create_server(("127.0.0.1", 0)) as other:
+        port, taken = own.getsockname()[1], other.getsockname()[1]
+        monkeypatch.setenv(PORTS_VARIABLE, f"{taken}-{taken}")
+        starting = asyncio.create_task(started(ListenAddress("127.0.0.1", port), or_any=True))
+        await asyncio.sleep(0.3)
+        assert not starting.done()
+        own.close()
+        server, bound = await starting
+        await server.stop()
+        assert bound.port == port
+
+
 @pytest.mark.skipif(not KERNEL.exists(), reason="only Linux tells its range")
 async def test_a_server_s_own_choice_is_none_of_the_kernel_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(PORTS_VARIABLE, raising=False)
@@ -105,6 +150,10 @@ async def test_a_port_that_is_about_to_be_free_is_waited_for() -> None:
     server, bound = await starting
     await server.stop()
     assert bound.port == port
+
+
+def test_a_server_waits_longer_than_one_takes_to_end() -> None:
+    assert PORT_AWAITED_S >= 3.0
 
 
 async def test_a_port_that_was_told_is_that_one_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
