@@ -204,13 +204,13 @@ class Downloader:
                 for reading in short
                 if reading not in hoped
             ]
-            for reading in hoped:
-                waited.add(reading.chunk)
-                reading.tried = {(slot, node) for slot, node in reading.tried if node not in unreachable}
+            batch = lacking + hoped
             if hoped:
+                waited.update(reading.chunk for reading in hoped)
+                for reading in batch:
+                    reading.tried = {(slot, node) for slot, node in reading.tried if node not in unreachable}
                 unreachable.clear()
                 nodes = await self._addresses(nodes)
-            batch = lacking + hoped
         return found
 
     async def _addresses(self, nodes: dict[NodeId, MapNode]) -> dict[NodeId, MapNode]:

@@ -150,6 +150,8 @@ GATHER_CALL_TIMEOUT_S = 30.0
 """One answer of a node to whoever rebuilds or restores a coordinator."""
 REIGN_RETRY_S = 5.0
 """How long a node that did not hear who reigns is left alone."""
+MAP_TOLD_MAX = 3
+"""Times in a row, to a node that keeps another one afterwards: a newer catalogue's, or one that changed."""
 TELL_SOON_S = 2.0
 """How long somebody who joins waits for the other nodes to keep the map that names it."""
 SETTLE_LOOK_S = 0.05

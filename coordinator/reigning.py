@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from holdfast.coordinator.catalogue.nodes import NodeRow, raise_epoch
+from holdfast.coordinator.catalogue.nodes import NodeRow, pass_over_epoch
 from holdfast.coordinator.limits import (
     EPOCH_AHEAD_MAX,
+    MAP_TOLD_MAX,
     NODE_CALL_TIMEOUT_S,
     REIGN_RETRY_S,
     TELL_SOON_S,
@@ -173,18 +174,22 @@ async def tell_node(desk: Desk, node: NodeId) -> None:
     """Tell one node, and note that it was told: who reigns, where, and the map as it is now.
 
     Raises:
-        HoldfastError: it does not answer, follows nobody, or keeps no map as new as this one.
+        HoldfastError: it does not answer, follows nobody, or does not keep this map.
     """
-    row, state = desk.live.nodes.get(node), _to_hear(desk, node)
+    row = desk.live.nodes.get(node)
     if row is None:
         return  # let go meanwhile
     if len(cluster_map(desk).payload) > LARGE_BODY_BYTES // 2:
         await _say(desk, row, None)  # who does not follow us yet would not take the long message
-    answer = await _say(desk, row, cluster_map(desk))
-    if await note_map(desk, node, answer.map_term, answer.map_epoch):
+    for _ in range(MAP_TOLD_MAX):
         state = _to_hear(desk, node)
         answer = await _say(desk, row, cluster_map(desk))
-    if not desk.reigning.superseded and (answer.map_term, answer.map_epoch) < (desk.identity.term, state[0]):
+        await note_map(desk, node, answer.map_term, answer.map_epoch)
+        # What it keeps is this map, or the one that somebody else of ours has told it meanwhile.
+        is_ours = answer.map_term == desk.identity.term and answer.map_epoch in (state[0], desk.live.epoch)
+        if is_ours or desk.reigning.superseded:
+            break
+    else:
         raise Refused(f"node {node.short} does not keep the cluster map")
     before = desk.reigning.told.get(node)
     if before is None or before[2] != state[2]:
@@ -205,22 +210,21 @@ async def _say(desk: Desk, row: NodeRow, listed: Signed | None) -> Reigned:
     return answer
 
 
-async def note_map(desk: Desk, node: NodeId, term: int, epoch: int) -> bool:
-    """A node keeps a map with this number. Is it one of our own term that we never gave?
+async def note_map(desk: Desk, node: NodeId, term: int, epoch: int) -> None:
+    """A node keeps a map with this number: perhaps one of our own term that we never gave.
 
-    This catalogue is an old copy, then, and its numbers would be given twice: it goes on above that one.
+    Then this catalogue is an old copy, and its numbers would be given twice: it goes on above that one.
 
     Raises:
         Refused: no catalogue can have come that far. What the node says counts for nothing.
     """
     if term != desk.identity.term or epoch <= desk.live.epoch:
-        return False
+        return
     if epoch > desk.live.epoch + EPOCH_AHEAD_MAX or not desk.live.is_trusted(node):
         raise Refused(f"node {node.short} says that it keeps a cluster map which cannot be")
-    await desk.catalogue.write(lambda c: raise_epoch(c, above=epoch))
+    await desk.catalogue.write(lambda c: pass_over_epoch(c, epoch))
     await desk.live.refresh(desk.catalogue)
     _log.warning("a node keeps a map of a newer catalogue than this one", node=node.short, epoch=epoch)
-    return True
 
 
 def _heed(desk: Desk, node: NodeId, charter: Charter) -> None:

@@ -363,7 +363,6 @@ async def _give_out(
     own, before = [each.node for each in waiting.witnesses], [each.node for each in waiting.before]
     asked = {each.node: each for each in (*waiting.before, *waiting.witnesses)}
     gone = given_up(desk, waiting.before)
-    newest_map = desk.identity.term, desk.live.epoch
     statements: dict[NodeId, Signed] = {}
     refused: set[NodeId] = set()
 
@@ -372,8 +371,8 @@ async def _give_out(
             async with asyncio.timeout(WITNESS_CALL_TIMEOUT_S):
                 for message in messages:
                     kept = await _given(desk, witness.node, message)
-                is_foreign = await note_map(desk, witness.node, kept.map_term, kept.map_epoch)
-                if is_foreign or (kept.map_term, kept.map_epoch) < newest_map:
+                await note_map(desk, witness.node, kept.map_term, kept.map_epoch)
+                if (kept.map_term, kept.map_epoch) != (desk.identity.term, desk.live.epoch):
                     await tell_node(desk, witness.node)
                     require_reign(desk)
             told = open_statement(kept.statement, desk.identity.cluster, witness)

@@ -26,6 +26,7 @@ __all__ = [
     "all_nodes",
     "epoch",
     "join_node",
+    "pass_over_epoch",
     "raise_epoch",
     "remove_node",
     "removed_among",
@@ -59,11 +60,20 @@ def epoch(connection: Connection) -> int:
     return int(connection.execute(select(meta.c.number).where(meta.c.name == "epoch")).scalar() or 0)
 
 
-def raise_epoch(connection: Connection, *, above: int = 0) -> None:
-    """Nodes or groups changed: the next map has a higher number, also than the one given."""
-    now = max(epoch(connection), above)
+def raise_epoch(connection: Connection) -> None:
+    """Nodes or groups changed: the next map has a higher number."""
+    _set_epoch(connection, epoch(connection) + 1)
+
+
+def pass_over_epoch(connection: Connection, number: int) -> None:
+    """A newer copy of this catalogue has given this number: the next map has a higher one."""
+    if epoch(connection) <= number:
+        _set_epoch(connection, number + 1)
+
+
+def _set_epoch(connection: Connection, number: int) -> None:
     connection.execute(delete(meta).where(meta.c.name == "epoch"))
-    connection.execute(insert(meta).values(name="epoch", number=now + 1))
+    connection.execute(insert(meta).values(name="epoch", number=number))
 
 
 def add_token(

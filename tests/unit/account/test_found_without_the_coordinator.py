@@ -24,6 +24,7 @@ from holdfast.coordinator.live import Live
 from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.placement import Group
 from holdfast.coordinator.reigning import cluster_map, note_map, tell_nodes
+from holdfast.node.store_lmdb_heads import HeadStore
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import OutcomeUnknown, Refused, Superseded, Unreachable
@@ -108,8 +109,9 @@ async def test_a_node_whose_heads_were_moved_away_is_told_again_before_it_counts
     assert epochs_beside_a_head(nodes, one) == {coordinator.desk.live.epoch}
 
 
+@pytest.mark.parametrize("first", ["a head", "a node that joins"])
 async def test_numbers_that_a_newer_copy_of_the_catalogue_has_given_are_not_given_again(
-    coordinator: Any, nodes: list[WitnessNode], device: OpenDevice, transport: Any
+    coordinator: Any, nodes: list[WitnessNode], device: OpenDevice, transport: Any, first: str
 ) -> None:
     """An old copy was put back in the same term: nodes would keep the map of the one before."""
     desk, one = coordinator.desk, await device("one")
@@ -120,11 +122,22 @@ async def test_numbers_that_a_newer_copy_of_the_catalogue_has_given_are_not_give
     desk.catalogue.write_now(lambda c: c.execute(update(meta).values(number=before)))
     desk.live.epoch, desk.reigning.map = before, None
     desk.reigning.told.clear()
-    joined = await join(coordinator, transport)
+    joined = await join(coordinator, transport) if first == "a node that joins" else nodes[0]
     await post(one, coordinator, "first")
     assert desk.live.epoch > before + 5
     assert epochs_beside_a_head(nodes, one) == {desk.live.epoch}
     assert all(joined.id in {known.id for known in map_of(node).nodes} for node in nodes)
+
+
+async def test_a_node_that_says_yes_and_keeps_no_map_does_not_count(
+    coordinator: Any, nodes: list[WitnessNode], device: OpenDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await device("one")
+    one.link._patience_s = 0.0
+    await groups_were_made(coordinator.desk)
+    monkeypatch.setattr(HeadStore, "keep_map", lambda *_: None)
+    with pytest.raises(OutcomeUnknown):
+        await post(one, coordinator, "first")
 
 
 async def test_a_map_number_that_cannot_be_is_not_passed_over(
@@ -140,7 +153,7 @@ async def test_a_map_number_that_cannot_be_is_not_passed_over(
     now = desk.live.epoch
     with pytest.raises(Refused, match="cannot be"):
         await note_map(desk, liar.id, desk.identity.term, now + 1)
-    assert not await note_map(desk, liar.id, desk.identity.term + 1, now + 1), "another coordinator's"
+    await note_map(desk, liar.id, desk.identity.term + 1, now + 1)  # another coordinator's
     assert desk.live.epoch == now
 
 

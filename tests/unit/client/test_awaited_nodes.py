@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.one_chunk import SEALED, A, B, C, OneChunk
+from support.few_chunks import FIRST, SEALED, SECOND, A, B, C, FewChunks
 
 from holdfast.client.awaited_nodes import AwaitedNodes
 from holdfast.client.limits import READ_AGAIN_PAUSE_S, READ_AGAIN_REST_S, READ_AGAIN_WITHIN_S
@@ -29,9 +29,9 @@ class Away:
             raise Unreachable("its connection was reset")
 
 
-def with_two_away(first: int, second: int, down: list[NodeId] | None = None) -> OneChunk:
+def with_two_away(first: int, second: int, **more: Any) -> FewChunks:
     """One shard is there, and it takes two."""
-    return OneChunk([[A], [B], [C]], set(), {A: Away(first), B: Away(second)}, down or [])
+    return FewChunks([[A], [B], [C]], {A: Away(first), B: Away(second)}, **more)
 
 
 def soon(within_s: float = 30.0, rest_s: float = 60.0) -> AwaitedNodes:
@@ -40,34 +40,34 @@ def soon(within_s: float = 30.0, rest_s: float = 60.0) -> AwaitedNodes:
 
 async def test_a_read_goes_on_when_nodes_are_back_a_moment_later() -> None:
     world = with_two_away(1, 2)
-    assert await world.fetch(world.downloader(soon())) == SEALED
+    assert await world.fetch_first(world.downloader(soon())) == SEALED[FIRST]
     assert world.asked == [A, B, C, A]
 
 
 async def test_they_are_asked_again_and_again_and_who_has_given_its_shard_is_not() -> None:
     world = with_two_away(7, 9)
-    assert await world.fetch(world.downloader(soon())) == SEALED
+    assert await world.fetch_first(world.downloader(soon())) == SEALED[FIRST]
     assert (world.asked.count(A), world.asked.count(B), world.asked.count(C)) == (8, 7, 1)
 
 
 async def test_who_stays_away_is_waited_for_once_and_not_for_every_chunk() -> None:
     world = with_two_away(1000, 1000)
     downloader = world.downloader(soon(within_s=0.1))
-    assert isinstance(await world.fetch(downloader), TooFewShards)
+    assert isinstance(await world.fetch_first(downloader), TooFewShards)
     assert 1 < world.asked.count(A) < 20
     for _ in range(3):
         world.asked.clear()
-        assert isinstance(await world.fetch(downloader), TooFewShards)
+        assert isinstance(await world.fetch_first(downloader), TooFewShards)
         assert sorted(world.asked) == [A, B, C]
 
 
 async def test_after_a_rest_somebody_is_waited_for_again() -> None:
     world = with_two_away(1000, 1000)
     downloader = world.downloader(soon(within_s=0.05, rest_s=0.05))
-    assert isinstance(await world.fetch(downloader), TooFewShards)
+    assert isinstance(await world.fetch_first(downloader), TooFewShards)
     await asyncio.sleep(0.1)
     world.waits.update({A: Away(1), B: Away(1)})
-    assert await world.fetch(downloader) == SEALED
+    assert await world.fetch_first(downloader) == SEALED[FIRST]
 
 
 async def test_who_came_is_a_reason_to_wait_for_the_next_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ async def test_who_came_is_a_reason_to_wait_for_the_next_as_long(monkeypatch: py
 
 async def test_a_read_that_had_to_wait_and_got_its_chunk_says_that_it_helped() -> None:
     world, awaited = with_two_away(2, 2), soon(within_s=60.0)
-    assert await world.fetch(world.downloader(awaited)) == SEALED
+    assert await world.fetch_first(world.downloader(awaited)) == SEALED[FIRST]
     assert awaited._until_s == float("-inf")
 
 
@@ -108,20 +108,25 @@ async def test_where_too_few_may_be_back_nobody_is_waited_for(down: list[NodeId]
     async def is_away() -> None:
         raise Unreachable("it is away")
 
-    world = with_two_away(1, 1, down)
+    world = with_two_away(1, 1, down=down)
     if down == [A, C]:
         world.waits[C] = is_away
-    told = await world.fetch(world.downloader(AwaitedNodes(pause_s=60.0)))
+    told = await world.fetch_first(world.downloader(AwaitedNodes(pause_s=60.0)))
     assert isinstance(told, TooFewShards)
     assert set(told.details["nodes"]) >= {str(A), str(B)}
 
 
-async def test_a_liar_found_out_while_nodes_are_away_loses_nothing() -> None:
-    """C lies; A and B are there when they are asked again."""
-    world = with_two_away(1, 0)
-    world.liars.add(C)
-    assert await world.fetch(world.downloader(soon())) == SEALED
-    assert world.reported == [(2, C, "wrong")]
+async def test_a_chunk_that_was_lied_about_and_one_that_waits_are_both_asked_for_again() -> None:
+    """Of the first C gives a wrong shard; for the second one A and B are waited for."""
+    world = with_two_away(0, 1, lies={(C, FIRST)}, lacks={(A, SECOND)})
+    assert await world.fetch(world.downloader(soon()), FIRST, SECOND) == SEALED
+    assert world.reported.count((2, C, "wrong")) == 1
+
+
+async def test_a_node_that_is_back_and_has_nothing_is_not_asked_again() -> None:
+    world = with_two_away(1, 1, lacks={(A, FIRST), (B, FIRST)})
+    assert isinstance(await world.fetch_first(world.downloader(soon())), TooFewShards)
+    assert world.asked == [A, B, C, A, B]
 
 
 async def test_a_node_that_serves_elsewhere_by_then_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +144,7 @@ async def test_a_node_that_serves_elsewhere_by_then_is_found(monkeypatch: pytest
 
     monkeypatch.setattr(world, "read", served_elsewhere)
     monkeypatch.setattr(world, "all_nodes", all_nodes)
-    assert await world.fetch(world.downloader(soon())) == SEALED
+    assert await world.fetch_first(world.downloader(soon())) == SEALED[FIRST]
 
 
 @pytest.mark.parametrize("how", ["hangs", "refuses"])
@@ -156,4 +161,4 @@ async def test_where_the_coordinator_does_not_say_where_they_are_they_are_asked_
     world = with_two_away(1, 1)
     monkeypatch.setattr(world, "all_nodes", answers[how])
     monkeypatch.setattr("holdfast.client.download.READ_AGAIN_PAUSE_S", 0.05)
-    assert await world.fetch(world.downloader(soon())) == SEALED
+    assert await world.fetch_first(world.downloader(soon())) == SEALED[FIRST]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.one_chunk import SEALED, A, B, C, D, OneChunk
+from support.few_chunks import FIRST, SEALED, A, B, C, D, FewChunks
 
 from holdfast.protocol.errors import Unreachable
 from holdfast.protocol.ids import NodeId
@@ -20,8 +20,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_slow_node_that_was_given_up_for_a_liar_is_asked_again() -> None:
-    slow = OneChunk([[A], [B], [C]], {C}, {A: lambda: asyncio.sleep(0.5)})
-    assert await slow.fetch() == SEALED
+    slow = FewChunks([[A], [B], [C]], {A: lambda: asyncio.sleep(0.5)}, lies={(C, FIRST)})
+    assert await slow.fetch_first() == SEALED[FIRST]
     assert slow.asked == [A, B, C, A] and slow.reported == [(2, C, "wrong")]
 
 
@@ -32,6 +32,6 @@ async def test_of_two_who_hold_a_slot_the_one_that_lies_spoils_nothing(liar: Nod
     async def is_away() -> None:
         raise Unreachable("it is away")
 
-    both = OneChunk([[A, D], [B], [C]], {liar}, {C: is_away})
+    both = FewChunks([[A, D], [B], [C]], {C: is_away}, lies={(liar, FIRST)})
     both.waits[A] = both.answered[D].wait
-    assert await both.fetch() == SEALED
+    assert await both.fetch_first() == SEALED[FIRST]
