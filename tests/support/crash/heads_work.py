@@ -14,7 +14,9 @@ from random import Random
 import lmdb
 
 from holdfast.node.store_lmdb_heads import HeadStore
-from holdfast.protocol.ids import AccountId, SnapshotId
+from holdfast.protocol.codec import encode
+from holdfast.protocol.ids import AccountId, NodeId, PublicKey, SnapshotId
+from holdfast.protocol.messages.cluster import ClusterMap, MapNode
 from holdfast.protocol.messages.witness import KeptAccount, KeptHead, KeptMap
 from holdfast.protocol.signing import Signed
 from holdfast.protocol.stripes import digest_of
@@ -30,17 +32,23 @@ def describe(store: HeadStore) -> str:
         (store.facts(account), store.heads(account, 0), store.run_from(account), store.records(account, b""))
         for account in _ACCOUNTS
     ]
-    return digest_of(repr((store.map(), kept)).encode()).hex()
+    return digest_of(repr((store.map(), store.map_kept(), kept)).encode()).hex()
 
 
 def _signed(random: Random, size: int) -> Signed:
     return Signed(random.randbytes(size), random.randbytes(64))
 
 
+def _node(random: Random) -> MapNode:
+    return MapNode(NodeId(random.randbytes(16)), PublicKey(random.randbytes(32)), "http://127.0.0.1:1", "")
+
+
 def _command(store: HeadStore, random: Random, number: int) -> Callable[[], object]:
     account = random.choice(_ACCOUNTS)
     if random.random() < 0.15:
-        return lambda: store.keep_map(KeptMap(1, _signed(random, 9_000), _signed(random, 100)))
+        listed = ClusterMap(1, 1, number, [_node(random) for _ in range(130)], [])
+        kept = KeptMap(1, Signed(encode(listed), random.randbytes(64)), _signed(random, 100))
+        return lambda: store.keep_map(kept, listed)
     facts = KeptAccount(1, _signed(random, 700), _signed(random, 100)) if random.random() < 0.3 else None
     records = [
         (SnapshotId(random.randbytes(32)), random.randbytes(random.choice([60, 900, 20_000])))
