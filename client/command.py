@@ -112,7 +112,7 @@ def backup(
         progress_bar(output, "Backing up") as bar,
         count_ahead(roots, Excluder(patterns), one_file_system, bar) as moved,
     ):
-        snapshot, wire_bytes = run(lambda: work(moved))
+        snapshot, wire_bytes = run(lambda: work(moved), transfers=True)
     show_backup(output, snapshot, clock() - started, dry_run=dry_run, wire_bytes=wire_bytes)
 
 
@@ -238,7 +238,7 @@ def restore(
             return report, client.wire_bytes
 
     with progress_bar(output, "Restoring") as bar:
-        report, wire_bytes = run(lambda: work(bar))
+        report, wire_bytes = run(lambda: work(bar), transfers=True)
     show_restore(output, report, clock() - started, target, wire_bytes=wire_bytes)
 
 
@@ -274,5 +274,5 @@ def check(
             return await client.check(chosen, read_data=read_data, sample=sample, on_progress=moved)
 
     with progress_bar(output, "Checking") as bar:
-        report = run(lambda: work(bar))
+        report = run(lambda: work(bar), transfers=True)
     show_check(output, report, clock() - started)

@@ -52,6 +52,8 @@ def _loaded(where: str) -> click.Command:
 
     with passed_over("typing_extensions"):  # Python's own typing does all of it
         import msgspec  # noqa: F401
+    with passed_over("ssl"):  # addresses here are http://; asyncio does without it where there is none
+        import asyncio  # noqa: F401
     module, _, attribute = where.partition(":")
     command: click.Command = getattr(import_module(module), attribute)
     return command

@@ -171,7 +171,7 @@ def run_command(
         repair=RepairSettings(repair_rate, repair_node_rate),
         rebalances=rebalances,
     )
-    run(lambda: run_coordinator(settings, SYSTEM))
+    run(lambda: run_coordinator(settings, SYSTEM), transfers=True)
 
 
 coordinator.add_command(backup)

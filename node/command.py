@@ -107,4 +107,4 @@ def run_command(
         replace_damaged_store=replace_damaged_store,
         pid=pid,
     )
-    run(lambda: run_node(settings, SYSTEM))
+    run(lambda: run_node(settings, SYSTEM), transfers=True)

@@ -3,7 +3,7 @@
 Data goes to stdout, progress and logs to stderr. With ``--json`` stdout carries
 JSON lines with ``message_type`` = status, summary or error. A HoldfastError
 becomes "Error: what, because why." with the next step below it, and its exit
-code; Ctrl-C is 130. The event loop (uvloop) is chosen here and nowhere else.
+code; Ctrl-C is 130. The event loop is chosen here and nowhere else.
 Everything heavy is imported when it is used: ``holdfast --help`` needs click only.
 """
 
@@ -214,16 +214,18 @@ def end_in_order() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine on uvloop; a process entry point. SIGTERM ends it as Ctrl-C does: in order.
+def run(work: Callable[[], Coroutine[Any, Any, T]], *, transfers: bool = False) -> T:
+    """Run a coroutine; a process entry point. SIGTERM ends it as Ctrl-C does: in order.
+
+    Args:
+        transfers: on uvloop, which moves much data with less work. Loading it, with TLS that is not used, is
+            a tenth of what a command takes that only asks something: that is left to asyncio's own loop.
 
     Raises:
         SystemExit: 143 after SIGTERM.
     """
     import asyncio
     import signal
-
-    import uvloop
 
     from holdfast.protocol.memory import keep_freed_memory
 
@@ -243,7 +245,10 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
         return await work()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    new_loop = asyncio.new_event_loop
+    if transfers:
+        from uvloop import new_event_loop as new_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         try:
             return runner.run(until_done())
         except asyncio.CancelledError:

@@ -245,7 +245,7 @@ def main(arguments: Sequence[str]) -> None:
 
     configure_logging(False, "warning")
     folder, canary = arguments
-    run(lambda: _serve(Path(folder), canary))
+    run(lambda: _serve(Path(folder), canary), transfers=True)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,8 @@ def test_progress_is_only_for_somebody_watching() -> None:
     assert not Output().for_person, "stderr is no terminal here"
 
 
-def test_work_runs_on_uvloop_and_its_error_comes_through() -> None:
+@pytest.mark.parametrize(("transfers", "loop"), [(True, "uvloop"), (False, "asyncio")])
+def test_what_transfers_runs_on_uvloop_and_an_error_comes_through(transfers: bool, loop: str) -> None:
     async def loop_name() -> str:
         import asyncio
 
@@ -153,9 +154,9 @@ def test_work_runs_on_uvloop_and_its_error_comes_through() -> None:
     async def fails() -> None:
         raise TooFewShards("gone")
 
-    assert run(loop_name).startswith("uvloop")
+    assert run(loop_name, transfers=transfers).startswith(loop)
     with pytest.raises(TooFewShards):
-        run(fails)
+        run(fails, transfers=transfers)
 
 
 def test_control_characters_of_others_do_not_reach_the_terminal() -> None:

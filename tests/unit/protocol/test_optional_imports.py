@@ -104,7 +104,9 @@ def test_commands_of_clients_load_no_second_typing_and_what_reads_no_erasure_ker
     monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
     loaded = loaded_by("restore", "latest", "--target", tmp_path / "out")
     assert "msgspec._core" in loaded and "holdfast.client.sdk" in loaded
-    assert "typing_extensions" not in loaded
+    assert "typing_extensions" not in loaded and "uvloop" in loaded
+    asking = loaded_by("snapshots")
+    assert "asyncio" in asking and not {"typing_extensions", "ssl", "uvloop"} & asking
     script = "import sys, holdfast.client.restore, holdfast.client.download; print(*sys.modules)"
     told = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
