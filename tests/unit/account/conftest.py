@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.devices import OpenDevice
+from support.witness_nodes import WitnessNode, joined_nodes
 
 from holdfast.client.home import Home
 from holdfast.client.joining import init_account, recover_account
@@ -137,3 +138,11 @@ async def device(coordinator: Any, transport: Any, tmp_path: Path) -> OpenDevice
         return await Session.open(home, transport=transport, source=SYSTEM)
 
     return opened
+
+
+@pytest.fixture
+async def nodes(coordinator: Any, tmp_path: Path) -> AsyncIterator[list[WitnessNode]]:
+    """Six nodes that keep heads, and were told the map once."""
+    cluster = coordinator.address.cluster
+    async with joined_nodes(coordinator.desk, cluster, tmp_path, SYSTEM, ["zone"] * 6) as made:
+        yield made

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 from support.coordinator_service import KeyNode
 from support.devices import OpenDevice, post, tags
-from support.witness_nodes import WitnessNode, beat, joined_nodes
+from support.witness_nodes import WitnessNode, beat
 
 from holdfast.client.session import Session
 from holdfast.coordinator import reigning
@@ -33,15 +31,6 @@ from holdfast.protocol.messages.cluster import ClusterMap, MapNode
 from holdfast.protocol.messages.nodes import Joined
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.stripes import digest_of
-
-
-@pytest.fixture
-async def nodes(coordinator: Any, tmp_path: Path) -> AsyncIterator[list[WitnessNode]]:
-    """Six nodes that keep heads, and were told the map once."""
-    zones = ["zone"] * 6
-    cluster = coordinator.address.cluster
-    async with joined_nodes(coordinator.desk, cluster, tmp_path, SYSTEM, zones) as made:
-        yield made
 
 
 def map_of(node: WitnessNode) -> ClusterMap:

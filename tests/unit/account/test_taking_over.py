@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import delete, select, update
 from support.devices import OpenDevice, post, tags
-from support.witness_nodes import WitnessNode, joined_nodes
+from support.witness_nodes import WitnessNode
 
 from holdfast.coordinator.catalogue import schema
 from holdfast.coordinator.catalogue.accounts import account_row
@@ -24,15 +22,6 @@ from holdfast.protocol.accounts import DeviceList
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.messages.witness import AccountFacts
-
-
-@pytest.fixture
-async def nodes(coordinator: Any, tmp_path: Path) -> AsyncIterator[list[WitnessNode]]:
-    """Six nodes that keep heads."""
-    zones = ["zone"] * 6
-    cluster = coordinator.address.cluster
-    async with joined_nodes(coordinator.desk, cluster, tmp_path, SYSTEM, zones) as made:
-        yield made
 
 
 def new_reign(coordinator: Any, folder: Path) -> None:

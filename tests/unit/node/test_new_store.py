@@ -138,49 +138,42 @@ async def test_a_store_that_was_known_takes_shards_while_the_coordinator_is_away
         assert (await device.put(stripes(1))).store == StoreId.from_hex(cluster.noted["store"])
 
 
-async def test_a_report_that_tells_of_trouble_says_nothing_of_the_store(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("change", "is_seen"),
+    [
+        # The coordinator takes it, and does not look at its store: that is as unknown as before.
+        (
+            {"trouble": "a commit failed; reopening the store"},
+            lambda node: node.trouble.startswith("a commit failed"),
+        ),
+        # It was on its way when the store was replaced.
+        ({"store": StoreId(b"s" * 16)}, lambda node: node.state == "up"),
+    ],
+    ids=["of-trouble", "of-another-store"],
+)
+async def test_a_report_that_says_nothing_of_the_store_leaves_it_closed(
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    is_seen: Callable[[NodeStatus], bool],
 ) -> None:
-    """The coordinator takes it, and does not look at its store: that is as unknown as before."""
-    before, report, is_troubled = cluster.noted, _Node._report, True
+    before, report, is_so = cluster.noted, _Node._report, True
 
     def reported(self: Any, *rest: Any) -> Heartbeat:
         made = report(self, *rest)
-        return replace(made, trouble="a commit failed; reopening the store") if is_troubled else made
+        return replace(made, **change) if is_so else made
 
     monkeypatch.setattr(_Node, "_report", reported)
     shutil.rmtree(cluster.folder / "store")
     async with cluster.reigned(), cluster.noded() as device:
-        await cluster.until(lambda node: node.trouble.startswith("a commit failed"))
+        await cluster.until(is_seen)
         for _ in range(3):
             with pytest.raises(StoreFailed, match="takes no shards yet"):
                 await device.put(stripes(1))
         assert cluster.noted == before
-        is_troubled = False
+        is_so = False
         await _put_when_taken(device)
         await cluster.until(lambda node: node.shards == 1)
-
-
-async def test_a_report_of_another_store_says_nothing_of_this_one(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was on its way when the store was replaced."""
-    before, report, is_late = cluster.noted, _Node._report, True
-
-    def reported(self: Any, *rest: Any) -> Heartbeat:
-        made = report(self, *rest)
-        return replace(made, store=StoreId(b"s" * 16)) if is_late else made
-
-    monkeypatch.setattr(_Node, "_report", reported)
-    shutil.rmtree(cluster.folder / "store")
-    async with cluster.reigned(), cluster.noded() as device:
-        await cluster.until(lambda node: node.state == "up")
-        for _ in range(3):
-            with pytest.raises(StoreFailed, match="takes no shards yet"):
-                await device.put(stripes(1))
-        assert cluster.noted == before
-        is_late = False
-        await _put_when_taken(device)
 
 
 async def test_a_new_store_that_cannot_be_noted_stays_closed_until_it_can(
