@@ -34,7 +34,16 @@ from holdfast.protocol.directory import Lock, write_json
 from holdfast.protocol.errors import Conflict, HoldfastError, Locked
 from holdfast.protocol.ports import PORTS_VARIABLE
 
-__all__ = ["Member", "ProcessState", "boot_id", "clean_environment", "end_strays", "start_time", "wait_until"]
+__all__ = [
+    "Member",
+    "ProcessState",
+    "boot_id",
+    "clean_environment",
+    "end_strays",
+    "last_words",
+    "start_time",
+    "wait_until",
+]
 
 _TELLING = 4
 """How many arguments say which folder is served: ``node run --dir FOLDER``."""
@@ -297,9 +306,9 @@ class Member:
         told = self.ready()
         if told is None:
             gone = self.pid() is None
+            why, do = last_words(self.tail())
             raise HoldfastError(
-                f"{self.name} {'ended' if gone else 'did not get ready'} (see {self.log})",
-                why=self.tail() or "it wrote no log",
+                f"{self.name} {'ended' if gone else 'did not get ready'} (see {self.log})", why=why, do=do
             )
         return told
 
@@ -377,6 +386,17 @@ class Member:
         """SIGCONT."""
         if self.signal(signal.SIGCONT):
             wait_until(lambda: self.state() != "paused", KILL_WITHIN_S)
+
+
+def last_words(log: str) -> tuple[str, str]:
+    """Why a process ended, and what to do, where its log ends with an error of ours; else all of the log."""
+    lines = log.splitlines()
+    for at, line in enumerate(lines[-2:], max(0, len(lines) - 2)):
+        if line.startswith("Error: "):
+            following = lines[at + 1 :]
+            is_next = bool(following) and following[0].startswith("  Next: ")
+            return line.removeprefix("Error: "), following[0].removeprefix("  Next: ") if is_next else ""
+    return log or "it wrote no log", ""
 
 
 def clean_environment() -> dict[str, str]:
