@@ -48,12 +48,16 @@ class AwaitedNodes:
         """Is it worth asking again, that did not answer?"""
         return node not in self._down
 
-    async def wait(self) -> bool:
-        """Wait a moment before they are asked again; False: that has been in vain for long enough."""
+    async def wait(self, since_s: float) -> bool:
+        """Wait a moment before they are asked again; False: that has been in vain for long enough.
+
+        Args:
+            since_s: when whoever asks had to wait first, on the steady clock: nobody waits for longer.
+        """
         now_s = self._source.monotonic()
         if now_s >= self._until_s + self._rest_s:
             self._until_s = now_s + self._within_s
-        if now_s >= self._until_s:
+        if now_s >= min(self._until_s, since_s + self._within_s):
             return False
         await asyncio.sleep(self._pause_s)
         return True

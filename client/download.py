@@ -149,12 +149,12 @@ class Downloader:
             if tasks:
                 await asyncio.wait(set(tasks))
             done.put_nowait(None)
-        except asyncio.CancelledError:
+        except BaseException as error:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            raise
-        except Exception as error:
+            if not isinstance(error, Exception):
+                raise
             done.put_nowait(error)
 
     async def _load_map(self) -> None:
@@ -183,6 +183,7 @@ class Downloader:
         unreachable: dict[NodeId, HoldfastError] = {}
         found: list[tuple[ChunkId, Sealed | HoldfastError]] = []
         waited: set[ChunkId] = set()
+        since_s: float | None = None
         while batch:
             await self._gather(batch, group, nodes, unreachable)
             lacking, short = [], []
@@ -197,7 +198,9 @@ class Downloader:
                 else:
                     short.append(reading)
             hoped = [reading for reading in short if self._may_be_had(reading, group, unreachable)]
-            if not (hoped and await self._awaited.wait()):
+            if hoped and since_s is None:
+                since_s = self._source.monotonic()
+            if since_s is None or not (hoped and await self._awaited.wait(since_s)):
                 hoped = []
             found += [
                 (reading.chunk, too_few(reading, group, nodes, unreachable))
@@ -230,7 +233,7 @@ class Downloader:
             and any(node in unreachable and self._awaited.may_be_back(node) for node in holders)
             for slot, holders in enumerate(group.holders)
         )
-        return reading.good_count + hoped >= reading.profile.k
+        return hoped > 0 and reading.integrity is None and reading.good_count + hoped >= reading.profile.k
 
     def _note_lies(self, reading: Reading) -> bool:
         """Were shards found wrong that had been taken unproven? From now on none is."""

@@ -43,7 +43,7 @@ from holdfast.protocol.stripes import ShardRecord
 from holdfast.protocol.transport import Transport
 from holdfast.protocol.witnessing import open_facts
 
-__all__ = ["Kept", "find_node", "highest_reign", "read_kept", "read_stripes", "read_sums"]
+__all__ = ["Kept", "find_node", "highest_reign", "open_kept_map", "read_kept", "read_stripes", "read_sums"]
 
 T = TypeVar("T")
 _log = structlog.get_logger()
@@ -143,7 +143,7 @@ async def read_kept(calls: NodeCalls, node: NodeRow, root: PublicKey, cluster: C
             timeout_s=GATHER_CALL_TIMEOUT_S,
         )
         if page.map is not None:
-            opened = _proven(lambda m=page.map: _open_map(m, root, cluster))  # type: ignore[misc]
+            opened = _proven(lambda m=page.map: open_kept_map(m, root, cluster))  # type: ignore[misc]
             if opened is not None:
                 kept.take_map(opened)
         if not page.accounts:
@@ -164,7 +164,8 @@ def _charter(signed: Signed, root: PublicKey, cluster: ClusterId) -> Charter:
     return open_charter(root, signed, cluster)
 
 
-def _open_map(kept: KeptMap, root: PublicKey, cluster: ClusterId) -> ClusterMap:
+def open_kept_map(kept: KeptMap, root: PublicKey, cluster: ClusterId) -> ClusterMap:
+    """A map that a node keeps, proven by the coordinator of its term. Raises Refused, BadRequest."""
     charter = open_charter(root, kept.charter, cluster)
     opened = open_map(kept.map, cluster, charter.coordinator)
     if opened.term != charter.term:

@@ -113,8 +113,6 @@ PULSE_EVERY_S = 15.0
 PULSE_AHEAD_MAX = 1 << 32
 """A node may have heard of a pulse so far above the catalogue's: two thousand years of it. A node that makes
 up a larger one must not use the numbers up for all."""
-EPOCH_AHEAD_MAX = 1 << 32
-"""The same of the numbers of cluster maps."""
 COMPARE_PAUSE_S = 1.0
 COMPARE_EVERY_S_DEFAULT = 24 * 3600.0
 COMPARE_AGAIN_S = 15.0
@@ -152,6 +150,8 @@ REIGN_RETRY_S = 5.0
 """How long a node that did not hear who reigns is left alone."""
 MAP_TOLD_MAX = 3
 """Times in a row, to a node that keeps another one afterwards: a newer catalogue's, or one that changed."""
+MAPS_REMEMBERED_MAX = 4096
+"""Digests of cluster maps that this process has signed, or taken over."""
 TELL_SOON_S = 2.0
 """How long somebody who joins waits for the other nodes to keep the map that names it."""
 SETTLE_LOOK_S = 0.05

@@ -2,6 +2,9 @@
 
 A node that has met a higher term answers with that term's charter. It is signed by the cluster's root,
 so a node cannot make it up: from then on this coordinator serves reads only, and says so.
+
+Nodes say which map they keep. One that was not signed here is read before it gives way to ours: this
+catalogue may be a copy that somebody put back, and nodes that joined since are in that map alone.
 """
 
 from __future__ import annotations
@@ -9,13 +12,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import structlog
 
-from holdfast.coordinator.catalogue.nodes import NodeRow, pass_over_epoch
+from holdfast.coordinator.catalogue.adopted import adopt_map
+from holdfast.coordinator.catalogue.nodes import NodeRow
+from holdfast.coordinator.gathering import open_kept_map
 from holdfast.coordinator.limits import (
-    EPOCH_AHEAD_MAX,
     MAP_TOLD_MAX,
+    MAPS_REMEMBERED_MAX,
     NODE_CALL_TIMEOUT_S,
     REIGN_RETRY_S,
     TELL_SOON_S,
@@ -28,8 +34,9 @@ from holdfast.protocol.errors import HoldfastError, Refused, Superseded
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import LARGE_BODY_BYTES
 from holdfast.protocol.messages.cluster import ClusterMap, MapGroup, MapNode
-from holdfast.protocol.messages.witness import Reign, Reigned
+from holdfast.protocol.messages.witness import AccountsKept, ReadAccounts, Reign, Reigned
 from holdfast.protocol.signing import Signed, sign
+from holdfast.protocol.stripes import digest_of
 
 if TYPE_CHECKING:
     from holdfast.coordinator.service.desk import Desk
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Reigning",
     "cluster_map",
-    "note_map",
+    "newest_map",
     "reign_said",
     "require_reign",
     "tell_node",
@@ -58,6 +65,9 @@ class Reigning:
         told: what each node heard last: epoch, URL, the start of its process, and whether it reported then.
         retry_s: when a node that did not answer is told again.
         map: the signed map by its epoch.
+        digest: of the map's payload. known_maps: of all that were signed here, or taken over.
+        first_epoch: of the catalogue when this process began: older maps hold nothing that it does not know.
+        turns: one tells a node at a time.
         telling: the round in which all nodes are told, where somebody waits for it.
     """
 
@@ -66,7 +76,20 @@ class Reigning:
     told: dict[NodeId, tuple[int, str, bytes, bool]] = field(default_factory=dict)
     retry_s: dict[NodeId, float] = field(default_factory=dict)
     map: tuple[int, Signed] | None = None
+    digest: bytes = b""
+    known_maps: dict[bytes, None] = field(default_factory=dict)
+    first_epoch: int = 0
+    turns: WeakValueDictionary[NodeId, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     telling: asyncio.Task[None] | None = None
+
+    def remember(self, payload: bytes) -> bytes:
+        """A map that was signed here, or whose nodes are known by now; gives its digest."""
+        digest = bytes(digest_of(payload))
+        self.known_maps.pop(digest, None)
+        self.known_maps[digest] = None
+        while len(self.known_maps) > MAPS_REMEMBERED_MAX:
+            del self.known_maps[next(iter(self.known_maps))]
+        return digest
 
 
 def require_reign(desk: Desk) -> None:
@@ -107,7 +130,14 @@ def cluster_map(desk: Desk) -> Signed:
         )
         signature = sign(identity.key, "map", identity.cluster, payload)
         desk.reigning.map = (live.epoch, Signed(payload, signature))
+        desk.reigning.digest = desk.reigning.remember(payload)
     return desk.reigning.map[1]
+
+
+def newest_map(desk: Desk) -> bytes:
+    """The digest by which a node says that it keeps the map as it is now."""
+    cluster_map(desk)
+    return desk.reigning.digest
 
 
 async def tell_nodes(desk: Desk, *, is_patient: bool = True) -> None:
@@ -176,27 +206,55 @@ async def tell_node(desk: Desk, node: NodeId) -> None:
     Raises:
         HoldfastError: it does not answer, follows nobody, or does not keep this map.
     """
-    row = desk.live.nodes.get(node)
-    if row is None:
-        return  # let go meanwhile
-    if len(cluster_map(desk).payload) > LARGE_BODY_BYTES // 2:
-        await _say(desk, row, None)  # who does not follow us yet would not take the long message
-    for _ in range(MAP_TOLD_MAX):
-        state = _to_hear(desk, node)
-        answer = await _say(desk, row, cluster_map(desk))
-        await note_map(desk, node, answer.map_term, answer.map_epoch)
-        # What it keeps is this map, or the one that somebody else of ours has told it meanwhile.
-        is_ours = answer.map_term == desk.identity.term and answer.map_epoch in (state[0], desk.live.epoch)
-        if is_ours or desk.reigning.superseded:
-            break
-    else:
-        raise Refused(f"node {node.short} does not keep the cluster map")
-    before = desk.reigning.told.get(node)
-    if before is None or before[2] != state[2]:
-        look_s = desk.source.monotonic() + WITNESSES_LOOK_SOON_S
-        desk.witnessing.look_s = min(desk.witnessing.look_s, look_s)
-    desk.reigning.told[node] = state
-    desk.reigning.retry_s.pop(node, None)
+    reigning, before = desk.reigning, desk.reigning.told.get(node)
+    async with reigning.turns.setdefault(node, asyncio.Lock()):
+        row, state, told = desk.live.nodes.get(node), _to_hear(desk, node), reigning.told.get(node)
+        if row is None or (told is not before and told == state):
+            return  # let go, or somebody else has told it meanwhile
+        newest_map(desk)  # that one is no news
+        if told is None or told[2] != state[2] or len(cluster_map(desk).payload) > LARGE_BODY_BYTES // 2:
+            # Who does not follow us yet would not take a long message; and what it keeps may be news.
+            await _take_over(desk, row, (await _say(desk, row, None)).map)
+        for _ in range(MAP_TOLD_MAX):
+            state, digest = _to_hear(desk, node), newest_map(desk)
+            answer = await _say(desk, row, cluster_map(desk))
+            if answer.map == digest or reigning.superseded:
+                break
+            await _take_over(desk, row, answer.map)
+        else:
+            raise Refused(f"node {node.short} does not keep the cluster map")
+        if told is None or told[2] != state[2]:
+            look_s = desk.source.monotonic() + WITNESSES_LOOK_SOON_S
+            desk.witnessing.look_s = min(desk.witnessing.look_s, look_s)
+        reigning.told[node] = state
+        reigning.retry_s.pop(node, None)
+
+
+async def _take_over(desk: Desk, row: NodeRow, digest: bytes) -> None:
+    """Before a node gets another map: what is in the one that it keeps, where that was not signed here.
+
+    It may be of a newer catalogue, of which this one is a copy that somebody put back: of nodes that joined
+    since nobody else may tell. Numbers that one gave are not given again.
+
+    Raises:
+        HoldfastError: it does not tell, or what it tells does not prove itself.
+    """
+    reigning, identity = desk.reigning, desk.identity
+    if not digest or digest in reigning.known_maps or reigning.superseded:
+        return
+    page = await desk.calls.ask(
+        row, "POST", "/v1/kept/accounts", ReadAccounts(after=b""), AccountsKept, timeout_s=NODE_CALL_TIMEOUT_S
+    )
+    if page.map is None:
+        return
+    opened = open_kept_map(page.map, identity.root, identity.cluster)
+    if opened.epoch >= reigning.first_epoch:
+        now_ms = desk.source.now_ms()
+        joined = await desk.catalogue.write(lambda c: adopt_map(c, opened, now_ms))
+        await desk.live.refresh(desk.catalogue)
+        if joined:
+            _log.warning("nodes that joined since the catalogue was copied were taken in", count=joined)
+    reigning.remember(page.map.map.payload)
 
 
 async def _say(desk: Desk, row: NodeRow, listed: Signed | None) -> Reigned:
@@ -208,23 +266,6 @@ async def _say(desk: Desk, row: NodeRow, listed: Signed | None) -> Reigned:
         raise Refused(f"node {row.id.short} does not say whom it follows")
     _heed(desk, row.id, open_charter(identity.root, answer.charter, identity.cluster))
     return answer
-
-
-async def note_map(desk: Desk, node: NodeId, term: int, epoch: int) -> None:
-    """A node keeps a map with this number: perhaps one of our own term that we never gave.
-
-    Then this catalogue is an old copy, and its numbers would be given twice: it goes on above that one.
-
-    Raises:
-        Refused: no catalogue can have come that far. What the node says counts for nothing.
-    """
-    if term != desk.identity.term or epoch <= desk.live.epoch:
-        return
-    if epoch > desk.live.epoch + EPOCH_AHEAD_MAX or not desk.live.is_trusted(node):
-        raise Refused(f"node {node.short} says that it keeps a cluster map which cannot be")
-    await desk.catalogue.write(lambda c: pass_over_epoch(c, epoch))
-    await desk.live.refresh(desk.catalogue)
-    _log.warning("a node keeps a map of a newer catalogue than this one", node=node.short, epoch=epoch)
 
 
 def _heed(desk: Desk, node: NodeId, charter: Charter) -> None:

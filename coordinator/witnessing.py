@@ -27,7 +27,7 @@ from holdfast.coordinator.catalogue.heads import Pending
 from holdfast.coordinator.catalogue.uploads import end_upload
 from holdfast.coordinator.catching_up import catch_up
 from holdfast.coordinator.limits import RECORDS_WITH_A_HEAD_BYTES, WITNESS_CALL_TIMEOUT_S
-from holdfast.coordinator.reigning import note_map, require_reign, tell_node
+from holdfast.coordinator.reigning import newest_map, require_reign, tell_node
 from holdfast.protocol.accounts import Head, Witness, signed_digest
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.errors import (
@@ -371,8 +371,7 @@ async def _give_out(
             async with asyncio.timeout(WITNESS_CALL_TIMEOUT_S):
                 for message in messages:
                     kept = await _given(desk, witness.node, message)
-                await note_map(desk, witness.node, kept.map_term, kept.map_epoch)
-                if (kept.map_term, kept.map_epoch) != (desk.identity.term, desk.live.epoch):
+                if kept.map != newest_map(desk):
                     await tell_node(desk, witness.node)
                     require_reign(desk)
             told = open_statement(kept.statement, desk.identity.cluster, witness)

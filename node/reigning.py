@@ -7,6 +7,7 @@ term the first counts: a term is given once.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class Reigning:
         self._folder = folder
         self._admission = admission
         self._raise_term = raise_term
+        self._turn = asyncio.Lock()
         self.known = known
         self.moved: Callable[[KnownReign], None] = lambda reign: None
         """Told of every coordinator that is followed, and when it serves elsewhere."""
@@ -82,6 +84,10 @@ class Reigning:
 
     async def follow(self, offered: KnownReign) -> bool:
         """Follow a coordinator; False: its term is over, or another one had it first."""
+        async with self._turn:  # of two at once the later one is judged by what the first has changed
+            return await self._follow(offered)
+
+    async def _follow(self, offered: KnownReign) -> bool:
         known = self.known
         if offered.charter.term < self.term:
             return False

@@ -41,6 +41,7 @@ from holdfast.protocol.ids import AccountId, Digest, SnapshotId
 from holdfast.protocol.limits import RECORDS_FETCH_MAX
 from holdfast.protocol.messages.cluster import ClusterMap
 from holdfast.protocol.messages.witness import KeptAccount, KeptHead, KeptMap
+from holdfast.protocol.stripes import digest_of
 
 __all__ = ["HeadStore"]
 
@@ -65,6 +66,9 @@ class HeadStore:
     Args:
         path: its directory, made when it is not there.
 
+    Attributes:
+        map_digest: of the payload of the cluster map that is kept; empty: none.
+
     Raises:
         WrongDirectory: something else is there, or another format version.
         StoreFailed: it does not open.
@@ -74,7 +78,6 @@ class HeadStore:
         self._path = path
         self._file = path / "data.mdb"
         self._failed = ""
-        self._map_kept: tuple[int, int] | None = None
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             if not self._file.exists() or self._file.stat().st_size == 0:
@@ -96,6 +99,15 @@ class HeadStore:
         if found != _FORMAT:
             self._env.close()
             raise WrongDirectory(f"{path} is of another version, or not what it should be")
+        self._map_place, self.map_digest = self._map_found()
+
+    def _map_found(self) -> tuple[tuple[int, int], bytes]:
+        kept = self.map()
+        with suppress(HoldfastError):
+            if kept is not None:
+                opened = decode(kept.map.payload, ClusterMap)
+                return (opened.term, opened.epoch), bytes(digest_of(kept.map.payload))
+        return (0, 0), b""
 
     @contextmanager
     def _writing(self) -> Iterator[Any]:
@@ -147,23 +159,12 @@ class HeadStore:
 
     def keep_map(self, kept: KeptMap, opened: ClusterMap) -> None:
         """Keep a cluster map, unless the one kept is as new; ``opened``: what is in it."""
-        if self.map_kept() >= (opened.term, opened.epoch):
+        if self._map_place >= (opened.term, opened.epoch):
             return
         with self._writing() as txn:
             value = encode(kept)
             txn.put(b"map", value + _check(b"map", value), db=self._meta)
-        self._map_kept = (opened.term, opened.epoch)
-
-    def map_kept(self) -> tuple[int, int]:
-        """(term, epoch) of the map that is kept; (0, 0): none, or one that is damaged."""
-        if self._map_kept is None:
-            try:
-                kept = self.map()
-                opened = decode(kept.map.payload, ClusterMap) if kept is not None else None
-            except HoldfastError:
-                opened = None
-            self._map_kept = (opened.term, opened.epoch) if opened is not None else (0, 0)
-        return self._map_kept
+        self._map_place, self.map_digest = (opened.term, opened.epoch), bytes(digest_of(kept.map.payload))
 
     # Reading
 
@@ -173,9 +174,12 @@ class HeadStore:
         return _opened(key, stored) if stored is not None else None
 
     def map(self) -> KeptMap | None:
-        """The newest cluster map kept."""
-        stored = self._get(b"map", self._meta)
-        return decode(stored, KeptMap) if stored is not None else None
+        """The newest cluster map kept; None also where it is damaged: the coordinator brings it again."""
+        try:
+            stored = self._get(b"map", self._meta)
+            return decode(stored, KeptMap) if stored is not None else None
+        except (HoldfastError, lmdb.Error):
+            return None
 
     def facts(self, account: AccountId) -> KeptAccount | None:
         """What is kept of an account."""

@@ -91,13 +91,11 @@ class Witnessing:
         store.keep(account, facts=kept_facts, head=head_to_keep, run_from=run_from, records=records)
         newest = store.newest(account)
         listed = listed_ids(newest[1].snapshot_list) if newest is not None else []
-        map_term, map_epoch = store.map_kept()
         return HeadKept(
             statement=self._statement(account, newest, seq, b"", now_ms),
             since=store.run_from(account),
             lacking=store.lacking(account, listed),
-            map_term=map_term,
-            map_epoch=map_epoch,
+            map=store.map_digest,
         )
 
     def _admit(self, account: AccountId, head: Head, signed: Signed) -> tuple[bool, int | None]:

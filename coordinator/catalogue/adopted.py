@@ -15,15 +15,15 @@ from holdfast.coordinator.catalogue.heads import (
     known_records,
     pending_head,
 )
-from holdfast.coordinator.catalogue.nodes import raise_epoch
+from holdfast.coordinator.catalogue.nodes import pass_over_epoch, raise_epoch
 from holdfast.coordinator.catalogue.schema import accounts, nodes
 from holdfast.protocol.accounts import DeviceList, Head
 from holdfast.protocol.codec import decode, encode
 from holdfast.protocol.ids import SnapshotId, StoreId
-from holdfast.protocol.messages.cluster import MapNode
+from holdfast.protocol.messages.cluster import ClusterMap, MapNode
 from holdfast.protocol.messages.witness import AccountFacts, KeptHead
 
-__all__ = ["NO_STORE", "adopt_account", "adopt_heads", "adopt_newer", "adopt_nodes"]
+__all__ = ["NO_STORE", "adopt_account", "adopt_heads", "adopt_map", "adopt_newer", "adopt_nodes"]
 
 NO_STORE = StoreId(bytes(16))
 """The store of a node that did not answer: whatever it comes with is proven then."""
@@ -53,6 +53,12 @@ def adopt_nodes(connection: Connection, told: Sequence[MapNode], now_ms: int) ->
     if fresh:
         raise_epoch(connection)
     return len(fresh)
+
+
+def adopt_map(connection: Connection, told: ClusterMap, now_ms: int) -> int:
+    """:func:`adopt_nodes` of a map; its number, and those before it, are not given again."""
+    pass_over_epoch(connection, told.epoch)
+    return adopt_nodes(connection, told.nodes, now_ms)
 
 
 def adopt_newer(connection: Connection, facts: AccountFacts) -> AccountRow | None:

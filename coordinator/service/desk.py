@@ -101,7 +101,7 @@ class Desk:
         self.sweeping = Sweeping(trash_hold_s)
         self.reconciling = Reconciling()
         self.witnessing = Witnessing()
-        self.reigning = Reigning()
+        self.reigning = Reigning(first_epoch=live.epoch)
         self._large_bodies = ByteGate(LARGE_BODIES_BYTES_MAX)
         self._started_ms = source.now_ms()
         self._gate = Gate(identity.public, identity.cluster, self._started_ms)

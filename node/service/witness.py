@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
+
+import structlog
 
 from holdfast.node.reigning import KnownReign, Reigning
 from holdfast.node.service.door import Door
@@ -12,7 +15,7 @@ from holdfast.node.witnessing import Witnessing
 from holdfast.protocol.address import parse_url
 from holdfast.protocol.clock import Source
 from holdfast.protocol.codec import decode
-from holdfast.protocol.errors import BadRequest, Refused, StoreFailed
+from holdfast.protocol.errors import BadRequest, NoRoom, Refused, StoreFailed
 from holdfast.protocol.failpoints import reached
 from holdfast.protocol.handling import Answer, Request, Routes, msgpack_answer
 from holdfast.protocol.ids import SnapshotId
@@ -36,6 +39,7 @@ __all__ = ["WitnessHandlers"]
 
 T = TypeVar("T")
 _SEQ_MAX = 1 << 53
+_log = structlog.get_logger()
 
 
 class WitnessHandlers:
@@ -66,25 +70,16 @@ class WitnessHandlers:
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return await self._turn.run(operator.call, work)
 
-    def _map_kept(self) -> tuple[int, int]:
-        try:
-            return self._witnessing.store.map_kept()
-        except StoreFailed:  # who reigns is known all the same
-            return 0, 0
-
-    async def _known(self) -> Reigned:
-        map_term, map_epoch = await self._off_loop(self._map_kept)
-        known = self._reigning.known
-        return Reigned(
-            term=self._reigning.term,
-            charter=known.signed if known is not None else None,
-            map_term=map_term,
-            map_epoch=map_epoch,
-        )
+    def _known(self) -> Reigned:
+        known, digest = self._reigning.known, b""
+        with suppress(StoreFailed):  # who reigns is known all the same
+            digest = self._witnessing.store.map_digest
+        charter = known.signed if known is not None else None
+        return Reigned(term=self._reigning.term, charter=charter, map=digest)
 
     async def reigned(self, request: Request) -> Answer:
         """GET /v1/reign: the highest term this node has met."""
-        return msgpack_answer(await self._known())
+        return msgpack_answer(self._known())
 
     async def reign(self, request: Request) -> Answer:
         """POST /v1/reign: a coordinator says who it is; one whose term is over is shown the newer charter."""
@@ -93,8 +88,11 @@ class WitnessHandlers:
         if await self._reigning.follow(KnownReign(charter, told.root, told.charter, url)) and told.map:
             opened = open_map(told.map, self._door.identity.cluster, charter.coordinator)
             kept = KeptMap(1, told.map, told.charter)
-            await self._off_loop(lambda: self._witnessing.store.keep_map(kept, opened))
-        return msgpack_answer(await self._known())
+            try:
+                await self._off_loop(lambda: self._witnessing.store.keep_map(kept, opened))
+            except (StoreFailed, NoRoom) as error:  # the answer says which map is kept
+                _log.warning("the cluster map cannot be kept", why=str(error))
+        return msgpack_answer(self._known())
 
     async def keep(self, request: Request) -> Answer:
         """POST /v1/witness/keep: durable, then the statement."""

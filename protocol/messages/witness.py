@@ -110,12 +110,11 @@ class Reign(Message):
 
 
 class Reigned(Message):
-    """The highest term this node has met (0: none), its charter, and which map it keeps (0, 0: none)."""
+    """The highest term this node has met (0: none), and its charter; ``map``: see HeadKept."""
 
     term: int
     charter: Signed | None
-    map_term: int
-    map_epoch: int
+    map: bytes
 
 
 class KeepHead(Message):
@@ -141,14 +140,13 @@ class HeadKept(Message):
     Attributes:
         since: number of the oldest head of the unbroken run that ends with the newest (0: none).
         lacking: records that the newest list names and that are not here; at most RECORDS_FETCH_MAX.
-        map_term, map_epoch: which cluster map is kept here (0, 0: none).
+        map: BLAKE3 of the payload of the cluster map that is kept here; empty: none.
     """
 
     statement: Signed
     since: int
     lacking: list[SnapshotId]
-    map_term: int
-    map_epoch: int
+    map: bytes
 
 
 class AskWitness(Message):

@@ -32,7 +32,7 @@ def describe(store: HeadStore) -> str:
         (store.facts(account), store.heads(account, 0), store.run_from(account), store.records(account, b""))
         for account in _ACCOUNTS
     ]
-    return digest_of(repr((store.map(), store.map_kept(), kept)).encode()).hex()
+    return digest_of(repr((store.map(), store.map_digest, kept)).encode()).hex()
 
 
 def _signed(random: Random, size: int) -> Signed:

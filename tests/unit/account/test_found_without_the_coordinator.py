@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from support.coordinator_service import KeyNode
 from support.devices import OpenDevice, post, tags
 from support.witness_nodes import WitnessNode, beat
 
 from holdfast.client.session import Session
 from holdfast.coordinator import reigning
+from holdfast.coordinator.catalogue import schema
 from holdfast.coordinator.catalogue.adopted import NO_STORE, adopt_nodes
-from holdfast.coordinator.catalogue.nodes import add_token, raise_epoch, set_standing
-from holdfast.coordinator.catalogue.schema import meta
-from holdfast.coordinator.limits import EPOCH_AHEAD_MAX
+from holdfast.coordinator.catalogue.nodes import add_token, all_nodes, epoch, raise_epoch
+from holdfast.coordinator.identity import found_anew, read_kit
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.placement import Group
-from holdfast.coordinator.reigning import cluster_map, note_map, tell_nodes
+from holdfast.coordinator.reigning import Reigning, cluster_map, tell_node, tell_nodes
 from holdfast.node.store_lmdb_heads import HeadStore
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.codec import decode
-from holdfast.protocol.errors import OutcomeUnknown, Refused, Superseded, Unreachable
+from holdfast.protocol.errors import (
+    IntegrityFailure,
+    NoRoom,
+    OutcomeUnknown,
+    Refused,
+    Superseded,
+    Unreachable,
+)
 from holdfast.protocol.limits import LARGE_BODY_BYTES
 from holdfast.protocol.messages.cluster import ClusterMap, MapNode
 from holdfast.protocol.messages.nodes import Joined
@@ -98,24 +107,83 @@ async def test_a_node_whose_heads_were_moved_away_is_told_again_before_it_counts
     assert epochs_beside_a_head(nodes, one) == {coordinator.desk.live.epoch}
 
 
-@pytest.mark.parametrize("first", ["a head", "a node that joins"])
-async def test_numbers_that_a_newer_copy_of_the_catalogue_has_given_are_not_given_again(
+def put_back(desk: Any, gone: WitnessNode, epochs: int) -> None:
+    """The coordinator was started with an old copy of its catalogue, from before a node joined."""
+
+    def older(c: Any) -> None:
+        c.execute(delete(schema.nodes).where(schema.nodes.c.id == bytes(gone.id)))
+        c.execute(update(schema.meta).where(schema.meta.c.name == "epoch").values(number=epoch(c) - epochs))
+
+    desk.catalogue.write_now(older)
+    desk.live.nodes, desk.live.epoch = desk.catalogue.read_now(lambda c: (all_nodes(c), epoch(c)))
+    desk.live.beats.pop(gone.id, None)
+    desk.reigning = Reigning(first_epoch=desk.live.epoch)
+
+
+@pytest.mark.parametrize("first", ["a head", "a node that joins", "nothing"])
+async def test_what_a_map_of_a_newer_catalogue_tells_is_taken_over_before_it_gives_way(
     coordinator: Any, nodes: list[WitnessNode], device: OpenDevice, transport: Any, first: str
 ) -> None:
-    """An old copy was put back in the same term: nodes would keep the map of the one before."""
-    desk, one = coordinator.desk, await device("one")
-    before = desk.live.epoch
+    desk, one, joined = coordinator.desk, await device("one"), nodes[-1]
     for _ in range(5):
         await groups_were_made(desk)
     await tell_nodes(desk)
-    desk.catalogue.write_now(lambda c: c.execute(update(meta).values(number=before)))
-    desk.live.epoch, desk.reigning.map = before, None
-    desk.reigning.told.clear()
-    joined = await join(coordinator, transport) if first == "a node that joins" else nodes[0]
+    newer = desk.live.epoch
+    put_back(desk, joined, 5)
+    if first == "a node that joins":
+        await join(coordinator, transport)
+    elif first == "nothing":
+        await tell_nodes(desk)
     await post(one, coordinator, "first")
-    assert desk.live.epoch > before + 5
+    assert joined.id in desk.live.nodes, "nobody else may know of it"
+    assert desk.live.epoch > newer, "numbers are not given twice"
     assert epochs_beside_a_head(nodes, one) == {desk.live.epoch}
-    assert all(joined.id in {known.id for known in map_of(node).nodes} for node in nodes)
+
+
+async def test_another_map_under_the_same_number_does_not_count(
+    coordinator: Any, nodes: list[WitnessNode], device: OpenDevice
+) -> None:
+    desk, one, joined = coordinator.desk, await device("one"), nodes[-1]
+    await groups_were_made(desk)
+    await tell_nodes(desk)
+    put_back(desk, joined, 1)
+    await groups_were_made(desk)
+    await post(one, coordinator, "first")
+    assert joined.id in desk.live.nodes
+    assert epochs_beside_a_head(nodes, one) == {desk.live.epoch}
+
+
+async def test_a_coordinator_restored_under_a_new_term_takes_over_maps_of_the_term_before(
+    coordinator: Any, nodes: list[WitnessNode], tmp_path: Path
+) -> None:
+    desk, joined, folder = coordinator.desk, nodes[-1], tmp_path / "coordinator"
+    await groups_were_made(desk)
+    await tell_nodes(desk)
+    put_back(desk, joined, 1)
+    identity = found_anew(
+        folder, read_kit(folder / "cluster-kit.pem"), desk.identity.term + 1, SYSTEM, desk.identity.operator
+    )
+    desk.calls, desk.identity = NodeCalls(desk.calls._transport, identity), identity
+    await tell_nodes(desk)
+    assert joined.id in desk.live.nodes
+    assert desk.reigning.told.keys() >= {node.id for node in nodes[:-1]}
+
+
+async def test_older_maps_tell_nothing_new_and_bring_nobody_back(
+    coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node was away while another one was let go; the coordinator was started anew since."""
+    desk, away, gone = coordinator.desk, nodes[0], nodes[-1]
+    await away.stop()
+    desk.catalogue.write_now(
+        lambda c: c.execute(delete(schema.nodes).where(schema.nodes.c.id == bytes(gone.id)))
+    )
+    desk.live.nodes = desk.catalogue.read_now(all_nodes)
+    await groups_were_made(desk)
+    await away.start()
+    desk.reigning = Reigning(first_epoch=desk.live.epoch)
+    await tell_nodes(desk)
+    assert map_of(away).epoch == desk.live.epoch and gone.id not in desk.live.nodes
 
 
 async def test_a_node_that_says_yes_and_keeps_no_map_does_not_count(
@@ -129,21 +197,55 @@ async def test_a_node_that_says_yes_and_keeps_no_map_does_not_count(
         await post(one, coordinator, "first")
 
 
-async def test_a_map_number_that_cannot_be_is_not_passed_over(
-    coordinator: Any, nodes: list[WitnessNode]
+async def test_a_node_that_cannot_keep_the_map_says_who_reigns_all_the_same(
+    coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk, liar = coordinator.desk, nodes[0]
-    before = desk.live.epoch
-    for epoch in (before + EPOCH_AHEAD_MAX + 1, (1 << 64) - 1):
-        with pytest.raises(Refused, match="cannot be"):
-            await note_map(desk, liar.id, desk.identity.term, epoch)
-    desk.catalogue.write_now(lambda c: set_standing(c, liar.id, "distrusted"))
-    await desk.live.refresh(desk.catalogue)
-    now = desk.live.epoch
-    with pytest.raises(Refused, match="cannot be"):
-        await note_map(desk, liar.id, desk.identity.term, now + 1)
-    await note_map(desk, liar.id, desk.identity.term + 1, now + 1)  # another coordinator's
-    assert desk.live.epoch == now
+    def full(*_: Any) -> None:
+        raise NoRoom("this node's disk is full")
+
+    desk, ask, told = coordinator.desk, NodeCalls.ask, []
+
+    async def heard(self: NodeCalls, *rest: Any, **named: Any) -> Any:
+        told.append(await ask(self, *rest, **named))
+        return told[-1]
+
+    await groups_were_made(desk)
+    monkeypatch.setattr(HeadStore, "keep_map", full)
+    monkeypatch.setattr(NodeCalls, "ask", heard)
+    with pytest.raises(Refused, match="does not keep"):
+        await tell_node(desk, nodes[0].id)
+    assert all(answer.charter is not None and answer.term == desk.identity.term for answer in told)
+
+
+@pytest.mark.parametrize("error", [IntegrityFailure("flipped"), lmdb.CorruptedError("a page")])
+async def test_a_map_that_is_damaged_counts_as_none(
+    nodes: list[WitnessNode], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise error
+
+    node = nodes[0]
+    await node.stop()
+    with monkeypatch.context() as patched:
+        patched.setattr(HeadStore, "_get", broken)
+        await node.start()
+        assert node.store is not None and node.store.map() is None and node.store.map_digest == b""
+
+
+async def test_many_who_find_a_node_late_tell_it_once(
+    coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, ask, told = coordinator.desk, NodeCalls.ask, 0
+
+    async def counted(self: NodeCalls, *rest: Any, **named: Any) -> Any:
+        nonlocal told
+        told += 1
+        return await ask(self, *rest, **named)
+
+    await groups_were_made(desk)
+    monkeypatch.setattr(NodeCalls, "ask", counted)
+    await asyncio.gather(*(tell_node(desk, nodes[0].id) for _ in range(20)))
+    assert told == 1
 
 
 async def test_the_map_of_a_very_large_cluster_is_kept_too(

@@ -11,8 +11,9 @@ from support.few_chunks import FIRST, SEALED, SECOND, A, B, C, FewChunks
 
 from holdfast.client.awaited_nodes import AwaitedNodes
 from holdfast.client.limits import READ_AGAIN_PAUSE_S, READ_AGAIN_REST_S, READ_AGAIN_WITHIN_S
+from holdfast.client.read_batches import read_batches
 from holdfast.protocol.clock import FixedSource
-from holdfast.protocol.errors import TooFewShards, Unreachable
+from holdfast.protocol.errors import HoldfastError, IntegrityFailure, TooFewShards, Unreachable
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.messages.cluster import MapNode
 
@@ -82,7 +83,8 @@ async def test_who_came_is_a_reason_to_wait_for_the_next_as_long(monkeypatch: py
     async def in_vain() -> float:
         nonlocal slept
         slept = 0.0
-        while await awaited.wait():
+        since_s = clock.monotonic()
+        while await awaited.wait(since_s):
             pass
         return slept
 
@@ -93,6 +95,17 @@ async def test_who_came_is_a_reason_to_wait_for_the_next_as_long(monkeypatch: py
     assert await in_vain() >= READ_AGAIN_WITHIN_S
     clock.advance(READ_AGAIN_REST_S)
     assert await in_vain() >= READ_AGAIN_WITHIN_S
+
+
+async def test_nobody_waits_for_longer_however_long_each_try_takes() -> None:
+    """A node that gives its shards one by one, and then hangs, makes a round longer than the rest is."""
+    clock, tries = FixedSource(), 0
+    awaited = AwaitedNodes(clock, pause_s=0.0)
+    since_s = clock.monotonic()
+    while await awaited.wait(since_s):
+        tries += 1
+        clock.advance(READ_AGAIN_WITHIN_S + READ_AGAIN_REST_S + 1)
+    assert tries == 1
 
 
 async def test_a_read_that_had_to_wait_and_got_its_chunk_says_that_it_helped() -> None:
@@ -114,6 +127,19 @@ async def test_where_too_few_may_be_back_nobody_is_waited_for(down: list[NodeId]
     told = await world.fetch_first(world.downloader(AwaitedNodes(pause_s=60.0)))
     assert isinstance(told, TooFewShards)
     assert set(told.details["nodes"]) >= {str(A), str(B)}
+
+
+async def test_a_chunk_that_is_wrong_as_a_whole_is_not_waited_for() -> None:
+    """Its shards are what the catalogue says, and make another chunk: nobody's return would change that."""
+    world = with_two_away(0, 0)
+    located = await world.locate([FIRST])
+    ((reading,),) = read_batches([FIRST], located)
+    reading.integrity = IntegrityFailure("another chunk")
+    away: dict[NodeId, HoldfastError] = {C: Unreachable("it is away")}
+    assert not world.downloader(soon())._may_be_had(reading, located.groups[0], away)
+    reading.integrity = None
+    reading.shards[0] = memoryview(b"one")
+    assert world.downloader(soon())._may_be_had(reading, located.groups[0], away)
 
 
 async def test_a_chunk_that_was_lied_about_and_one_that_waits_are_both_asked_for_again() -> None:

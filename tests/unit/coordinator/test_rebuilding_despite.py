@@ -38,7 +38,7 @@ async def refuses(target: str, honest: Answer) -> Any:
 
 async def says_another_term(target: str, honest: Answer) -> Any:
     """Without proof."""
-    claimed = Reigned(term=99, charter=None, map_term=0, map_epoch=0)
+    claimed = Reigned(term=99, charter=None, map=b"")
     return claimed if target == "/v1/reign" else await honest()
 
 
