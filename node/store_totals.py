@@ -20,6 +20,7 @@ _NAMES: Final = (
     *("kept", "kept_bytes", "kept_last", "dropped", "findings"),
 )
 _RECORD: Final = struct.Struct(f">{len(_NAMES)}Q")
+_NUMBER_BYTES: Final = 8
 _CHECK_BYTES: Final = 8
 
 
@@ -47,7 +48,10 @@ class Totals:
         raw = txn.get(b"totals", db=meta)
         if raw is None:
             # A store of the first days has a number by itself for each.
-            values = [int.from_bytes(txn.get(name.encode(), db=meta) or b"", "big") for name in _NAMES]
+            numbers = [bytes(txn.get(name.encode(), db=meta) or b"") for name in _NAMES]
+            if any(len(number) > _NUMBER_BYTES for number in numbers):
+                raise StoreDamaged("a store's counters are damaged")
+            values = [int.from_bytes(number, "big") for number in numbers]
         else:
             body = bytes(raw[:-_CHECK_BYTES])
             if len(body) != _RECORD.size or blake3(body).digest(length=_CHECK_BYTES) != raw[-_CHECK_BYTES:]:
@@ -57,8 +61,15 @@ class Totals:
         self.kept, self.kept_bytes, self.kept_last, self.dropped, self.findings = values[4:]
 
     def save(self) -> None:
-        """Write them, counting this commit."""
+        """Write them, counting this commit.
+
+        Raises:
+            StoreDamaged: one is below nothing: what was taken away does not fit what was counted.
+        """
         self.counter += 1
-        body = _RECORD.pack(*(getattr(self, name) for name in _NAMES))
+        try:
+            body = _RECORD.pack(*(getattr(self, name) for name in _NAMES))
+        except struct.error as error:
+            raise StoreDamaged("a store's counters do not fit what is in it") from error
         check = blake3(body).digest(length=_CHECK_BYTES)
         self._txn.put(b"totals", body + check, db=self._meta)

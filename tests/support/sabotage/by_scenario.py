@@ -216,6 +216,11 @@ EXPOSED: Final = (
             ),
             Edit("holdfast.node.admission", "        if term < self.term:\n", "        if False:\n"),
             Edit(
+                "holdfast.node.store_lmdb_heads",
+                "        if self._map_place >= (opened.term, opened.epoch):\n",
+                "        if False:\n",
+            ),
+            Edit(
                 "holdfast.node.membership",
                 "        if charter.term < at_least_term:\n",
                 "        if False:\n",

@@ -49,8 +49,12 @@ def map_of(node: WitnessNode) -> ClusterMap:
     return decode(kept.map.payload, ClusterMap)
 
 
-def epochs_beside_a_head(nodes: list[WitnessNode], session: Session) -> set[int]:
-    """Of the maps that those keep who keep a head of this account: a majority of five at least."""
+async def epochs_beside_a_head(desk: Any, nodes: list[WitnessNode], session: Session) -> set[int]:
+    """Of the maps that those keep who keep a head of this account: a majority of five at least.
+
+    Once a majority is told, nobody waits for the others any more: they are told all the same.
+    """
+    await asyncio.gather(*desk.witnessing.tasks)
     keepers = [node for node in nodes if node.store and node.store.newest(session.known.account)]
     assert len(keepers) >= 3
     return {map_of(node).epoch for node in keepers}
@@ -69,7 +73,7 @@ async def test_who_keeps_a_head_keeps_the_map_by_which_its_chunks_are_found(
     await groups_were_made(desk)
     assert all(map_of(node).epoch < desk.live.epoch for node in nodes)
     await post(one, coordinator, "first")
-    assert epochs_beside_a_head(nodes, one) == {desk.live.epoch}
+    assert await epochs_beside_a_head(desk, nodes, one) == {desk.live.epoch}
 
 
 async def test_where_witnesses_do_not_take_the_map_no_head_counts_until_they_do(
@@ -91,7 +95,7 @@ async def test_where_witnesses_do_not_take_the_map_no_head_counts_until_they_do(
         assert await tags(one) == []
     await post(one, coordinator, "second")
     assert await tags(one) == ["first", "second"]
-    assert epochs_beside_a_head(nodes, one) == {desk.live.epoch}
+    assert await epochs_beside_a_head(desk, nodes, one) == {desk.live.epoch}
 
 
 async def test_a_node_whose_heads_were_moved_away_is_told_again_before_it_counts(
@@ -104,7 +108,7 @@ async def test_a_node_whose_heads_were_moved_away_is_told_again_before_it_counts
         shutil.rmtree(node.folder / "heads")
         await node.start()
     await post(one, coordinator, "first")
-    assert epochs_beside_a_head(nodes, one) == {coordinator.desk.live.epoch}
+    assert await epochs_beside_a_head(coordinator.desk, nodes, one) == {coordinator.desk.live.epoch}
 
 
 def put_back(desk: Any, gone: WitnessNode, epochs: int) -> None:
@@ -137,7 +141,7 @@ async def test_what_a_map_of_a_newer_catalogue_tells_is_taken_over_before_it_giv
     await post(one, coordinator, "first")
     assert joined.id in desk.live.nodes, "nobody else may know of it"
     assert desk.live.epoch > newer, "numbers are not given twice"
-    assert epochs_beside_a_head(nodes, one) == {desk.live.epoch}
+    assert await epochs_beside_a_head(desk, nodes, one) == {desk.live.epoch}
 
 
 async def test_another_map_under_the_same_number_does_not_count(
@@ -150,7 +154,7 @@ async def test_another_map_under_the_same_number_does_not_count(
     await groups_were_made(desk)
     await post(one, coordinator, "first")
     assert joined.id in desk.live.nodes
-    assert epochs_beside_a_head(nodes, one) == {desk.live.epoch}
+    assert await epochs_beside_a_head(desk, nodes, one) == {desk.live.epoch}
 
 
 async def test_a_coordinator_restored_under_a_new_term_takes_over_maps_of_the_term_before(
@@ -264,7 +268,7 @@ async def test_the_map_of_a_very_large_cluster_is_kept_too(
     await groups_were_made(desk)
     assert len(cluster_map(desk).payload) > LARGE_BODY_BYTES
     await post(one, coordinator, "first")
-    assert epochs_beside_a_head(nodes, one) == {desk.live.epoch}
+    assert await epochs_beside_a_head(desk, nodes, one) == {desk.live.epoch}
 
     for node in nodes:  # they have met nobody, as after a rebuild
         assert node.reigning is not None

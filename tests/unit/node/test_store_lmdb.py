@@ -12,7 +12,7 @@ import lmdb
 import pytest
 from support.shards import key_of, made_put
 
-from holdfast.node.store import Damaged, Found
+from holdfast.node.store import Damaged, Found, StoreDamaged
 from holdfast.node.store_lmdb import LmdbStore, refuse_truncated
 from holdfast.protocol.clock import FixedSource
 from holdfast.protocol.errors import IntegrityFailure, Locked, NoRoom, StoreFailed, WrongDirectory
@@ -248,3 +248,22 @@ def test_a_shard_stored_anew_in_the_place_of_one_that_killed_its_reader_is_not_e
     store.erase_due(2000, 10)
     assert isinstance(store.read([key_of(put)])[0], Found)
     store.close()
+
+
+@pytest.mark.parametrize("how", ["too-few-bytes", "no-number"])
+def test_counters_that_do_not_fit_what_is_there_are_damage(filled: Path, how: str) -> None:
+    """Values in LMDB's tree have changed their places: each proves itself, and none is where it belongs."""
+    store = open_store(filled)
+    with store._writing() as (txn, totals):
+        totals.used_bytes = 1
+    if how == "no-number":
+        with store._env.begin(write=True) as txn:
+            txn.delete(b"totals", db=store._meta)
+            txn.put(b"shards", b"a shard's bytes", db=store._meta)
+    with pytest.raises(StoreDamaged):
+        store.quarantine([key_of(made_put(7, sealed_bytes=20_000))])
+    with pytest.raises(StoreDamaged):
+        store.put([[made_put(100)]])
+    store.close()
+    with pytest.raises(IntegrityFailure):
+        open_store(filled)
