@@ -260,8 +260,8 @@ def test_counters_that_do_not_fit_what_is_there_are_damage(filled: Path, how: st
         with store._env.begin(write=True) as txn:
             txn.delete(b"totals", db=store._meta)
             txn.put(b"shards", b"a shard's bytes", db=store._meta)
-    with pytest.raises(StoreDamaged):
-        store.quarantine([key_of(made_put(7, sealed_bytes=20_000))])
+    with pytest.raises(StoreDamaged), store._writing() as (txn, totals):
+        store._remove(txn, totals, key_of(made_put(7, sealed_bytes=20_000)).pack())
     with pytest.raises(StoreDamaged):
         store.put([[made_put(100)]])
     store.close()
