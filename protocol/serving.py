@@ -30,9 +30,9 @@ from holdfast.protocol.limits import (
 )
 from holdfast.protocol.ports import PORTS_VARIABLE, ports_of_environment, ports_to_try
 
-_log = structlog.get_logger()
-
 __all__ = ["ListenAddress", "Server", "heed_signals", "until_stopped_or_failed"]
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)

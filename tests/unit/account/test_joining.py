@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.devices import OpenDevice
 
 from holdfast.client.home import Home
 from holdfast.client.identity import AccountKeys
@@ -16,7 +17,7 @@ from holdfast.client.session import Session
 from holdfast.protocol.address import Token
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.directory import write_file
-from holdfast.protocol.errors import BadRequest, Conflict, NoAccount, Refused, WrongKey
+from holdfast.protocol.errors import BadRequest, Conflict, NoAccount, OutcomeUnknown, Refused, WrongKey
 
 
 class Person:
@@ -243,3 +244,41 @@ async def test_a_device_key_that_does_not_open_the_account_s_is_refused(
     session = await Session.open(person.home, transport=person.transport, source=SYSTEM)
     with pytest.raises(WrongKey):
         await session.head()
+
+
+@pytest.mark.parametrize(("first", "is_kept"), [(OutcomeUnknown("the answer was lost"), True), (None, False)])
+async def test_what_was_refused_after_a_lost_answer_does_not_forget_the_account(
+    first: OutcomeUnknown | None,
+    is_kept: bool,
+    coordinator: Any,
+    transport: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be registered, and its code was shown: the next init goes on with it."""
+    home, call, answers = Home(tmp_path / "home"), transport.call, [first] if first else []
+
+    async def refused(method: str, url: str, target: str, *rest: Any, **more: Any) -> Any:
+        if target == "/v1/accounts":
+            raise answers.pop() if answers else Conflict("somebody else has it")
+        return await call(method, url, target, *rest, **more)
+
+    monkeypatch.setattr(transport, "call", refused)
+    with pytest.raises(Conflict):
+        await init_account(
+            home,
+            coordinator.invite(),
+            device_name="one",
+            show_code=lambda *_: None,
+            transport=transport,
+            source=SYSTEM,
+        )
+    assert (home.joining() is not None) == is_kept
+
+
+async def test_what_is_told_for_others_sake_is_told_once(device: OpenDevice, transport: Any) -> None:
+    one = await device("one")
+    transport.after["/v1/reports"] = 5
+    with pytest.raises(OutcomeUnknown):
+        await one.link.report([])
+    assert transport.calls.count("/v1/reports") == 1
