@@ -66,9 +66,9 @@ async def test_chunks_that_are_used_enough_are_left_alone(tmp_path: Path) -> Non
     paths = small_files(tmp_path / "files")
     pipeline = Pipeline(source=LATER)
     first = await pipeline.backup(tmp_path / "files")
-    for number, path in enumerate(paths):
-        if number % 2:
-            path.unlink()
+    # The last one stays: the last chunk may be short, and hold little but that one.
+    for path in paths[::2]:
+        path.unlink()
     second = await pipeline.backup(tmp_path / "files", parent=first)
     assert second.read_files == 0
 
