@@ -25,11 +25,13 @@ from holdfast.coordinator.limits import (
     REENCODE_PAUSE_S,
     REPAIR_PAUSE_S,
     SWEEP_UPLOADS_EVERY_S,
+    TELL_EVERY_S,
     TRASH_EVERY_S,
     WITNESSES_EVERY_S,
 )
 from holdfast.coordinator.reconciling import keep_pulse, keep_reconciled
 from holdfast.coordinator.reencoding import reencode
+from holdfast.coordinator.reigning import tell_heard, tell_silent
 from holdfast.coordinator.repairing import keep_whole
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.sweeping import keep_trash
@@ -67,5 +69,7 @@ TASKS: tuple[BackgroundTask, ...] = (
     BackgroundTask("auditing", AUDIT_PAUSE_S, keep_auditing),
     BackgroundTask("keeping stripes whole", REPAIR_PAUSE_S, keep_whole),
     BackgroundTask("encoding fallback stripes anew", REENCODE_PAUSE_S, reencode),
-    BackgroundTask("keeping witnesses", WITNESSES_EVERY_S, keep_witnesses, also_superseded=True),
+    BackgroundTask("telling who reigns", TELL_EVERY_S, tell_heard, also_superseded=True),
+    BackgroundTask("telling silent nodes who reigns", TELL_EVERY_S, tell_silent, also_superseded=True),
+    BackgroundTask("keeping witnesses", WITNESSES_EVERY_S, keep_witnesses),
 )

@@ -1,4 +1,4 @@
-"""One turn after the other: nodes know who reigns, pending heads are settled, witnesses keep all they should.
+"""One turn after the other: pending heads are settled, witnesses keep all they should.
 
 A witness that was away, or is new, is given what it lacks: the newest head first, then the older ones
 downwards, each proven by the link of the one after it, then the records. One that keeps a newer head
@@ -21,10 +21,9 @@ from holdfast.coordinator.limits import (
     WITNESSED_PER_TURN_MAX,
     WITNESSES_LOOK_S,
 )
-from holdfast.coordinator.reigning import tell_nodes
 from holdfast.coordinator.witnessing import facts_of, give, proposed, settle, without_head
 from holdfast.protocol.accounts import Witness
-from holdfast.protocol.errors import ForkDetected, HeadMoved, HoldfastError, OutcomeUnknown, Rollback
+from holdfast.protocol.errors import ForkDetected, HeadMoved, HoldfastError, Rollback
 from holdfast.protocol.ids import AccountId, NodeId
 from holdfast.protocol.messages.witness import HeadKept, KeepHead
 from holdfast.protocol.witnessing import open_statement
@@ -39,18 +38,19 @@ _log = structlog.get_logger()
 
 async def keep_witnesses(desk: Desk) -> float | None:
     """One turn."""
-    await tell_nodes(desk)
-    if desk.reigning.superseded:
-        return None
-    for account in await desk.catalogue.read(head_rows.accounts_with_pending):
-        await _settle_again(desk, account)
+    turns = asyncio.Semaphore(WITNESSED_AT_ONCE_MAX)
+
+    async def settled(account: AccountId) -> None:
+        async with turns:
+            await _settle_again(desk, account)
+
+    await asyncio.gather(*map(settled, await desk.catalogue.read(head_rows.accounts_with_pending)))
     state, now_s = desk.witnessing, desk.source.monotonic()
     if now_s >= state.look_s:
         state.look_s = now_s + WITNESSES_LOOK_S
         state.dirty.update(await desk.catalogue.read(all_accounts))
-    turns = asyncio.Semaphore(WITNESSED_AT_ONCE_MAX)
 
-    async def one(account: AccountId) -> None:
+    async def completed(account: AccountId) -> None:
         async with turns:
             state.dirty.discard(account)
             try:
@@ -61,7 +61,7 @@ async def keep_witnesses(desk: Desk) -> float | None:
             if not done:
                 state.dirty.add(account)
 
-    await asyncio.gather(*map(one, state.following(WITNESSED_PER_TURN_MAX)))
+    await asyncio.gather(*map(completed, state.following(WITNESSED_PER_TURN_MAX)))
     return None
 
 
@@ -78,7 +78,7 @@ async def _settle_again(desk: Desk, account: AccountId) -> None:
             return
         try:
             await settle(desk, row, waiting)
-        except (OutcomeUnknown, HeadMoved) as error:
+        except HoldfastError as error:
             _log.info("a head waits for its witnesses", account=account.short, why=str(error))
 
 

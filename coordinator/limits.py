@@ -140,12 +140,15 @@ WITNESSES_LOOK_S = 3600.0
 WITNESSES_LOOK_SOON_S = 5.0
 """The same after a node started: it may have lost what it kept. Several starts are one."""
 WITNESSED_AT_ONCE_MAX = 4
-"""Accounts whose witnesses are caught up at one time."""
+"""Accounts whose waiting heads are settled, and whose witnesses are caught up, at one time."""
 WITNESSED_PER_TURN_MAX = 64
 HEADS_GIVEN_PER_TURN_MAX = 256
 """Older heads given to one witness before others get their turn."""
 GATHER_CALL_TIMEOUT_S = 30.0
 """One answer of a node to whoever rebuilds or restores a coordinator."""
+TOLD_AT_ONCE_MAX = 4
+"""Nodes that are told at one time who reigns; as many of those from which nothing is heard."""
+TELL_EVERY_S = 0.5
 REIGN_RETRY_S = 5.0
 """How long a node that did not hear who reigns is left alone."""
 MAP_TOLD_MAX = 3

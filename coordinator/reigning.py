@@ -25,7 +25,7 @@ from holdfast.coordinator.limits import (
     NODE_CALL_TIMEOUT_S,
     REIGN_RETRY_S,
     TELL_SOON_S,
-    WITNESSED_AT_ONCE_MAX,
+    TOLD_AT_ONCE_MAX,
     WITNESSES_LOOK_SOON_S,
 )
 from holdfast.protocol.charter import Charter, open_charter
@@ -47,8 +47,10 @@ __all__ = [
     "newest_map",
     "reign_said",
     "require_reign",
+    "tell_heard",
     "tell_node",
     "tell_nodes",
+    "tell_silent",
     "tell_soon",
 ]
 
@@ -140,22 +142,43 @@ def newest_map(desk: Desk) -> bytes:
     return desk.reigning.digest
 
 
-async def tell_nodes(desk: Desk, *, is_patient: bool = True) -> None:
-    """Tell every node that has not heard it; also those that do not report here: they may follow another.
+async def tell_heard(desk: Desk) -> None:
+    """One turn: tell every node that is heard of, and has not heard it yet."""
+    await _tell_late(desk, is_silent=False, is_patient=True)
+    for gone in desk.reigning.told.keys() - desk.live.nodes.keys():
+        del desk.reigning.told[gone]
 
-    One that ceases to report is told again: that is how a coordinator that runs on learns of its successor.
+
+async def tell_silent(desk: Desk) -> None:
+    """One turn: the same for those that do not report here. They may follow another coordinator.
+
+    One that ceases to report is told again: that is how a coordinator that runs on learns of its
+    successor. They have turns of their own, since most of them keep whoever asks waiting.
+    """
+    await _tell_late(desk, is_silent=True, is_patient=True)
+
+
+async def tell_nodes(desk: Desk) -> None:
+    """Tell all that have not heard it, also those that did not answer a moment ago."""
+    await asyncio.gather(*(_tell_late(desk, is_silent=which, is_patient=False) for which in (False, True)))
+
+
+async def _tell_late(desk: Desk, *, is_silent: bool, is_patient: bool) -> None:
+    """Tell those that were not told what they should have heard by now, a few at a time.
 
     Args:
+        is_silent: of those from which nothing is heard; else of all others.
         is_patient: leave those alone for a while that did not hear it.
     """
     live, now_s = desk.live, desk.source.monotonic()
     late = [
         node
         for node in live.nodes
-        if desk.reigning.told.get(node) != _to_hear(desk, node)
+        if (live.state(node) not in ("up", "suspect")) is is_silent
+        and desk.reigning.told.get(node) != _to_hear(desk, node)
         and not (is_patient and desk.reigning.retry_s.get(node, now_s) > now_s)
     ]
-    turns = asyncio.Semaphore(WITNESSED_AT_ONCE_MAX)
+    turns = asyncio.Semaphore(TOLD_AT_ONCE_MAX)
 
     async def one(node: NodeId) -> None:
         async with turns:
@@ -166,8 +189,6 @@ async def tell_nodes(desk: Desk, *, is_patient: bool = True) -> None:
                 desk.reigning.retry_s[node] = desk.source.monotonic() + REIGN_RETRY_S
 
     await asyncio.gather(*map(one, late))
-    for gone in desk.reigning.told.keys() - live.nodes.keys():
-        del desk.reigning.told[gone]
 
 
 async def tell_soon(desk: Desk) -> None:
@@ -179,7 +200,7 @@ async def tell_soon(desk: Desk) -> None:
     is_under_way = reigning.telling is not None and not reigning.telling.done()
     for _ in range(2 if is_under_way else 1):  # that one may have begun before
         if reigning.telling is None or reigning.telling.done():
-            reigning.telling = asyncio.create_task(tell_nodes(desk, is_patient=False))
+            reigning.telling = asyncio.create_task(tell_nodes(desk))
             reigning.telling.add_done_callback(_look_at)
         await asyncio.wait({reigning.telling}, timeout=max(0.0, until_s - desk.source.monotonic()))
         if not reigning.telling.done():
