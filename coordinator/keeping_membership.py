@@ -9,7 +9,7 @@ import structlog
 
 from holdfast.coordinator.catalogue.moves import assign_slot
 from holdfast.coordinator.catalogue.nodes import save_counters, set_standing
-from holdfast.coordinator.catalogue.safety import group_totals
+from holdfast.coordinator.catalogue.sums import group_totals
 from holdfast.coordinator.health import Presence, newly_lost
 from holdfast.coordinator.limits import (
     COUNTERS_SAVE_S,

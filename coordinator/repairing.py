@@ -21,6 +21,7 @@ from holdfast.coordinator.catalogue import moves as move_rows
 from holdfast.coordinator.catalogue.missing import Gone, note_gone
 from holdfast.coordinator.catalogue.moves import Cursor, Move, ShardRow
 from holdfast.coordinator.catalogue.safety import missing_gaps
+from holdfast.coordinator.catalogue.sums import slots_missing
 from holdfast.coordinator.limits import (
     REPAIR_BATCH_SEALED_BYTES,
     REPAIR_BATCHES_AHEAD,
@@ -82,7 +83,7 @@ async def keep_whole(desk: Desk) -> float | None:
 
 async def _work(desk: Desk, moves: Mapping[Slot, Move]) -> dict[Slot, tuple[int, int]]:
     """(shards, sealed bytes) to bring back, by slot; a move that only has to be ended counts nothing."""
-    missing = await desk.catalogue.read(move_rows.count_missing)
+    missing = await desk.catalogue.read(slots_missing)
     work = dict(missing)
     for slot, move in moves.items():
         unfilled = await desk.catalogue.read(lambda c, m=move: move_rows.count_unfilled(c, m))  # type: ignore[misc]

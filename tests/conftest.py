@@ -1,4 +1,4 @@
-"""For all tests: how property tests draw, and which ports servers may have.
+"""For all tests: how property tests draw, which ports servers may have, and that catalogues' sums are true.
 
 Each worker has ports of its own, and so has every process that it starts: the port of a server that a
 test has killed is not taken by another test's server before it is started again.
@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from hypothesis import Phase, settings
+from support.true_sums import check_at_every_close
 
 from holdfast.protocol.ports import PORTS_VARIABLE, lasting_ports
 
@@ -40,3 +41,5 @@ if given := _ports_of(
     os.environ.get("PYTEST_XDIST_WORKER", "gw0"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 ):
     os.environ.setdefault(PORTS_VARIABLE, given)
+
+check_at_every_close()

@@ -1,8 +1,9 @@
-"""How long claim and commit take when the catalogue already has 10^4, 10^5, ... rows of chunks.
+"""How long claim, commit and status take when the catalogue already has 10^4, 10^5, ... rows of chunks.
 
 The rows are made up and put straight into a catalogue's file, in id order, as many as
 wanted: a coordinator that served for years, made in a minute. What is then timed are the
-coordinator's own commands, each one durable transaction, as an upload sends them.
+coordinator's own commands, each one durable transaction, as an upload sends them; and what
+an operator's status and each turn of repair look up while a slot is being filled.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from holdfast.cluster.benchmark.samples import Figure
 from holdfast.coordinator.catalogue.accounts import account_row, register
 from holdfast.coordinator.catalogue.chunks import claim, commit
 from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
+from holdfast.coordinator.catalogue.moves import Move, all_moves, assign_slot, count_unfilled
 from holdfast.coordinator.catalogue.nodes import NodeRow, add_groups, add_token, all_groups, join_node
+from holdfast.coordinator.catalogue.safety import group_counts
+from holdfast.coordinator.catalogue.sums import group_totals, slots_missing
 from holdfast.coordinator.catalogue.uploads import open_upload, require_open
 from holdfast.coordinator.placement import Group
 from holdfast.coordinator.quorum import DurableStripe
@@ -99,25 +103,38 @@ def fill_rows(path: Path, rows: int) -> None:
 
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA synchronous=OFF")
+        # Each row would raise the sums by one: that takes longer than to count once.
+        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            connection.execute(f'DROP TRIGGER "{name}"')
         there = connection.execute("SELECT count(*) FROM chunks").fetchone()[0]
         connection.executemany(
             "INSERT OR IGNORE INTO chunks (account, id, generation, group_id, group_version, sealed_bytes, "
             "stripe, pin, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             made(there),
         )
+        connection.execute("DELETE FROM chunk_sums")
+        connection.execute(
+            "INSERT INTO chunk_sums SELECT account, group_id, count(*), sum(sealed_bytes) FROM chunks "
+            "GROUP BY account, group_id"
+        )
+        for _, text in triggers:
+            connection.execute(text)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def measure_catalogue(folder: Path, rows: int) -> tuple[Figure, Figure]:
-    """(claim, commit) in milliseconds: of 256 new ids, and of 16 stripes, in a catalogue of so many rows."""
+def measure_catalogue(folder: Path, rows: int) -> tuple[Figure, Figure, Figure]:
+    """(claim, commit, status) in milliseconds: of 256 new ids, of 16 stripes, and how all stripes stand,
+    in a catalogue of so many rows.
+    """
     path = folder / f"catalogue-{rows}.sqlite"
     catalogue, owner, group = _prepared(path)
     catalogue.close()
     fill_rows(path, rows)
     catalogue = Catalogue(sqlite_url(path))
     groups = {group.id: group}
-    claims, commits = [], []
+    claims, commits, looks = [], [], []
     try:
         for number in range(_TIMES):
             ids = [ChunkId(_digest(f"asked {rows} {number} {i}")) for i in range(_CLAIMED_TOGETHER)]
@@ -139,11 +156,25 @@ def measure_catalogue(folder: Path, rows: int) -> tuple[Figure, Figure]:
             )
             claims.append((between - started) * 1000)
             commits.append((SYSTEM.monotonic() - between) * 1000)
+        catalogue.write_now(lambda c: assign_slot(c, group, 0, group.members[0], "refill", 1))
+        (move,) = catalogue.read_now(all_moves).values()
+        for _ in range(_TIMES):
+            started = SYSTEM.monotonic()
+            catalogue.read_now(lambda c: _look(c, move))
+            looks.append((SYSTEM.monotonic() - started) * 1000)
     finally:
         catalogue.close()
         for beside in folder.glob(path.name + "*"):
             beside.unlink()
-    return _quarters(claims), _quarters(commits)
+    return _quarters(claims), _quarters(commits), _quarters(looks)
+
+
+def _look(connection: Any, move: Move) -> None:
+    """What a status asks the catalogue, and what repair does before each turn."""
+    group_counts(connection, None, [move])
+    group_totals(connection)
+    slots_missing(connection)
+    count_unfilled(connection, move)
 
 
 def _quarters(values: list[float]) -> Figure:

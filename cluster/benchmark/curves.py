@@ -49,18 +49,20 @@ def size_curve(
 
 
 def _rows(folder: Path, counts: Sequence[int], tell: Callable[[str], None]) -> list[Curve]:
-    claims, commits = [], []
+    claims, commits, looks = [], [], []
     for rows in counts:
-        claim, commit = measure_catalogue(folder, rows)
+        claim, commit, look = measure_catalogue(folder, rows)
         claims.append((f"{rows:,}", claim.middle, claim.least, claim.most))
         commits.append((f"{rows:,}", commit.middle, commit.least, commit.most))
+        looks.append((f"{rows:,}", look.middle, look.least, look.most))
         tell(
             f"curve    {rows:>10,} rows: claim of 256 {claim.middle:.2f} ms, "
-            f"commit of 16 {commit.middle:.2f} ms"
+            f"commit of 16 {commit.middle:.2f} ms, status {look.middle:.2f} ms"
         )
     return [
         ("claim of 256 new chunks by rows in the catalogue", "ms", claims),
         ("commit of 16 chunks by rows in the catalogue", "ms", commits),
+        ("how all stripes stand by rows in the catalogue, one slot being filled", "ms", looks),
     ]
 
 

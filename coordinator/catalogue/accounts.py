@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from holdfast.coordinator.catalogue.nodes import use_token
 from holdfast.coordinator.catalogue.prepared import Prepared
-from holdfast.coordinator.catalogue.schema import accounts, chunks
+from holdfast.coordinator.catalogue.schema import accounts
 from holdfast.coordinator.limits import ENVELOPES_REMEMBERED_MAX, REMEMBERED_ENVELOPE_BYTES_MAX
 from holdfast.protocol.accounts import DeviceList, open_device_list, signed_digest
 from holdfast.protocol.codec import decode, encode
@@ -22,7 +22,6 @@ __all__ = [
     "AccountRow",
     "account_row",
     "all_accounts",
-    "chunk_totals",
     "count_accounts",
     "find_account",
     "register",
@@ -142,15 +141,6 @@ def replace_device_list(
         .values(device_list=encode(signed), device_list_seq=listed.seq)
     )
     return account_row(connection, listed.account)
-
-
-def chunk_totals(connection: Connection, number: int | None = None) -> tuple[int, int]:
-    """(chunks, sealed bytes) of one account or of all."""
-    query = select(func.count(), func.coalesce(func.sum(chunks.c.sealed_bytes), 0)).select_from(chunks)
-    if number is not None:
-        query = query.where(chunks.c.account == number)
-    row = connection.execute(query).one()
-    return int(row[0]), int(row[1])
 
 
 def all_accounts(connection: Connection) -> list[AccountId]:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 E = TypeVar("E")
 Command = Callable[[Connection], T]
 
-SCHEMA_VERSION: Final = "0008"
+SCHEMA_VERSION: Final = "0009"
 _RETRIED_SQLSTATES: Final = {"40001", "40P01"}
 
 

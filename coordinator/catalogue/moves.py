@@ -11,7 +11,7 @@ What the old holder still has afterwards is found by reconciliation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -41,6 +42,7 @@ from holdfast.coordinator.catalogue.nodes import (
 )
 from holdfast.coordinator.catalogue.prepared import Prepared
 from holdfast.coordinator.catalogue.schema import accounts, chunks, group_slots, groups, missing, moves, nodes
+from holdfast.coordinator.catalogue.sums import total_of_group
 from holdfast.coordinator.placement import Group
 from holdfast.protocol.errors import GroupMoved
 from holdfast.protocol.ids import AccountId, ChunkId, Digest, NodeId, StoreId, UploadId
@@ -52,7 +54,6 @@ __all__ = [
     "all_moves",
     "assign_slot",
     "caught_up",
-    "count_missing",
     "count_unfilled",
     "fill_batch",
     "filled",
@@ -61,15 +62,17 @@ __all__ = [
     "prove_anew",
     "shard_rows",
     "trust_anew",
+    "unfilled",
+    "where_now",
 ]
 
 Cursor = tuple[int, bytes]
 """(account's number, chunk id): everything up to it is filled."""
 _START: Cursor = (0, b"")
-_MISSING_BY_SLOT: Final = Prepared(
-    select(missing.c.group_id, missing.c.slot, func.count(), func.sum(chunks.c.sealed_bytes))
-    .join(chunks, and_(missing.c.account == chunks.c.account, missing.c.chunk == chunks.c.id))
-    .group_by(missing.c.group_id, missing.c.slot)
+_STANDING: Final = Prepared(
+    select(moves.c.left_chunks, moves.c.left_bytes, moves.c.cursor_account, moves.c.cursor_chunk).where(
+        moves.c.id == bindparam("move")
+    )
 )
 
 
@@ -158,6 +161,7 @@ def assign_slot(connection: Connection, group: Group, slot: int, new: NodeId, wh
     here = and_(moves.c.group_id == group.id, moves.c.slot == slot)
     before = connection.execute(select(moves.c.old).where(here)).one_or_none()
     holder = group.members[slot]
+    chunk_count, sealed_bytes = total_of_group(connection, group.id)
     old = before.old if before is not None else (bytes(holder) if holder != new else None)
     connection.execute(delete(moves).where(here))
     connection.execute(update(groups).where(groups.c.id == group.id).values(version=group.version + 1))
@@ -178,6 +182,8 @@ def assign_slot(connection: Connection, group: Group, slot: int, new: NodeId, wh
             started_ms=now_ms,
             filled_chunks=0,
             filled_bytes=0,
+            left_chunks=chunk_count,
+            left_bytes=sealed_bytes,
         )
     )
     raise_epoch(connection)
@@ -212,12 +218,12 @@ def trust_anew(connection: Connection, row: NodeRow, now_ms: int) -> None:
     prove_anew(connection, row.id, row.store, row.store_counter, now_ms)
 
 
-def _behind(move: Move) -> ColumnElement[bool]:
-    """Chunks that the move still has to fill."""
+def unfilled(move: Move, cursor: Cursor | None = None) -> ColumnElement[bool]:
+    """Chunks that the move still has to fill; or had to when it stood at a cursor."""
     return and_(
         chunks.c.group_id == move.group,
         chunks.c.group_version < move.version,
-        tuple_(chunks.c.account, chunks.c.id) > tuple_(*move.cursor),
+        tuple_(chunks.c.account, chunks.c.id) > tuple_(*(move.cursor if cursor is None else cursor)),
     )
 
 
@@ -228,11 +234,7 @@ def fill_batch(
     query = (
         select(chunks, accounts.c.id.label("account_id"))
         .join(accounts, accounts.c.number == chunks.c.account)
-        .where(
-            chunks.c.group_id == move.group,
-            chunks.c.group_version < move.version,
-            tuple_(chunks.c.account, chunks.c.id) > tuple_(*after),
-        )
+        .where(unfilled(move, after))
         .order_by(chunks.c.account, chunks.c.id)
         .limit(most)
     )
@@ -290,6 +292,11 @@ def filled(
     What could not be filled becomes a missing row, so that the cursor can go on.
     """
     done, failed = list(done), list(failed)
+    passed_chunks, passed_bytes = connection.execute(
+        select(func.count(), func.coalesce(func.sum(chunks.c.sealed_bytes), 0)).where(
+            unfilled(move, before), tuple_(chunks.c.account, chunks.c.id) <= tuple_(*after)
+        )
+    ).one()
     moved = connection.execute(
         update(moves)
         .where(
@@ -302,6 +309,8 @@ def filled(
             cursor_chunk=after[1],
             filled_chunks=moves.c.filled_chunks + len(done),
             filled_bytes=moves.c.filled_bytes + stored_bytes,
+            left_chunks=moves.c.left_chunks - passed_chunks,
+            left_bytes=moves.c.left_bytes - passed_bytes,
         )
     )
     if moved.rowcount != 1:
@@ -359,16 +368,13 @@ def caught_up(connection: Connection, done: Iterable[ShardRow]) -> int:
     return len(numbers)
 
 
-def count_missing(connection: Connection) -> dict[tuple[int, int], tuple[int, int]]:
-    """(shards, sealed bytes) noted as missing, by (group, slot)."""
-    return {
-        (group, slot): (shards, sealed_bytes)
-        for group, slot, shards, sealed_bytes in _MISSING_BY_SLOT.rows(connection)
-    }
-
-
 def count_unfilled(connection: Connection, move: Move) -> tuple[int, int]:
-    """(shards, sealed bytes) that a move still has to fill."""
-    query = select(func.count(), func.coalesce(func.sum(chunks.c.sealed_bytes), 0)).where(_behind(move))
-    row = connection.execute(query).one()
-    return row[0], int(row[1])
+    """(shards, sealed bytes) that a move still has to fill; nothing where it has ended."""
+    found = _STANDING.row(connection, move=move.id)
+    return (found[0], found[1]) if found is not None else (0, 0)
+
+
+def where_now(connection: Connection, move: Move) -> Move | None:
+    """The same move, as far as it has come by now; None: it has ended."""
+    found = _STANDING.row(connection, move=move.id)
+    return replace(move, cursor=(found[2], found[3])) if found is not None else None

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, String, and_, case, cast, func, not_, select, tuple_
+from sqlalchemy import Connection, Label, String, and_, case, cast, func, literal, select
 
-from holdfast.coordinator.catalogue.moves import Move
+from holdfast.coordinator.catalogue.moves import Move, count_unfilled, unfilled, where_now
 from holdfast.coordinator.catalogue.schema import chunks, missing
+from holdfast.coordinator.catalogue.sums import gap_totals, group_totals
 
-__all__ = ["Gaps", "group_counts", "group_totals", "missing_gaps"]
+__all__ = ["Gaps", "group_counts", "missing_gaps"]
 
 Gaps = Counter[tuple[int, frozenset[int]]]
 """(group, slots that are not there) -> how many stripes; those that lack nothing are not in it."""
 
+_OfGroup = Counter[frozenset[int]]
+"""The same of one group."""
 
-_Lacking = tuple[int, ColumnElement[bool]]
-"""A slot, and which chunks of its group are not there."""
+_Standing = tuple[int, ...]
+"""Of one stripe, for each move of its group: 1 where the move still has to fill it, else 0."""
 
 
-def _missing_slots(number: int | None) -> Any:
-    """Chunks with missing rows, and those slots as text. Of one account or all."""
-    # Counted by the database: after a long absence of one node nearly every stripe has a missing slot.
-    slots = func.aggregate_strings(cast(missing.c.slot, String), ",").label("slots")
-    query = select(missing.c.account, missing.c.chunk, func.max(missing.c.group_id).label("group_id"), slots)
-    if number is not None:
-        query = query.where(missing.c.account == number)
-    return query.group_by(missing.c.account, missing.c.chunk).subquery()
+@dataclass(frozen=True, slots=True)
+class _Moving:
+    """A move, as far as it has come by now (None: it has ended); and whose shards are not there: see
+    :func:`group_counts`.
+    """
+
+    move: Move
+    now: Move | None
+    is_bare: bool
+
+    @property
+    def flag(self) -> Label[int]:
+        """1 for chunks that it still has to fill, else 0."""
+        value = literal(0) if self.now is None else case((unfilled(self.now), 1), else_=0)
+        return value.label(f"slot_{self.move.slot}")
+
+    def lacks(self, behind: int) -> bool:
+        """Is the shard in this slot not there, of a stripe that stands so?"""
+        return bool(behind) is self.is_bare
 
 
 def group_counts(
@@ -43,73 +57,82 @@ def group_counts(
         bare: moves whose former holder is gone: what they have not filled yet is not there.
         halved: moves whose new holder is gone: all but that is not there.
     """
-    totals = select(chunks.c.group_id, func.count()).group_by(chunks.c.group_id)
-    if number is not None:
-        totals = totals.where(chunks.c.account == number)
-    by_group = {int(group): int(count) for group, count in connection.execute(totals)}
-    by_move: dict[int, list[_Lacking]] = defaultdict(list)
-    for move in bare:
-        by_move[move.group].append((move.slot, _unfilled(move)))
-    for move in halved:
-        by_move[move.group].append((move.slot, not_(_unfilled(move))))
+    by_group = {group: count for group, (count, _) in group_totals(connection, number).items()}
+    noted: dict[int, _OfGroup] = defaultdict(Counter)
+    for (group, slots), (count, _) in gap_totals(connection, number).items():
+        noted[group][slots] = count
+    moving: dict[int, list[_Moving]] = defaultdict(list)
+    for which, is_bare in ((bare, True), (halved, False)):
+        for move in which:
+            moving[move.group].append(_Moving(move, where_now(connection, move), is_bare))
     found: Gaps = Counter()
-    kinds = _missing_slots(number)
-    counted = select(kinds.c.group_id, kinds.c.slots, func.count()).group_by(kinds.c.group_id, kinds.c.slots)
-    if by_move:
-        counted = counted.where(kinds.c.group_id.not_in(list(by_move)))
-    for group, text, count in connection.execute(counted):
-        found[(int(group), _slots(text))] += int(count)
-    for group, lacking in by_move.items():
-        for slots, count in _counts_with_moves(connection, number, group, lacking):
-            if slots:
-                found[(group, slots)] += count
+    for group, kinds in noted.items():
+        if group not in moving:
+            found.update({(group, slots): count for slots, count in kinds.items()})
+    for group, moves in moving.items():
+        standing = _by_standing(connection, number, moves, by_group.get(group, 0))
+        has_gaps = bool(noted[group])
+        for slots, count in _with_moves(connection, number, moves, standing, has_gaps).items():
+            if slots and count:
+                found[group, slots] += count
     return by_group, found
 
 
 def missing_gaps(connection: Connection) -> dict[int, set[frozenset[int]]]:
     """By group, every combination of slots that some stripe of it lacks by missing rows."""
-    kinds = _missing_slots(None)
-    query = select(kinds.c.group_id, kinds.c.slots).distinct()
     found: dict[int, set[frozenset[int]]] = defaultdict(set)
-    for group, text in connection.execute(query):
-        found[int(group)].add(_slots(text))
+    for group, slots in gap_totals(connection):
+        found[group].add(slots)
     return found
 
 
-def group_totals(connection: Connection) -> dict[int, tuple[int, int]]:
-    """(chunks, sealed bytes) by group."""
-    query = select(chunks.c.group_id, func.count(), func.sum(chunks.c.sealed_bytes)).group_by(
-        chunks.c.group_id
-    )
-    return {int(row[0]): (int(row[1]), int(row[2])) for row in connection.execute(query)}
-
-
-def _slots(text: str | None) -> frozenset[int]:
-    return frozenset(map(int, text.split(","))) if text else frozenset()
-
-
-def _unfilled(move: Move) -> ColumnElement[bool]:
-    """Chunks that a move still has to fill."""
-    return and_(
-        chunks.c.group_version < move.version,
-        tuple_(chunks.c.account, chunks.c.id) > tuple_(*move.cursor),
-    )
-
-
-def _counts_with_moves(
-    connection: Connection, number: int | None, group: int, lacking: list[_Lacking]
-) -> list[tuple[frozenset[int], int]]:
-    """(slots that are not there, how many stripes) of a group with slots that are being filled."""
-    kinds = _missing_slots(number)
-    flags = [case((clause, 1), else_=0).label(f"slot_{slot}") for slot, clause in lacking]
-    joined = chunks.outerjoin(kinds, and_(kinds.c.account == chunks.c.account, kinds.c.chunk == chunks.c.id))
-    query = select(kinds.c.slots, func.count(), *flags).select_from(joined).where(chunks.c.group_id == group)
+def _by_standing(
+    connection: Connection, number: int | None, moves: Sequence[_Moving], total: int
+) -> Counter[_Standing]:
+    """How many stripes of a group stand how in its moves; they are gone through if no sum tells it."""
+    if len(moves) == 1 and number is None:
+        left, _ = count_unfilled(connection, moves[0].move)
+        return Counter({(1,): left, (0,): total - left})
+    flags = [each.flag for each in moves]
+    query = select(func.count(), *flags).where(chunks.c.group_id == moves[0].move.group).group_by(*flags)
     if number is not None:
         query = query.where(chunks.c.account == number)
-    return [
-        (
-            _slots(row[0]) | {slot for (slot, _), is_gone in zip(lacking, row[2:], strict=True) if is_gone},
-            int(row[1]),
+    return Counter({tuple(stands): count for count, *stands in connection.execute(query)})
+
+
+def _with_moves(
+    connection: Connection,
+    number: int | None,
+    moves: Sequence[_Moving],
+    standing: Counter[_Standing],
+    has_gaps: bool,
+) -> _OfGroup:
+    """What a group's stripes lack, some of whose slots are being filled.
+
+    Those with something noted as missing are gone through; what is left lacks nothing else.
+    """
+    found: _OfGroup = Counter()
+
+    def add(noted: frozenset[int], stands: _Standing, count: int) -> None:
+        lacking = {each.move.slot for each, behind in zip(moves, stands, strict=True) if each.lacks(behind)}
+        found[noted | lacking] += count
+
+    if has_gaps:
+        slots = func.aggregate_strings(cast(missing.c.slot, String), ",").label("slots")
+        chunk = and_(chunks.c.account == missing.c.account, chunks.c.id == missing.c.chunk)
+        # From each row of what is missing to its chunk: the other way round would be through all chunks.
+        query = (
+            select(slots, *(each.flag for each in moves))
+            .join_from(missing, chunks, chunk)
+            .where(missing.c.group_id == moves[0].move.group)
+            .group_by(missing.c.account, missing.c.chunk)
         )
-        for row in connection.execute(query.group_by(kinds.c.slots, *flags))
-    ]
+        if number is not None:
+            query = query.where(missing.c.account == number)
+        kinds = query.subquery()
+        for count, text, *behind in connection.execute(select(func.count(), *kinds.c).group_by(*kinds.c)):
+            standing[tuple(behind)] -= count
+            add(frozenset(map(int, text.split(","))), tuple(behind), count)
+    for stands, count in standing.items():
+        add(frozenset(), stands, count)
+    return found

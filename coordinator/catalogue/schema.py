@@ -1,7 +1,9 @@
 """The tables as they are now. How they came to be is in migrations/; a test holds both together.
 
 Rows per chunk are few and small: accounts have a short number for joins, a
-stripe's digests are kept as one digest, only missing slots have rows.
+stripe's digests are kept as one digest, only missing slots have rows. How many there are is
+kept in sums by the database itself (migrations/versions/v0009_sums.py): nobody goes through
+millions of rows to say how things stand.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from sqlalchemy import (
 
 __all__ = [
     "accounts",
+    "chunk_sums",
     "chunks",
     "deletion_orders",
     "erasures",
     "false_answers",
+    "gap_sums",
     "group_slots",
     "groups",
     "heads",
@@ -141,6 +145,16 @@ chunks = Table(
     sqlite_with_rowid=False,
 )
 
+chunk_sums = Table(
+    "chunk_sums",
+    metadata,
+    Column("account", Integer, primary_key=True, autoincrement=False),
+    Column("group_id", Integer, primary_key=True, autoincrement=False),
+    Column("chunks", BigInteger, nullable=False),
+    Column("sealed_bytes", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 missing = Table(
     "missing",
     metadata,
@@ -153,6 +167,17 @@ missing = Table(
     Index("missing_slot", "account", "chunk", "slot", unique=True),
     Index("missing_group", "group_id"),
     sqlite_autoincrement=True,
+)
+
+gap_sums = Table(
+    "gap_sums",
+    metadata,
+    Column("account", Integer, primary_key=True, autoincrement=False),
+    Column("group_id", Integer, primary_key=True, autoincrement=False),
+    Column("slots", String(1024), primary_key=True),
+    Column("chunks", BigInteger, nullable=False),
+    Column("sealed_bytes", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 moves = Table(
@@ -169,6 +194,8 @@ moves = Table(
     Column("started_ms", BigInteger, nullable=False),
     Column("filled_chunks", BigInteger, nullable=False),
     Column("filled_bytes", BigInteger, nullable=False),
+    Column("left_chunks", BigInteger, nullable=False, server_default="0"),
+    Column("left_bytes", BigInteger, nullable=False, server_default="0"),
     Index("moves_slot", "group_id", "slot", unique=True),
     sqlite_autoincrement=True,
 )

@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, select, update
 
 from holdfast.coordinator.catalogue.accounts import AccountRow
 from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.erasures import is_unreconciled
 from holdfast.coordinator.catalogue.schema import (
     accounts,
-    chunks,
     heads,
     pending_heads,
     sweep_marks,
     sweeps,
 )
+from holdfast.coordinator.catalogue.sums import chunk_totals
 from holdfast.coordinator.limits import MARKS_DROPPED_AT_ONCE, MARKS_UNKNOWN_MAX
 from holdfast.protocol.accounts import NO_DIGEST
 from holdfast.protocol.codec import encode
@@ -152,7 +152,7 @@ def begin(
         .where(sweeps.c.account == account.number, sweeps.c.state == "marking")
         .values(state="void")
     )
-    stored = select(func.count()).select_from(chunks).where(chunks.c.account == account.number)
+    stored, _ = chunk_totals(connection, account.number)
     number = 1 if row is None else row.number + 1
     made = {
         "account": account.number,
@@ -164,7 +164,7 @@ def begin(
         "head_digest": bytes(head),
         "generation": 0,
         "marks": 0,
-        "marks_max": 2 * int(connection.execute(stored).scalar() or 0) + MARKS_UNKNOWN_MAX,
+        "marks_max": 2 * stored + MARKS_UNKNOWN_MAX,
         "live": b"",
         "trashed_chunks": 0,
         "trashed_bytes": 0,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from holdfast.coordinator.catalogue.accounts import (
     account_row,
-    chunk_totals,
     find_account,
     register,
     replace_device_list,
 )
 from holdfast.coordinator.catalogue.heads import head_state
+from holdfast.coordinator.catalogue.sums import chunk_totals
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.stripes import account_verdict
 from holdfast.protocol.accounts import SnapshotList, open_enrolment

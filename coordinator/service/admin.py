@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from holdfast.coordinator.catalogue import erasures
-from holdfast.coordinator.catalogue.accounts import chunk_totals, count_accounts
+from holdfast.coordinator.catalogue.accounts import count_accounts
 from holdfast.coordinator.catalogue.moves import count_unfilled
 from holdfast.coordinator.catalogue.nodes import TokenKind, add_token
-from holdfast.coordinator.catalogue.safety import group_totals
+from holdfast.coordinator.catalogue.sums import chunk_totals, group_totals
 from holdfast.coordinator.catalogue.uploads import count_open
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX
 from holdfast.coordinator.reconciling import uncompared

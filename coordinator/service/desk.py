@@ -102,6 +102,9 @@ class Desk:
         self.reconciling = Reconciling()
         self.witnessing = Witnessing()
         self.reigning = Reigning(first_epoch=live.epoch)
+        self.counting = asyncio.Lock()
+        """Held while stripes are counted whose slots are being filled: that may go through all of them, and
+        one of those who read the catalogue must be left for everybody else."""
         self._large_bodies = ByteGate(LARGE_BODIES_BYTES_MAX)
         self._started_ms = source.now_ms()
         self._gate = Gate(identity.public, identity.cluster, self._started_ms)

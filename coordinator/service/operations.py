@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from holdfast.coordinator.catalogue.moves import trust_anew
 from holdfast.coordinator.catalogue.nodes import NodeRow, NodeStanding, remove_node, set_standing
-from holdfast.coordinator.catalogue.safety import group_totals, missing_gaps
+from holdfast.coordinator.catalogue.safety import missing_gaps
+from holdfast.coordinator.catalogue.sums import group_totals
 from holdfast.coordinator.keeping_membership import assign_all, members_of, rebalance_plan
 from holdfast.coordinator.limits import REBALANCE_MOVES_MAX, REPAIR_RATE_ASSUMED_BYTES_PER_S
 from holdfast.coordinator.repair_plan import Assignment, plan_moves

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from contextlib import nullcontext
 
 from holdfast.coordinator.catalogue.erasures import is_unreconciled
 from holdfast.coordinator.catalogue.moves import Move
@@ -60,9 +61,10 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     live = desk.live
     for _ in range(VERDICT_TRIES_MAX):
         epoch, moves, halved = live.epoch, bare_moves(live), halved_moves(live)
-        (by_group, gaps), is_old = await desk.catalogue.read(
-            lambda c: (group_counts(c, number, moves, halved), is_unreconciled(c))  # noqa: B023
-        )
+        async with desk.counting if moves or halved else nullcontext():
+            (by_group, gaps), is_old = await desk.catalogue.read(
+                lambda c: (group_counts(c, number, moves, halved), is_unreconciled(c))  # noqa: B023
+            )
         # Of a slot given away meanwhile the new holder is there, and what it lacks was not counted.
         if live.epoch == epoch:
             break

@@ -99,8 +99,8 @@ def test_a_peer_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_catalogue_curve_fills_as_many_rows_as_it_says_and_leaves_nothing(tmp_path: Path) -> None:
-    claim, commit = measure_catalogue(tmp_path, 2000)
-    assert 0 < claim.least <= claim.middle <= claim.most and commit.middle > 0
+    claim, commit, look = measure_catalogue(tmp_path, 2000)
+    assert 0 < claim.least <= claim.middle <= claim.most and commit.middle > 0 and look.middle > 0
     assert not list(tmp_path.iterdir())
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.stored_cluster import StoredCluster, stored_cluster
 
 from holdfast.coordinator.catalogue.erasures import set_unreconciled
 from holdfast.coordinator.catalogue.moves import assign_slot
+from holdfast.coordinator.service import stripes
 from holdfast.coordinator.service.stripes import account_verdict
 from holdfast.coordinator.verdict import Verdict
 
@@ -56,3 +60,29 @@ async def test_a_catalogue_that_may_be_old_proves_nothing(tmp_path: Path, stored
         assert (await cluster.office.status(cluster.person)).verdict == "degraded"
         await cluster.reconcile()
         assert (await verdict_of(cluster)).word == "safe"
+
+
+async def test_counting_while_slots_are_filled_leaves_the_catalogue_to_others_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may go through every chunk there is, and many ask: those who restore must not wait for them."""
+    async with stored_cluster(tmp_path, 7) as cluster:
+        await cluster.backup(OLD)
+        old, _ = await move_first_slot(cluster)
+        del cluster.desk.live.beats[old]  # type: ignore[arg-type]
+        cluster.desk.live.started_s -= 10 * cluster.desk.live.health.down_after_s
+        count, go_on = stripes.group_counts, threading.Event()
+
+        def takes_long(*asked: Any) -> Any:
+            go_on.wait(60)
+            return count(*asked)
+
+        monkeypatch.setattr(stripes, "group_counts", takes_long)
+        asking = [asyncio.create_task(verdict_of(cluster)) for _ in range(5)]
+        try:
+            async with asyncio.timeout(20):
+                for _ in range(5):
+                    assert await cluster.desk.catalogue.read(lambda c: 7) == 7
+        finally:
+            go_on.set()
+        assert {verdict.word for verdict in await asyncio.gather(*asking)} == {"degraded"}
