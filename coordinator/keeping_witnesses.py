@@ -15,13 +15,15 @@ import structlog
 from holdfast.coordinator.catalogue import heads as head_rows
 from holdfast.coordinator.catalogue.accounts import AccountRow, account_row, all_accounts
 from holdfast.coordinator.catching_up import catch_up
+from holdfast.coordinator.giving_out import facts_of, give, without_head
 from holdfast.coordinator.limits import (
     HEADS_GIVEN_PER_TURN_MAX,
     WITNESSED_AT_ONCE_MAX,
     WITNESSED_PER_TURN_MAX,
     WITNESSES_LOOK_S,
 )
-from holdfast.coordinator.witnessing import facts_of, give, proposed, settle, without_head
+from holdfast.coordinator.witnesses import proposed
+from holdfast.coordinator.witnessing import settle
 from holdfast.protocol.accounts import Witness
 from holdfast.protocol.errors import ForkDetected, HeadMoved, HoldfastError, Rollback
 from holdfast.protocol.ids import AccountId, NodeId

@@ -29,7 +29,7 @@ from holdfast.coordinator.reigning import Reigning, require_reign
 from holdfast.coordinator.repair_pacing import RepairSettings, Throttle
 from holdfast.coordinator.repair_progress import Repairs
 from holdfast.coordinator.sweeping import Sweeping
-from holdfast.coordinator.witnessing import Witnessing
+from holdfast.coordinator.witnesses import Witnessing
 from holdfast.protocol.accounts import Device, DeviceList, open_device_list
 from holdfast.protocol.byte_gate import ByteGate
 from holdfast.protocol.clock import Source

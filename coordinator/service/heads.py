@@ -9,7 +9,8 @@ from typing import Final
 from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.heads import head_state, newest_witnesses, records
 from holdfast.coordinator.service.desk import Desk
-from holdfast.coordinator.witnessing import post_head, proposed
+from holdfast.coordinator.witnesses import proposed
+from holdfast.coordinator.witnessing import post_head
 from holdfast.protocol.accounts import Witness
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest

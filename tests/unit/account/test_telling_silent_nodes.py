@@ -144,7 +144,7 @@ async def test_heads_that_wait_for_a_node_that_hangs_keep_no_other_head_waiting(
     desk, one = coordinator.desk, await device("one")
     with monkeypatch.context() as patched:
         one.link._patience_s = 0.0
-        patched.setattr("holdfast.coordinator.witnessing.WITNESS_CALL_TIMEOUT_S", 0.0)
+        patched.setattr("holdfast.coordinator.giving_out.WITNESS_CALL_TIMEOUT_S", 0.0)
         hanging.update(node.id for node in nodes)
         with pytest.raises(OutcomeUnknown):
             await post(one, coordinator, "first")

@@ -22,7 +22,8 @@ from holdfast.coordinator.catalogue.heads import head_state, pending_head
 from holdfast.coordinator.catalogue.nodes import set_standing
 from holdfast.coordinator.keeping_witnesses import complete_account, keep_witnesses
 from holdfast.coordinator.reigning import tell_nodes
-from holdfast.coordinator.witnessing import Witnessing, post_head
+from holdfast.coordinator.witnesses import Witnessing
+from holdfast.coordinator.witnessing import post_head
 from holdfast.protocol.accounts import Head, signed_digest
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.codec import decode
