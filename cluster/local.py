@@ -25,6 +25,7 @@ from holdfast.cluster.limits import (
     DOWN_AFTER_S,
     NODES_DEFAULT,
     NODES_MAX,
+    POLL_S,
     READY_WITHIN_S,
 )
 from holdfast.cluster.processes import Member, wait_until
@@ -351,9 +352,13 @@ class LocalCluster(ClusterFolder):
         return _asked(cluster_status(self.operator_key))
 
     def wait_until(
-        self, condition: Callable[[ClusterStatus], bool], within_s: float = READY_WITHIN_S
+        self,
+        condition: Callable[[ClusterStatus], bool],
+        within_s: float = READY_WITHIN_S,
+        *,
+        every_s: float = POLL_S,
     ) -> bool:
-        """Wait until the coordinator's status fits; False when it did not in time."""
+        """Wait until the coordinator's status fits, asked for so often; False when it did not in time."""
 
         def holds() -> bool:
             if self._closing.is_set():
@@ -363,7 +368,7 @@ class LocalCluster(ClusterFolder):
             except HoldfastError:
                 return False
 
-        return wait_until(holds, within_s)
+        return wait_until(holds, within_s, every_s=every_s)
 
     def wait_healthy(self, within_s: float = READY_WITHIN_S) -> None:
         """Wait until the coordinator sees every node up.

@@ -50,14 +50,16 @@ _TELLING = 4
 ProcessState = Literal["running", "paused", "stopped"]
 
 
-def wait_until(condition: Callable[[], bool], within_s: float, *, source: Source = SYSTEM) -> bool:
-    """Wait for a condition; False when it did not come true in time."""
+def wait_until(
+    condition: Callable[[], bool], within_s: float, *, every_s: float = POLL_S, source: Source = SYSTEM
+) -> bool:
+    """Wait for a condition, looked at so often; False when it did not come true in time."""
     until = source.monotonic() + within_s
     pause = Event()
     while not condition():
         if source.monotonic() > until:
             return False
-        pause.wait(POLL_S)
+        pause.wait(every_s)
     return True
 
 

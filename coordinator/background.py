@@ -6,7 +6,9 @@ one looks at the catalogue anew.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -50,6 +52,19 @@ class BackgroundTask:
     turn: Callable[[Desk], Awaitable[float | None]]
     also_superseded: bool = False
     """Does it go on when another coordinator reigns?"""
+    is_due: Callable[[Desk], asyncio.Event] | None = None
+    """What ends a pause before its time."""
+
+    async def pause(self, desk: Desk, seconds: float) -> None:
+        """Wait for so long, or until it is due."""
+        if self.is_due is None:
+            await asyncio.sleep(seconds)
+            return
+        due = self.is_due(desk)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await due.wait()
+        due.clear()
 
 
 async def _end_abandoned_uploads(desk: Desk) -> None:
@@ -67,7 +82,9 @@ TASKS: tuple[BackgroundTask, ...] = (
     BackgroundTask("keeping the pulse", PULSE_EVERY_S, keep_pulse),
     BackgroundTask("comparing inventories", COMPARE_PAUSE_S, keep_reconciled),
     BackgroundTask("auditing", AUDIT_PAUSE_S, keep_auditing),
-    BackgroundTask("keeping stripes whole", REPAIR_PAUSE_S, keep_whole),
+    BackgroundTask(
+        "keeping stripes whole", REPAIR_PAUSE_S, keep_whole, is_due=lambda desk: desk.repairs.is_due
+    ),
     BackgroundTask("encoding fallback stripes anew", REENCODE_PAUSE_S, reencode),
     BackgroundTask("telling who reigns", TELL_EVERY_S, tell_heard, also_superseded=True),
     BackgroundTask("telling silent nodes who reigns", TELL_EVERY_S, tell_silent, also_superseded=True),

@@ -119,6 +119,8 @@ async def assign_all(desk: Desk, assignments: Sequence[Assignment]) -> int:
         )
     if assignments:
         await desk.live.refresh(desk.catalogue)
+    if count:
+        desk.repairs.is_due.set()
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from holdfast.coordinator.verdict import Standing
@@ -27,6 +28,7 @@ class Repairs:
         left: groups whose stripes were encoded anew for others, and whose nodes still have the old shards.
         reencoded_to: how far fallback groups were gone through, while that lasts.
         noted_at_s: when the last batch was done, or the present work began.
+        is_due: there is new work, and the next turn need not wait for its time.
     """
 
     rate: float = 0.0
@@ -43,6 +45,7 @@ class Repairs:
     left: set[int] = field(default_factory=set)
     reencoded_to: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     noted_at_s: float = 0.0
+    is_due: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self, now_s: float) -> None:
         """Work begins: the time before it was none."""

@@ -83,12 +83,11 @@ async def keep_whole(desk: Desk) -> float | None:
 
 async def _work(desk: Desk, moves: Mapping[Slot, Move]) -> dict[Slot, tuple[int, int]]:
     """(shards, sealed bytes) to bring back, by slot; a move that only has to be ended counts nothing."""
-    missing = await desk.catalogue.read(slots_missing)
+    missing, now = await desk.catalogue.read(lambda c: (slots_missing(c), move_rows.all_moves(c)))
     work = dict(missing)
-    for slot, move in moves.items():
-        unfilled = await desk.catalogue.read(lambda c, m=move: move_rows.count_unfilled(c, m))  # type: ignore[misc]
+    for slot in moves.keys() & now.keys():
         # What is noted as missing behind the cursor is in both counts.
-        work[slot] = max(unfilled, missing.get(slot, (0, 0)))
+        work[slot] = max((now[slot].left_chunks, now[slot].left_bytes), missing.get(slot, (0, 0)))
     return work
 
 

@@ -173,4 +173,4 @@ async def _forever(task: BackgroundTask, desk: Desk) -> None:
                 pause_s = pause_s if told is None else told
         except HoldfastError as error:
             _log.warning(f"{task.name} failed", why=str(error))
-        await asyncio.sleep(pause_s)
+        await task.pause(desk, pause_s)

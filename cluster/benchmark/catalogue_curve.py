@@ -21,7 +21,7 @@ from holdfast.cluster.benchmark.samples import Figure
 from holdfast.coordinator.catalogue.accounts import account_row, register
 from holdfast.coordinator.catalogue.chunks import claim, commit
 from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
-from holdfast.coordinator.catalogue.moves import Move, all_moves, assign_slot, count_unfilled
+from holdfast.coordinator.catalogue.moves import Move, all_moves, assign_slot
 from holdfast.coordinator.catalogue.nodes import NodeRow, add_groups, add_token, all_groups, join_node
 from holdfast.coordinator.catalogue.safety import group_counts
 from holdfast.coordinator.catalogue.sums import group_totals, slots_missing
@@ -174,7 +174,7 @@ def _look(connection: Any, move: Move) -> None:
     group_counts(connection, None, [move])
     group_totals(connection)
     slots_missing(connection)
-    count_unfilled(connection, move)
+    all_moves(connection)
 
 
 def _quarters(values: list[float]) -> Figure:

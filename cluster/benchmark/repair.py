@@ -24,6 +24,8 @@ __all__ = ["measure_repair"]
 
 _LOST_AFTER_S = DOWN_AFTER_S + 2.0
 _REPAIRED_WITHIN_S = 300.0
+_LOOK_S = 0.1
+"""How often it is asked: whoever asks takes processor time from those that repair."""
 
 
 def measure_repair(folder: Path, rounds: int, profile: str, tell: Callable[[str], None]) -> list[Sample]:
@@ -76,6 +78,6 @@ def _repaired(cluster: LocalCluster, done_before: int) -> Cost:
         return repair.done_bytes > done_before and not (repair.queued or repair.moves or repair.running)
 
     started = SYSTEM.monotonic()
-    if not cluster.wait_until(whole, _REPAIRED_WITHIN_S):
+    if not cluster.wait_until(whole, _REPAIRED_WITHIN_S, every_s=_LOOK_S):
         raise HoldfastError("the stripes of a lost node did not become whole", why=cluster.status().sentence)
     return Cost(SYSTEM.monotonic() - started)

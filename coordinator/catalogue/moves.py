@@ -54,7 +54,6 @@ __all__ = [
     "all_moves",
     "assign_slot",
     "caught_up",
-    "count_unfilled",
     "fill_batch",
     "filled",
     "finish_move",
@@ -70,9 +69,14 @@ Cursor = tuple[int, bytes]
 """(account's number, chunk id): everything up to it is filled."""
 _START: Cursor = (0, b"")
 _STANDING: Final = Prepared(
-    select(moves.c.left_chunks, moves.c.left_bytes, moves.c.cursor_account, moves.c.cursor_chunk).where(
-        moves.c.id == bindparam("move")
-    )
+    select(
+        moves.c.cursor_account,
+        moves.c.cursor_chunk,
+        moves.c.filled_chunks,
+        moves.c.filled_bytes,
+        moves.c.left_chunks,
+        moves.c.left_bytes,
+    ).where(moves.c.id == bindparam("move"))
 )
 
 
@@ -84,6 +88,7 @@ class Move:
         old: the holder before, still a source; None when there is none (a node with a new, empty store).
         version: the group's version since the assignment; chunks committed at it or later need no filling.
         why: "lost", "drain", "distrusted", "zone", "rebalance", or "refill" (the same node, to be proven).
+        left_chunks, left_bytes: what it still had to fill when this was read, and how large that is sealed.
     """
 
     id: int
@@ -96,6 +101,8 @@ class Move:
     started_ms: int
     filled_chunks: int
     filled_bytes: int
+    left_chunks: int = 0
+    left_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,8 @@ def all_moves(connection: Connection) -> dict[tuple[int, int], Move]:
             row.started_ms,
             row.filled_chunks,
             row.filled_bytes,
+            row.left_chunks,
+            row.left_bytes,
         )
         for row in connection.execute(select(moves))
     }
@@ -368,13 +377,17 @@ def caught_up(connection: Connection, done: Iterable[ShardRow]) -> int:
     return len(numbers)
 
 
-def count_unfilled(connection: Connection, move: Move) -> tuple[int, int]:
-    """(shards, sealed bytes) that a move still has to fill; nothing where it has ended."""
-    found = _STANDING.row(connection, move=move.id)
-    return (found[0], found[1]) if found is not None else (0, 0)
-
-
 def where_now(connection: Connection, move: Move) -> Move | None:
     """The same move, as far as it has come by now; None: it has ended."""
     found = _STANDING.row(connection, move=move.id)
-    return replace(move, cursor=(found[2], found[3])) if found is not None else None
+    if found is None:
+        return None
+    account, chunk, filled_chunks, filled_bytes, left_chunks, left_bytes = found
+    return replace(
+        move,
+        cursor=(account, chunk),
+        filled_chunks=filled_chunks,
+        filled_bytes=filled_bytes,
+        left_chunks=left_chunks,
+        left_bytes=left_bytes,
+    )

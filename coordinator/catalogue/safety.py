@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Label, String, and_, case, cast, func, literal, select
 
-from holdfast.coordinator.catalogue.moves import Move, count_unfilled, unfilled, where_now
+from holdfast.coordinator.catalogue.moves import Move, unfilled, where_now
 from holdfast.coordinator.catalogue.schema import chunks, missing
 from holdfast.coordinator.catalogue.sums import gap_totals, group_totals
 
@@ -91,7 +91,7 @@ def _by_standing(
 ) -> Counter[_Standing]:
     """How many stripes of a group stand how in its moves; they are gone through if no sum tells it."""
     if len(moves) == 1 and number is None:
-        left, _ = count_unfilled(connection, moves[0].move)
+        left = moves[0].now.left_chunks if moves[0].now is not None else 0
         return Counter({(1,): left, (0,): total - left})
     flags = [each.flag for each in moves]
     query = select(func.count(), *flags).where(chunks.c.group_id == moves[0].move.group).group_by(*flags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.coordinator.catalogue import erasures
 from holdfast.coordinator.catalogue.accounts import count_accounts
-from holdfast.coordinator.catalogue.moves import count_unfilled
+from holdfast.coordinator.catalogue.moves import all_moves
 from holdfast.coordinator.catalogue.nodes import TokenKind, add_token
 from holdfast.coordinator.catalogue.sums import chunk_totals, group_totals
 from holdfast.coordinator.catalogue.uploads import count_open
@@ -94,21 +94,19 @@ class AdminHandlers:
 
     async def _repair(self) -> RepairStatus:
         live, repairs = self._desk.live, self._desk.repairs
-        moves = []
-        for (group, slot), move in sorted(live.moves.items()):
-            left, _ = await self._desk.catalogue.read(lambda c, m=move: count_unfilled(c, m))  # type: ignore[misc]
-            holder = live.groups[group].members[slot]
-            moves.append(
-                MoveStatus(
-                    group=group,
-                    slot=slot,
-                    node=holder,
-                    old=move.old,
-                    why=move.why,
-                    left_shards=left,
-                    filled_shards=move.filled_chunks,
-                )
+        moves = [
+            MoveStatus(
+                group=group,
+                slot=slot,
+                node=live.groups[group].members[slot],
+                old=move.old,
+                why=move.why,
+                left_shards=move.left_chunks,
+                filled_shards=move.filled_chunks,
             )
+            for (group, slot), move in sorted((await self._desk.catalogue.read(all_moves)).items())
+            if group in live.groups
+        ]
         eta_s = repairs.eta_s
         return RepairStatus(
             queued=repairs.queued_shards,

@@ -18,7 +18,7 @@ from support.true_sums import require_true_sums
 
 from holdfast.coordinator.catalogue import engine
 from holdfast.coordinator.catalogue.engine import Catalogue, sqlite_url
-from holdfast.coordinator.catalogue.moves import Move, all_moves, assign_slot, count_unfilled
+from holdfast.coordinator.catalogue.moves import Move, all_moves, assign_slot, where_now
 from holdfast.coordinator.catalogue.nodes import NodeRow, add_groups, add_token, all_groups, join_node
 from holdfast.coordinator.catalogue.safety import group_counts
 from holdfast.coordinator.catalogue.sums import (
@@ -243,10 +243,10 @@ def test_a_move_that_has_ended_since_it_was_looked_up_has_nothing_left(shared: B
         c.execute(text(ADD), {"account": 1, "chunk": b"1", "group": 1, "version": 0, "size": 9})
         assign_slot(c, all_groups(c)[1], 3, SPARE[0], "drain", 1)
         (move,) = all_moves(c).values()
-        assert count_unfilled(c, move) == (1, 9)
+        assert (move.left_chunks, move.left_bytes) == (1, 9) and where_now(c, move) == move
         assert group_counts(c, None, [move])[1] == {(1, frozenset({3})): 1}
         c.execute(text("DELETE FROM moves"))
-        assert count_unfilled(c, move) == (0, 0)
+        assert where_now(c, move) is None
         for number in (None, 1):
             assert group_counts(c, number, [move])[1] == {}
             assert group_counts(c, number, [], [move])[1] == {(1, frozenset({3})): 1}
@@ -270,7 +270,7 @@ def test_nothing_is_counted_through_to_say_how_things_stand(
         try:
             group_counts(c, None, [move])
             group_counts(c, 1)
-            chunk_totals(c), group_totals(c), slots_missing(c), count_unfilled(c, move)
+            chunk_totals(c), group_totals(c), slots_missing(c), where_now(c, move)
         finally:
             raw.set_trace_callback(None)
         assert asked and not [each for each in asked if "FROM chunks" in each or "FROM missing" in each]
@@ -309,9 +309,7 @@ def test_an_older_catalogue_is_counted_once_when_it_is_opened(
         catalogue.read_now(require_true_sums)
         count, sealed_bytes = catalogue.read_now(chunk_totals)
         assert (count, sealed_bytes) == (40, sum(range(10, 50)))
-        assert all(
-            catalogue.read_now(lambda c: [count_unfilled(c, move)[0] for move in all_moves(c).values()])
-        )
+        assert all(move.left_chunks for move in catalogue.read_now(all_moves).values())
 
         def emptied(c: Any) -> None:
             c.execute(text("DELETE FROM missing WHERE slot > 3"))

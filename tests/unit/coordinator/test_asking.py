@@ -1,4 +1,4 @@
-"""What an operator's commands say where the coordinator broke down, or somebody else answered in its place."""
+"""What an operator's commands say where the coordinator broke down while it answered."""
 
 from __future__ import annotations
 
