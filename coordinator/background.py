@@ -33,10 +33,10 @@ from holdfast.coordinator.limits import (
 )
 from holdfast.coordinator.reconciling import keep_pulse, keep_reconciled
 from holdfast.coordinator.reencoding import reencode
-from holdfast.coordinator.reigning import tell_heard, tell_silent
 from holdfast.coordinator.repairing import keep_whole
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.sweeping import keep_trash
+from holdfast.coordinator.telling import keep_told
 
 __all__ = ["TASKS", "BackgroundTask"]
 
@@ -86,7 +86,6 @@ TASKS: tuple[BackgroundTask, ...] = (
         "keeping stripes whole", REPAIR_PAUSE_S, keep_whole, is_due=lambda desk: desk.repairs.is_due
     ),
     BackgroundTask("encoding fallback stripes anew", REENCODE_PAUSE_S, reencode),
-    BackgroundTask("telling who reigns", TELL_EVERY_S, tell_heard, also_superseded=True),
-    BackgroundTask("telling silent nodes who reigns", TELL_EVERY_S, tell_silent, also_superseded=True),
+    BackgroundTask("telling who reigns", TELL_EVERY_S, keep_told, also_superseded=True),
     BackgroundTask("keeping witnesses", WITNESSES_EVERY_S, keep_witnesses),
 )

@@ -103,13 +103,16 @@ async def give_out(desk: Desk, account: AccountRow, waiting: Pending, records: S
             _log.info("a witness did not keep a head", node=witness.node.short, why=str(error))
 
     running = {asyncio.create_task(one(witness)) for witness in asked.values()}
-    while running and not is_agreed(own, before, statements, gone):
-        done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    for task in running:
-        desk.witnessing.tasks.add(task)
-        task.add_done_callback(desk.witnessing.tasks.discard)
+    try:
+        while running and not is_agreed(own, before, statements, gone):
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        # Who gives up waiting leaves them to go on, and the coordinator's end finds them here.
+        for task in running:
+            desk.witnessing.tasks.add(task)
+            task.add_done_callback(desk.witnessing.tasks.discard)
     return Given(dict(statements), frozenset(refused))
 
 

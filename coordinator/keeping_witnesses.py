@@ -8,6 +8,7 @@ than the catalogue has is read, and believed as far as it proves itself.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -40,31 +41,42 @@ _log = structlog.get_logger()
 
 async def keep_witnesses(desk: Desk) -> float | None:
     """One turn."""
-    turns = asyncio.Semaphore(WITNESSED_AT_ONCE_MAX)
-
-    async def settled(account: AccountId) -> None:
-        async with turns:
-            await _settle_again(desk, account)
-
-    await asyncio.gather(*map(settled, await desk.catalogue.read(head_rows.accounts_with_pending)))
+    await _each(desk, await desk.catalogue.read(head_rows.accounts_with_pending), _settle_again)
     state, now_s = desk.witnessing, desk.source.monotonic()
     if now_s >= state.look_s:
         state.look_s = now_s + WITNESSES_LOOK_S
         state.dirty.update(await desk.catalogue.read(all_accounts))
-
-    async def completed(account: AccountId) -> None:
-        async with turns:
-            state.dirty.discard(account)
-            try:
-                done = await complete_account(desk, account)
-            except HoldfastError as error:
-                done = False
-                _log.info("an account's witnesses are not complete", account=account.short, why=str(error))
-            if not done:
-                state.dirty.add(account)
-
-    await asyncio.gather(*map(completed, state.following(WITNESSED_PER_TURN_MAX)))
+    await _each(desk, state.following(WITNESSED_PER_TURN_MAX), _complete_again)
     return None
+
+
+async def _each(
+    desk: Desk, accounts: Iterable[AccountId], work: Callable[[Desk, AccountId], Awaitable[None]]
+) -> None:
+    """See to several accounts at a time, until all had their turn or another coordinator reigns."""
+    turns = asyncio.Semaphore(WITNESSED_AT_ONCE_MAX)
+
+    async def one(account: AccountId) -> None:
+        async with turns:
+            if not desk.reigning.superseded:
+                await work(desk, account)
+
+    async with asyncio.TaskGroup() as group:
+        for account in accounts:
+            group.create_task(one(account))
+
+
+async def _complete_again(desk: Desk, account: AccountId) -> None:
+    """Witnesses that may lack something."""
+    dirty = desk.witnessing.dirty
+    dirty.discard(account)
+    try:
+        done = await complete_account(desk, account)
+    except HoldfastError as error:
+        done = False
+        _log.info("an account's witnesses are not complete", account=account.short, why=str(error))
+    if not done:
+        dirty.add(account)
 
 
 async def _settle_again(desk: Desk, account: AccountId) -> None:

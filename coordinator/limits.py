@@ -147,8 +147,13 @@ HEADS_GIVEN_PER_TURN_MAX = 256
 GATHER_CALL_TIMEOUT_S = 30.0
 """One answer of a node to whoever rebuilds or restores a coordinator."""
 TOLD_AT_ONCE_MAX = 4
-"""Nodes that are told at one time who reigns; as many of those from which nothing is heard."""
+"""Nodes that are told at one time who reigns; and as many of those that are silent."""
+PLACE_KEPT_S = 1.0
+"""How long one that does not answer keeps others from being told."""
 TELL_EVERY_S = 0.5
+REIGN_CALL_TIMEOUT_S = 5.0
+REIGN_BYTES_PER_S_MIN = 256 * 1024
+"""A long map takes longer."""
 REIGN_RETRY_S = 5.0
 """How long a node that did not hear who reigns is left alone."""
 MAP_TOLD_MAX = 3
@@ -171,5 +176,6 @@ assert UPLOADS_OPEN_MAX >= DEVICES_MAX
 assert REENCODE_BATCH_SEALED_BYTES <= REBUILD_SEALED_BYTES_MAX
 assert REPAIR_BATCH_SEALED_BYTES <= REBUILD_SEALED_BYTES_MAX
 assert WITNESSES_LOOK_SOON_S < WITNESSES_LOOK_S
+assert REIGN_CALL_TIMEOUT_S < WITNESS_CALL_TIMEOUT_S, "a witness that hung is told again while its head waits"
 assert SNAPSHOT_RECORD_BYTES_MAX <= RECORDS_WITH_A_HEAD_BYTES
 assert RECORDS_WITH_A_HEAD_BYTES + 2 * DEVICE_LIST_BYTES_MAX + 3 * MIB < MESSAGE_BYTES_MAX

@@ -227,8 +227,8 @@ async def _fill(
             say(f"Node {node.short} does not tell what lies on it: {error.what}.")
             made.silent.append(node)
     groups = await _groups(calls, sums, answering, rows, kept)
-    epoch = (kept.map.epoch if kept.map is not None else 0) + 1
-    await catalogue.write(lambda c: rebuilt.put_cluster(c, rows.values(), groups.values(), epoch, now_ms))
+    made_of = (kept.map.term, kept.map.epoch) if kept.map is not None else (0, 0)
+    await catalogue.write(lambda c: rebuilt.put_cluster(c, rows.values(), groups.values(), made_of, now_ms))
     made.groups = len(groups)
     made.unplaced = sum(
         count for slots in sums.values() for (group, _), count in slots.items() if group not in groups

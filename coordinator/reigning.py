@@ -1,4 +1,4 @@
-"""Telling every node who coordinates, where, and by which map; and noticing that one's own term is over.
+"""Telling a node who coordinates, where, and by which map; and noticing that one's own term is over.
 
 A node that has met a higher term answers with that term's charter. It is signed by the cluster's root,
 so a node cannot make it up: from then on this coordinator serves reads only, and says so.
@@ -19,18 +19,19 @@ import structlog
 from holdfast.coordinator.catalogue.adopted import adopt_map
 from holdfast.coordinator.catalogue.nodes import NodeRow
 from holdfast.coordinator.gathering import open_kept_map
+from holdfast.coordinator.health import NodeState
 from holdfast.coordinator.limits import (
     MAP_TOLD_MAX,
     MAPS_REMEMBERED_MAX,
     NODE_CALL_TIMEOUT_S,
-    REIGN_RETRY_S,
-    TELL_SOON_S,
+    REIGN_BYTES_PER_S_MIN,
+    REIGN_CALL_TIMEOUT_S,
     TOLD_AT_ONCE_MAX,
     WITNESSES_LOOK_SOON_S,
 )
 from holdfast.protocol.charter import Charter, open_charter
 from holdfast.protocol.codec import encode
-from holdfast.protocol.errors import HoldfastError, Refused, Superseded
+from holdfast.protocol.errors import Refused, Superseded
 from holdfast.protocol.ids import NodeId
 from holdfast.protocol.limits import LARGE_BODY_BYTES
 from holdfast.protocol.messages.cluster import ClusterMap, MapGroup, MapNode
@@ -44,17 +45,20 @@ if TYPE_CHECKING:
 __all__ = [
     "Reigning",
     "cluster_map",
+    "has_asked_all",
     "newest_map",
     "reign_said",
     "require_reign",
-    "tell_heard",
+    "take_in",
     "tell_node",
-    "tell_nodes",
-    "tell_silent",
-    "tell_soon",
+    "to_hear",
 ]
 
 _log = structlog.get_logger()
+
+
+ToHear = tuple[int, str, bytes, NodeState]
+"""See Reigning.told."""
 
 
 @dataclass(slots=True)
@@ -64,25 +68,26 @@ class Reigning:
     Attributes:
         url: where this coordinator serves; empty until it does.
         superseded: the higher term that a node has shown; 0: none.
-        told: what each node heard last: epoch, URL, the start of its process, and whether it reported then.
-        retry_s: when a node that did not answer is told again.
+        told: what each node heard last: epoch, URL, the start of its process, and its state then.
+        retry_s: when a node that did not hear it is told again.
         map: the signed map by its epoch.
         digest: of the map's payload. known_maps: of all that were signed here, or taken over.
-        first_epoch: of the catalogue when this process began: older maps hold nothing that it does not know.
         turns: one tells a node at a time.
-        telling: the round in which all nodes are told, where somebody waits for it.
+        telling: who is being told, whether somebody waits for it or not (coordinator.telling).
+        places, places_behind: how many are told at a time: of those that answer, and of the others.
     """
 
     url: str = ""
     superseded: int = 0
-    told: dict[NodeId, tuple[int, str, bytes, bool]] = field(default_factory=dict)
+    told: dict[NodeId, ToHear] = field(default_factory=dict)
     retry_s: dict[NodeId, float] = field(default_factory=dict)
     map: tuple[int, Signed] | None = None
     digest: bytes = b""
     known_maps: dict[bytes, None] = field(default_factory=dict)
-    first_epoch: int = 0
     turns: WeakValueDictionary[NodeId, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    telling: asyncio.Task[None] | None = None
+    telling: dict[NodeId, asyncio.Task[None]] = field(default_factory=dict)
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TOLD_AT_ONCE_MAX))
+    places_behind: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TOLD_AT_ONCE_MAX))
 
     def remember(self, payload: bytes) -> bytes:
         """A map that was signed here, or whose nodes are known by now; gives its digest."""
@@ -142,83 +147,18 @@ def newest_map(desk: Desk) -> bytes:
     return desk.reigning.digest
 
 
-async def tell_heard(desk: Desk) -> None:
-    """One turn: tell every node that is heard of, and has not heard it yet."""
-    await _tell_late(desk, is_silent=False, is_patient=True)
-    for gone in desk.reigning.told.keys() - desk.live.nodes.keys():
-        del desk.reigning.told[gone]
+def has_asked_all(desk: Desk) -> bool:
+    """Was every node told since the start, or did not hear it? Else one of them may know a successor."""
+    reigning = desk.reigning
+    return all(node in reigning.told or node in reigning.retry_s for node in desk.live.nodes)
 
 
-async def tell_silent(desk: Desk) -> None:
-    """One turn: the same for those that do not report here. They may follow another coordinator.
-
-    One that ceases to report is told again: that is how a coordinator that runs on learns of its
-    successor. They have turns of their own, since most of them keep whoever asks waiting.
-    """
-    await _tell_late(desk, is_silent=True, is_patient=True)
-
-
-async def tell_nodes(desk: Desk) -> None:
-    """Tell all that have not heard it, also those that did not answer a moment ago."""
-    await asyncio.gather(*(_tell_late(desk, is_silent=which, is_patient=False) for which in (False, True)))
-
-
-async def _tell_late(desk: Desk, *, is_silent: bool, is_patient: bool) -> None:
-    """Tell those that were not told what they should have heard by now, a few at a time.
-
-    Args:
-        is_silent: of those from which nothing is heard; else of all others.
-        is_patient: leave those alone for a while that did not hear it.
-    """
-    live, now_s = desk.live, desk.source.monotonic()
-    late = [
-        node
-        for node in live.nodes
-        if (live.state(node) not in ("up", "suspect")) is is_silent
-        and desk.reigning.told.get(node) != _to_hear(desk, node)
-        and not (is_patient and desk.reigning.retry_s.get(node, now_s) > now_s)
-    ]
-    turns = asyncio.Semaphore(TOLD_AT_ONCE_MAX)
-
-    async def one(node: NodeId) -> None:
-        async with turns:
-            try:
-                await tell_node(desk, node)
-            except HoldfastError as error:
-                _log.debug("a node did not hear who reigns", node=node.short, why=str(error))
-                desk.reigning.retry_s[node] = desk.source.monotonic() + REIGN_RETRY_S
-
-    await asyncio.gather(*map(one, late))
-
-
-async def tell_soon(desk: Desk) -> None:
-    """Have all nodes told what the map is now; waits a moment for those that answer, and for no others.
-
-    Many may ask for it at once: one round after the other tells what there is by then.
-    """
-    reigning, until_s = desk.reigning, desk.source.monotonic() + TELL_SOON_S
-    is_under_way = reigning.telling is not None and not reigning.telling.done()
-    for _ in range(2 if is_under_way else 1):  # that one may have begun before
-        if reigning.telling is None or reigning.telling.done():
-            reigning.telling = asyncio.create_task(tell_nodes(desk))
-            reigning.telling.add_done_callback(_look_at)
-        await asyncio.wait({reigning.telling}, timeout=max(0.0, until_s - desk.source.monotonic()))
-        if not reigning.telling.done():
-            return
-
-
-def _look_at(telling: asyncio.Task[None]) -> None:
-    """What nobody foresaw is told, and keeps nobody from joining."""
-    if not telling.cancelled() and telling.exception() is not None:
-        _log.error("telling the nodes who reigns came to grief", exc_info=telling.exception())
-
-
-def _to_hear(desk: Desk, node: NodeId) -> tuple[int, str, bytes, bool]:
+def to_hear(desk: Desk, node: NodeId) -> ToHear:
     """What a node should have been told by now: see Reigning.told."""
     live = desk.live
     beat = live.beats.get(node)
     start = beat.report.start if beat is not None else b""
-    return live.epoch, desk.reigning.url, start, live.state(node) == "up"
+    return live.epoch, desk.reigning.url, start, live.state(node)
 
 
 async def tell_node(desk: Desk, node: NodeId) -> None:
@@ -229,7 +169,7 @@ async def tell_node(desk: Desk, node: NodeId) -> None:
     """
     reigning, before = desk.reigning, desk.reigning.told.get(node)
     async with reigning.turns.setdefault(node, asyncio.Lock()):
-        row, state, told = desk.live.nodes.get(node), _to_hear(desk, node), reigning.told.get(node)
+        row, state, told = desk.live.nodes.get(node), to_hear(desk, node), reigning.told.get(node)
         if row is None or (told is not before and told == state):
             return  # let go, or somebody else has told it meanwhile
         newest_map(desk)  # that one is no news
@@ -237,7 +177,7 @@ async def tell_node(desk: Desk, node: NodeId) -> None:
             # Who does not follow us yet would not take a long message; and what it keeps may be news.
             await _take_over(desk, row, (await _say(desk, row, None)).map)
         for _ in range(MAP_TOLD_MAX):
-            state, digest = _to_hear(desk, node), newest_map(desk)
+            state, digest = to_hear(desk, node), newest_map(desk)
             answer = await _say(desk, row, cluster_map(desk))
             if answer.map == digest or reigning.superseded:
                 break
@@ -269,20 +209,26 @@ async def _take_over(desk: Desk, row: NodeRow, digest: bytes) -> None:
     if page.map is None:
         return
     opened = open_kept_map(page.map, identity.root, identity.cluster)
-    if opened.epoch >= reigning.first_epoch:
-        now_ms = desk.source.now_ms()
-        joined = await desk.catalogue.write(lambda c: adopt_map(c, opened, now_ms))
-        await desk.live.refresh(desk.catalogue)
-        if joined:
-            _log.warning("nodes that joined since the catalogue was copied were taken in", count=joined)
+    await take_in(desk, opened)
     reigning.remember(page.map.map.payload)
+
+
+async def take_in(desk: Desk, opened: ClusterMap) -> None:
+    """Let nodes in that a proven map names and this catalogue does not know."""
+    now_ms = desk.source.now_ms()
+    joined = await desk.catalogue.write(lambda c: adopt_map(c, opened, now_ms))
+    await desk.live.refresh(desk.catalogue)
+    if joined:
+        _log.warning("nodes that joined since the catalogue was copied were taken in", count=joined)
 
 
 async def _say(desk: Desk, row: NodeRow, listed: Signed | None) -> Reigned:
     """Say to a node who reigns, and heed what it answers. Raises HoldfastError."""
     identity = desk.identity
     message = Reign(root=identity.root, charter=identity.charter, url=desk.reigning.url, map=listed)
-    answer = await desk.calls.ask(row, "POST", "/v1/reign", message, Reigned, timeout_s=NODE_CALL_TIMEOUT_S)
+    size = len(listed.payload) if listed is not None else 0
+    timeout_s = REIGN_CALL_TIMEOUT_S + size / REIGN_BYTES_PER_S_MIN
+    answer = await desk.calls.ask(row, "POST", "/v1/reign", message, Reigned, timeout_s=timeout_s)
     if answer.charter is None:
         raise Refused(f"node {row.id.short} does not say whom it follows")
     _heed(desk, row.id, open_charter(identity.root, answer.charter, identity.cluster))

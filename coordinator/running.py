@@ -19,6 +19,7 @@ from holdfast.coordinator.live import Live
 from holdfast.coordinator.repair_pacing import RepairSettings
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.routes import make_routes
+from holdfast.coordinator.telling import end_telling
 from holdfast.protocol.address import Address, parse_url
 from holdfast.protocol.clock import Source
 from holdfast.protocol.directory import (
@@ -160,6 +161,8 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
         await asyncio.gather(*tending, return_exceptions=True)
         remove_file(folder / "ready.json")
         await server.stop()
+        await end_telling(desk)
+        await desk.witnessing.end()
         _log.info("stopped")
 
 

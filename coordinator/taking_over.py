@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from holdfast.coordinator.catalogue.adopted import adopt_newer, adopt_nodes
+from holdfast.coordinator.catalogue.adopted import adopt_newer
 from holdfast.coordinator.catching_up import catch_up
 from holdfast.coordinator.gathering import Kept, read_kept
+from holdfast.coordinator.reigning import take_in
 from holdfast.protocol.accounts import open_device_list
 from holdfast.protocol.errors import StoreFailed
 from holdfast.protocol.ids import NodeId
@@ -45,11 +46,7 @@ async def take_over(desk: Desk, node: NodeId) -> None:
     except StoreFailed as error:
         _log.info("a node does not tell what it keeps", node=node.short, why=str(error))
     if kept.map is not None:
-        now_ms, told = desk.source.now_ms(), kept.map.nodes
-        joined = await desk.catalogue.write(lambda c: adopt_nodes(c, told, now_ms))
-        if joined:
-            _log.warning("nodes that joined since the catalogue was copied were taken in", count=joined)
-            await desk.live.refresh(desk.catalogue)
+        await take_in(desk, kept.map)
     for account, facts in kept.facts.items():
         # The turn of the account: while its heads are read nobody posts one.
         async with desk.witnessing.turn(account):

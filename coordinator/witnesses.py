@@ -51,6 +51,12 @@ class Witnessing:
         self.last = bytes(chosen[-1]) if chosen else b""
         return chosen
 
+    async def end(self) -> None:
+        """Nothing is given out any more."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
     def turn(self, account: AccountId) -> asyncio.Lock:
         """Held while a head of this account is taken, given out and settled."""
         return self.turns.setdefault(account, asyncio.Lock())

@@ -22,6 +22,7 @@ from holdfast.coordinator.catalogue.heads import Pending
 from holdfast.coordinator.catalogue.uploads import end_upload
 from holdfast.coordinator.catching_up import catch_up
 from holdfast.coordinator.giving_out import give_out
+from holdfast.coordinator.reigning import has_asked_all, require_reign
 from holdfast.coordinator.witnesses import given_up, standing_nodes
 from holdfast.protocol.accounts import Head, Witness, signed_digest
 from holdfast.protocol.codec import decode
@@ -177,8 +178,10 @@ async def settle(
 
     Where so many of its own witnesses were given up since it was taken that there never will be a
     majority, those that are left decide: no other head was taken meanwhile, and the account must go on.
+    Perhaps none is left; so every node must have had the chance to say that another coordinator reigns.
 
     Raises:
+        Superseded: one does.
         OutcomeUnknown: it is not agreed yet. HeadMoved: it never will be, and was dropped; what its
             witnesses keep instead is taken over by now.
     """
@@ -187,9 +190,13 @@ async def settle(
     before = [each.node for each in waiting.before]
     gone = given_up(desk, waiting.before)
     left = [node for node in own if node not in given_up(desk, waiting.witnesses)]
+    may_decide = True
     if len(left) >= majority(len(own)):
         left = own  # all of them count, and those given up are missed
-    if is_agreed(left, before, given.statements, gone):
+    else:
+        may_decide = has_asked_all(desk)
+    require_reign(desk)
+    if may_decide and is_agreed(left, before, given.statements, gone):
         reached("coordinator.head.agreed")
         # They keep a head that was never agreed, and now never will be: the next head names others.
         desk.witnessing.forked.update((account.id, node) for node in given.refused)
@@ -217,7 +224,7 @@ async def settle(
     silent = sorted(node.short for node in {*own, *before} - set(given.statements) - gone)
     raise OutcomeUnknown(
         f"head {waiting.seq} of the account is not agreed yet",
-        why=f"witnesses {', '.join(silent)} have not confirmed it",
+        why=f"witnesses {', '.join(silent) or 'that were given up'} have not confirmed it",
         do="Start those nodes and run it again: repeating is safe.",
         nodes=silent,
     )

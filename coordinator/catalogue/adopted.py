@@ -15,7 +15,7 @@ from holdfast.coordinator.catalogue.heads import (
     known_records,
     pending_head,
 )
-from holdfast.coordinator.catalogue.nodes import pass_over_epoch, raise_epoch
+from holdfast.coordinator.catalogue.nodes import map_made_of, pass_over_epoch, raise_epoch
 from holdfast.coordinator.catalogue.schema import accounts, nodes
 from holdfast.protocol.accounts import DeviceList, Head
 from holdfast.protocol.codec import decode, encode
@@ -56,9 +56,19 @@ def adopt_nodes(connection: Connection, told: Sequence[MapNode], now_ms: int) ->
 
 
 def adopt_map(connection: Connection, told: ClusterMap, now_ms: int) -> int:
-    """:func:`adopt_nodes` of a map; its number, and those before it, are not given again."""
+    """:func:`adopt_nodes` of a map; its number, and those before it, are not given again.
+
+    Where it names nodes that were not known, this catalogue is older than it: nothing is swept until all has
+    been compared. A rebuilt catalogue does not know whom the lost one let go, but it was made of a map: one
+    that is no newer is passed over.
+    """
+    if (told.term, told.epoch) <= map_made_of(connection):
+        return 0
     pass_over_epoch(connection, told.epoch)
-    return adopt_nodes(connection, told.nodes, now_ms)
+    joined = adopt_nodes(connection, told.nodes, now_ms)
+    if joined:
+        set_unreconciled(connection, True)
+    return joined
 
 
 def adopt_newer(connection: Connection, facts: AccountFacts) -> AccountRow | None:

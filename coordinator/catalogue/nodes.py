@@ -26,16 +26,19 @@ __all__ = [
     "all_nodes",
     "epoch",
     "join_node",
+    "map_made_of",
     "pass_over_epoch",
     "raise_epoch",
     "remove_node",
     "removed_among",
     "save_counters",
+    "set_map_made_of",
     "set_standing",
     "update_node",
     "use_token",
 ]
 
+_MADE_OF = ("made of the map of term", "made of the map of epoch")
 TokenKind = Literal["invite", "node"]
 NodeStanding = Literal["joined", "draining", "lost", "distrusted", "removed"]
 """What the cluster intends with a node; whether it is up is another matter (coordinator.health)."""
@@ -71,9 +74,26 @@ def pass_over_epoch(connection: Connection, number: int) -> None:
         _set_epoch(connection, number + 1)
 
 
+def map_made_of(connection: Connection) -> tuple[int, int]:
+    """(term, epoch) of the map that this catalogue was rebuilt from; (0, 0) where it never was."""
+    query = select(meta.c.name, meta.c.number).where(meta.c.name.in_(_MADE_OF))
+    found = {name: int(number) for name, number in connection.execute(query)}
+    return found.get(_MADE_OF[0], 0), found.get(_MADE_OF[1], 0)
+
+
+def set_map_made_of(connection: Connection, term: int, number: int) -> None:
+    """Note the map that this catalogue is rebuilt from."""
+    for name, value in zip(_MADE_OF, (term, number), strict=True):
+        _set_number(connection, name, value)
+
+
 def _set_epoch(connection: Connection, number: int) -> None:
-    connection.execute(delete(meta).where(meta.c.name == "epoch"))
-    connection.execute(insert(meta).values(name="epoch", number=number))
+    _set_number(connection, "epoch", number)
+
+
+def _set_number(connection: Connection, name: str, number: int) -> None:
+    connection.execute(delete(meta).where(meta.c.name == name))
+    connection.execute(insert(meta).values(name=name, number=number))
 
 
 def add_token(

@@ -9,13 +9,12 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from holdfast.coordinator.adopting import FoundStripe
 from holdfast.coordinator.catalogue.engine import batched
 from holdfast.coordinator.catalogue.erasures import set_unreconciled
-from holdfast.coordinator.catalogue.nodes import NodeRow
+from holdfast.coordinator.catalogue.nodes import NodeRow, pass_over_epoch, set_map_made_of
 from holdfast.coordinator.catalogue.schema import (
     accounts,
     chunks,
     group_slots,
     groups,
-    meta,
     missing,
     nodes,
     tokens,
@@ -28,11 +27,20 @@ __all__ = ["add_stripes", "finish_rebuild", "put_cluster", "restored"]
 
 
 def put_cluster(
-    connection: Connection, rows: Iterable[NodeRow], made: Iterable[Group], epoch: int, now_ms: int
+    connection: Connection,
+    rows: Iterable[NodeRow],
+    made: Iterable[Group],
+    made_of: tuple[int, int],
+    now_ms: int,
 ) -> None:
-    """Nodes and groups of an empty catalogue, under their own numbers."""
+    """Nodes and groups of an empty catalogue, under their own numbers.
+
+    Args:
+        made_of: (term, epoch) of the map that names them; (0, 0): no node had one.
+    """
     set_unreconciled(connection, True)
-    connection.execute(insert(meta).values(name="epoch", number=epoch))
+    set_map_made_of(connection, *made_of)
+    pass_over_epoch(connection, made_of[1])
     for row in rows:
         connection.execute(
             insert(nodes).values(

@@ -101,7 +101,7 @@ class Desk:
         self.sweeping = Sweeping(trash_hold_s)
         self.reconciling = Reconciling()
         self.witnessing = Witnessing()
-        self.reigning = Reigning(first_epoch=live.epoch)
+        self.reigning = Reigning()
         self.counting = asyncio.Lock()
         """Held while stripes are counted whose slots are being filled: that may go through all of them, and
         one of those who read the catalogue must be left for everybody else."""

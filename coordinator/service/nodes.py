@@ -12,8 +12,9 @@ from holdfast.coordinator.erasing import notice_orders
 from holdfast.coordinator.limits import COUNTED_BYTES_MAX, PULSE_AHEAD_MAX, STARTS_REMEMBERED_MAX
 from holdfast.coordinator.live import Beat
 from holdfast.coordinator.reconciling import hear_pulse, pulse_told
-from holdfast.coordinator.reigning import cluster_map, require_reign, tell_soon
+from holdfast.coordinator.reigning import cluster_map, require_reign
 from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.telling import tell_nodes
 from holdfast.protocol.address import parse_url
 from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import BadRequest, Conflict
@@ -92,7 +93,7 @@ class NodeHandlers:
         digest, now_ms = digest_of(told.token), desk.source.now_ms()
         await desk.catalogue.write(lambda c: join_node(c, digest, row, now_ms))
         await desk.live.refresh(desk.catalogue)
-        await tell_soon(desk)  # or a coordinator that is rebuilt right after would not know of it
+        await tell_nodes(desk)  # or a coordinator that is rebuilt right after would not know of it
         require_reign(desk)  # perhaps that was news: it belongs to the other one
         return msgpack_answer(
             Joined(node=node, term=desk.identity.term, heartbeat_ms=desk.live.health.heartbeat_ms)

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.coordinator.catalogue.nodes import NodeRow, add_token, join_node
 from holdfast.coordinator.live import Beat
-from holdfast.coordinator.reigning import tell_nodes
 from holdfast.coordinator.service.desk import Desk
+from holdfast.coordinator.telling import tell_nodes
 from holdfast.node.admission import Admission
 from holdfast.node.membership import Identity
 from holdfast.node.reigning import KnownReign, Reigning, known_reign
@@ -129,7 +129,7 @@ async def _join_all(desk: Desk, nodes: list[WitnessNode]) -> None:
         )
     await desk.live.refresh(desk.catalogue)
     beat(desk, nodes)
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
 
 
 def beat(desk: Desk, nodes: list[WitnessNode]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from support.devices import OpenDevice, post, tags
 from support.witness_nodes import WitnessNode, beat
 
 from holdfast.client.session import Session
-from holdfast.coordinator import reigning
+from holdfast.coordinator import telling
 from holdfast.coordinator.catalogue import schema
 from holdfast.coordinator.catalogue.adopted import NO_STORE, adopt_nodes
-from holdfast.coordinator.catalogue.nodes import add_token, all_nodes, epoch, raise_epoch
+from holdfast.coordinator.catalogue.nodes import add_token, all_nodes, epoch, raise_epoch, set_map_made_of
 from holdfast.coordinator.identity import found_anew, read_kit
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.placement import Group
-from holdfast.coordinator.reigning import Reigning, cluster_map, tell_node, tell_nodes
+from holdfast.coordinator.reigning import Reigning, cluster_map, tell_node
+from holdfast.coordinator.service import nodes as node_service
+from holdfast.coordinator.telling import tell_nodes
 from holdfast.node.store_lmdb_heads import HeadStore
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.codec import decode
@@ -121,7 +124,7 @@ def put_back(desk: Any, gone: WitnessNode, epochs: int) -> None:
     desk.catalogue.write_now(older)
     desk.live.nodes, desk.live.epoch = desk.catalogue.read_now(lambda c: (all_nodes(c), epoch(c)))
     desk.live.beats.pop(gone.id, None)
-    desk.reigning = Reigning(first_epoch=desk.live.epoch)
+    desk.reigning = Reigning()
 
 
 @pytest.mark.parametrize("first", ["a head", "a node that joins", "nothing"])
@@ -131,13 +134,13 @@ async def test_what_a_map_of_a_newer_catalogue_tells_is_taken_over_before_it_giv
     desk, one, joined = coordinator.desk, await device("one"), nodes[-1]
     for _ in range(5):
         await groups_were_made(desk)
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     newer = desk.live.epoch
     put_back(desk, joined, 5)
     if first == "a node that joins":
         await join(coordinator, transport)
     elif first == "nothing":
-        await tell_nodes(desk)
+        await tell_nodes(desk, 60.0)
     await post(one, coordinator, "first")
     assert joined.id in desk.live.nodes, "nobody else may know of it"
     assert desk.live.epoch > newer, "numbers are not given twice"
@@ -149,7 +152,7 @@ async def test_another_map_under_the_same_number_does_not_count(
 ) -> None:
     desk, one, joined = coordinator.desk, await device("one"), nodes[-1]
     await groups_were_made(desk)
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     put_back(desk, joined, 1)
     await groups_were_made(desk)
     await post(one, coordinator, "first")
@@ -162,13 +165,13 @@ async def test_a_coordinator_restored_under_a_new_term_takes_over_maps_of_the_te
 ) -> None:
     desk, joined, folder = coordinator.desk, nodes[-1], tmp_path / "coordinator"
     await groups_were_made(desk)
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     put_back(desk, joined, 1)
     identity = found_anew(
         folder, read_kit(folder / "cluster-kit.pem"), desk.identity.term + 1, SYSTEM, desk.identity.operator
     )
     desk.calls, desk.identity = NodeCalls(desk.calls._transport, identity), identity
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     assert joined.id in desk.live.nodes
     assert desk.reigning.told.keys() >= {node.id for node in nodes[:-1]}
 
@@ -176,17 +179,20 @@ async def test_a_coordinator_restored_under_a_new_term_takes_over_maps_of_the_te
 async def test_older_maps_tell_nothing_new_and_bring_nobody_back(
     coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node was away while another one was let go; the coordinator was started anew since."""
+    """A node was away while another one was let go, and the coordinator was rebuilt since."""
     desk, away, gone = coordinator.desk, nodes[0], nodes[-1]
     await away.stop()
-    desk.catalogue.write_now(
-        lambda c: c.execute(delete(schema.nodes).where(schema.nodes.c.id == bytes(gone.id)))
-    )
+
+    def rebuilt(c: Any) -> None:
+        c.execute(delete(schema.nodes).where(schema.nodes.c.id == bytes(gone.id)))
+        set_map_made_of(c, 1, epoch(c))
+
+    desk.catalogue.write_now(rebuilt)
     desk.live.nodes = desk.catalogue.read_now(all_nodes)
     await groups_were_made(desk)
     await away.start()
-    desk.reigning = Reigning(first_epoch=desk.live.epoch)
-    await tell_nodes(desk)
+    desk.reigning = Reigning()
+    await tell_nodes(desk, 60.0)
     assert map_of(away).epoch == desk.live.epoch and gone.id not in desk.live.nodes
 
 
@@ -274,7 +280,7 @@ async def test_the_map_of_a_very_large_cluster_is_kept_too(
         assert node.reigning is not None
         node.reigning._admission.coordinator = None
     desk.reigning.told.clear()
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     assert desk.reigning.told.keys() == {node.id for node in nodes}
 
 
@@ -321,7 +327,7 @@ async def test_also_those_that_could_not_be_told_a_moment_ago(
     await groups_were_made(desk)
     for node in nodes:
         await node.stop()
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     for node in nodes:
         await node.start()
     beat(desk, nodes)
@@ -330,26 +336,10 @@ async def test_also_those_that_could_not_be_told_a_moment_ago(
         assert joined.id in {known.id for known in map_of(node).nodes}
 
 
-async def test_nodes_that_join_at_once_are_all_in_the_map_that_each_is_told_with(
-    coordinator: Any, nodes: list[WitnessNode], transport: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    desk, rounds = coordinator.desk, 0
-
-    async def counted(desk: Any, **more: Any) -> None:
-        nonlocal rounds
-        rounds += 1
-        await asyncio.sleep(0.05)
-
-    monkeypatch.setattr(reigning, "tell_nodes", counted)
-    await asyncio.gather(*(reigning.tell_soon(desk) for _ in range(50)))
-    assert rounds == 2, "one that was under way, and one for all who came meanwhile"
-
-
 async def test_whoever_does_not_answer_keeps_nobody_from_joining(
     coordinator: Any, nodes: list[WitnessNode], transport: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reigning, "TELL_SOON_S", 0.05)
-    never = asyncio.Event()
+    desk, never = coordinator.desk, asyncio.Event()
 
     async def hangs(*_: Any, **__: Any) -> None:
         await never.wait()
@@ -358,18 +348,20 @@ async def test_whoever_does_not_answer_keeps_nobody_from_joining(
         raise KeyError("nobody foresaw this")
 
     for how in (breaks, hangs):
-        monkeypatch.setattr(reigning, "tell_nodes", how)
-        assert (await join(coordinator, transport)).id in coordinator.desk.live.nodes
+        monkeypatch.setattr(telling, "tell_node", how)
+        monkeypatch.setattr(node_service, "tell_nodes", partial(tell_nodes, within_s=0.05))
+        assert (await join(coordinator, transport)).id in desk.live.nodes
+        await groups_were_made(desk)
     never.set()
 
 
 async def test_who_joins_a_coordinator_that_finds_itself_succeeded_is_not_told_that_it_belongs(
     coordinator: Any, nodes: list[WitnessNode], transport: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def learns(desk: Any, **_: Any) -> None:
+    async def learns(desk: Any) -> None:
         desk.reigning.superseded = 7
 
-    monkeypatch.setattr(reigning, "tell_nodes", learns)
+    monkeypatch.setattr(node_service, "tell_nodes", learns)
     with pytest.raises(Superseded):
         await join(coordinator, transport)
 

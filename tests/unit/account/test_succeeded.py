@@ -14,9 +14,9 @@ from support.witness_nodes import WitnessNode, beat, joined_nodes
 
 from holdfast.coordinator.identity import found_anew, read_kit
 from holdfast.coordinator.node_calls import NodeCalls
-from holdfast.coordinator.reigning import tell_nodes
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.routes import make_routes
+from holdfast.coordinator.telling import tell_nodes
 from holdfast.protocol.address import Address
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.errors import (
@@ -51,13 +51,13 @@ async def test_nodes_that_ceased_to_report_tell_whom_they_follow(
     message = Reign(root=successor.root, charter=successor.charter, url="http://127.0.0.1:1", map=None)
     for node in nodes:
         await calls.ask(desk.live.nodes[node.id], "POST", "/v1/reign", message, Reigned)
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     assert desk.reigning.superseded == 0, "they were told before, and nothing has changed yet"
     beat(desk, nodes)
     long_ago = desk.source.monotonic() - 10 * desk.live.health.down_after_s
     for node in nodes:  # they report to the other one now
         desk.live.beats[node.id] = replace(desk.live.beats[node.id], steady_s=long_ago)
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     assert desk.reigning.superseded == 2
     with pytest.raises(Superseded):
         await post(one, coordinator, "nobody would witness it")

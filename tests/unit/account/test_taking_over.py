@@ -16,8 +16,9 @@ from holdfast.coordinator.catalogue.nodes import all_nodes
 from holdfast.coordinator.identity import found_anew, read_kit
 from holdfast.coordinator.keeping_witnesses import keep_witnesses
 from holdfast.coordinator.node_calls import NodeCalls
-from holdfast.coordinator.reigning import Reigning, tell_nodes
+from holdfast.coordinator.reigning import Reigning
 from holdfast.coordinator.taking_over import take_over
+from holdfast.coordinator.telling import tell_nodes
 from holdfast.protocol.accounts import DeviceList
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.codec import decode, encode
@@ -61,7 +62,7 @@ async def test_a_device_enrolled_since_the_copy_goes_on_and_its_snapshots_are_th
     desk.catalogue.write_now(put_back)
     desk.live.device_lists.clear()
     new_reign(coordinator, tmp_path / "coordinator")
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     await keep_witnesses(desk)  # gives the nodes what this catalogue knows of the account
     for node in nodes:
         assert node.store is not None

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from support.devices import OpenDevice, post, tags
 from support.witness_nodes import WitnessNode, beat
 
-from holdfast.coordinator import keeping_witnesses, reigning
+from holdfast.coordinator import keeping_witnesses, reigning, telling
 from holdfast.coordinator.background import TASKS
-from holdfast.coordinator.catalogue.nodes import raise_epoch
+from holdfast.coordinator.catalogue import heads as head_rows
+from holdfast.coordinator.catalogue.accounts import account_row
+from holdfast.coordinator.catalogue.nodes import raise_epoch, set_standing
+from holdfast.coordinator.identity import found_anew, read_kit
+from holdfast.coordinator.keeping_witnesses import keep_witnesses
 from holdfast.coordinator.node_calls import NodeCalls
+from holdfast.coordinator.reigning import newest_map, tell_node, to_hear
+from holdfast.coordinator.telling import end_telling, keep_told, tell_nodes
 from holdfast.protocol.clock import SYSTEM
+from holdfast.protocol.codec import decode
 from holdfast.protocol.errors import OutcomeUnknown, Unreachable
 from holdfast.protocol.ids import AccountId, NodeId
+from holdfast.protocol.messages.cluster import ClusterMap
+from holdfast.protocol.messages.witness import Reign, Reigned
 
 DEADLINE_S = 20.0
 """For what should take milliseconds."""
@@ -24,20 +37,17 @@ DEADLINE_S = 20.0
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[NodeId]]:
-    """Nodes in it hang: who asks them gets no answer."""
+    """Nodes in it hang: who asks them gets no answer, until the call's time is up."""
     found: set[NodeId] = set()
-    ask, ask_encoded = NodeCalls.ask, NodeCalls.ask_encoded
+    ask = NodeCalls.ask_encoded
 
-    def hangs_at(call: Any) -> Any:
-        async def asked(self: NodeCalls, node: Any, *rest: Any, **named: Any) -> Any:
-            if node.id in found:
-                await asyncio.Event().wait()
-            return await call(self, node, *rest, **named)
+    async def asked(self: NodeCalls, node: Any, *rest: Any, timeout_s: float) -> Any:
+        if node.id in found:
+            await asyncio.sleep(timeout_s)
+            raise Unreachable("it does not answer", why="on purpose")
+        return await ask(self, node, *rest, timeout_s=timeout_s)
 
-        return asked
-
-    monkeypatch.setattr(NodeCalls, "ask", hangs_at(ask))
-    monkeypatch.setattr(NodeCalls, "ask_encoded", hangs_at(ask_encoded))
+    monkeypatch.setattr(NodeCalls, "ask_encoded", asked)
     yield found
 
 
@@ -51,67 +61,117 @@ def is_told(desk: Any, node: WitnessNode) -> bool:
     return told is not None and told[0] == desk.live.epoch
 
 
-def silence(desk: Any, nodes: list[WitnessNode], silent: list[WitnessNode]) -> None:
-    """Of these nothing has been heard for long."""
-    beat(desk, nodes)
-    for node in silent:
-        del desk.live.beats[node.id]
-    desk.live.started_s -= 10 * desk.live.health.down_after_s
-    assert all(desk.live.state(node.id) == "down" for node in silent)
+async def follow_successor(desk: Any, folder: Path, nodes: list[WitnessNode]) -> None:
+    """These nodes learn of a coordinator of the next term."""
+    kit = read_kit(folder / "cluster-kit.pem")
+    identity = found_anew(folder, kit, desk.identity.term + 1, SYSTEM, desk.identity.operator)
+    calls = NodeCalls(desk.calls._transport, identity)
+    message = Reign(root=identity.root, charter=identity.charter, url="", map=None)
+    for node in nodes:
+        await calls.ask(desk.live.nodes[node.id], "POST", "/v1/reign", message, Reigned)
 
 
-async def test_more_silent_nodes_than_are_told_at_once_keep_none_that_answers_waiting(
-    coordinator: Any, nodes: list[WitnessNode], hanging: set[NodeId], monkeypatch: pytest.MonkeyPatch
+async def told(desk: Any, nodes: list[WitnessNode]) -> None:
+    """Wait until all of these were told, while the coordinator has its turns."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not all(is_told(desk, node) for node in nodes):
+            await keep_told(desk)
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["down", "suspect, as right after a start", "up, and cannot be reached"])
+async def test_more_nodes_that_hang_than_are_told_at_once_keep_none_that_answers_waiting(
+    coordinator: Any,
+    nodes: list[WitnessNode],
+    hanging: set[NodeId],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
 ) -> None:
     desk = coordinator.desk
-    monkeypatch.setattr(reigning, "TOLD_AT_ONCE_MAX", 1)
-    silent, heard = nodes[:2], nodes[2:]  # those that come first hang
-    hanging.update(node.id for node in silent)
-    silence(desk, nodes, silent)
+    monkeypatch.setattr(telling, "PLACE_KEPT_S", 0.05)
+    hang, heard = nodes[:4], nodes[4:]  # those that come first hang
+    hanging.update(node.id for node in hang)
+    beat(desk, nodes)
+    if how != "up, and cannot be reached":
+        for node in hang:
+            del desk.live.beats[node.id]
+    if how == "down":
+        desk.live.started_s -= 10 * desk.live.health.down_after_s
+        beat(desk, heard)
     await the_map_changed(desk)
-    behind = asyncio.create_task(reigning.tell_silent(desk))
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            await reigning.tell_heard(desk)
-        assert all(is_told(desk, node) for node in heard)
-        assert not behind.done() and not any(is_told(desk, node) for node in silent)
-    finally:
-        behind.cancel()
+    await told(desk, heard)
+    assert not any(is_told(desk, node) for node in hang)
+    await the_map_changed(desk)
+    await told(desk, heard)  # also of what comes while those hang still
 
 
 async def test_who_joins_is_known_to_all_that_answer_while_others_hang(
     coordinator: Any, nodes: list[WitnessNode], hanging: set[NodeId], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = coordinator.desk
-    monkeypatch.setattr(reigning, "TOLD_AT_ONCE_MAX", 1)
-    monkeypatch.setattr(reigning, "TELL_SOON_S", 1.0)
-    silent, heard = nodes[:2], nodes[2:]
-    hanging.update(node.id for node in silent)
-    silence(desk, nodes, silent)
+    monkeypatch.setattr(telling, "PLACE_KEPT_S", 0.05)
+    hanging.update(node.id for node in nodes[:4])
+    for _ in range(3):  # one after the other, within the time in which the first call to those that hang ends
+        await the_map_changed(desk)
+        await tell_nodes(desk, within_s=0.5)
+        assert all(is_told(desk, node) for node in nodes[4:])
+
+
+async def test_a_second_one_who_joins_learns_of_a_successor_while_a_node_hangs(
+    coordinator: Any, nodes: list[WitnessNode], hanging: set[NodeId], tmp_path: Path
+) -> None:
+    desk = coordinator.desk
+    hanging.add(nodes[0].id)
     await the_map_changed(desk)
-    await reigning.tell_soon(desk)
-    assert all(is_told(desk, node) for node in heard)
-    desk.reigning.telling.cancel()
+    await tell_nodes(desk, within_s=0.1)
+    await follow_successor(desk, tmp_path / "coordinator", nodes[1:])
+    await the_map_changed(desk)
+    await tell_nodes(desk, within_s=0.5)
+    assert desk.reigning.superseded == 2
 
 
-async def test_a_silent_node_that_follows_another_coordinator_is_asked_beside_those_that_report(
+async def test_those_that_did_not_answer_last_time_are_asked_and_not_waited_for(
+    coordinator: Any, nodes: list[WitnessNode], hanging: set[NodeId]
+) -> None:
+    desk = coordinator.desk
+    beat(desk, nodes)
+    for node in nodes[:2]:
+        hanging.add(node.id)
+        del desk.live.beats[node.id]
+        desk.reigning.retry_s[node.id] = desk.source.monotonic() + 3600.0
+    await the_map_changed(desk)
+    async with asyncio.timeout(DEADLINE_S):
+        await tell_nodes(desk, within_s=3600.0)
+    assert all(is_told(desk, node) for node in nodes[2:])
+    assert not any(desk.reigning.telling[node.id].done() for node in nodes[:2])
+
+
+async def test_nodes_that_do_not_report_are_told_too_and_again_when_that_changes(
     coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk, asked = coordinator.desk, []
 
     async def tells(desk: Any, node: NodeId) -> None:
         asked.append(node)
+        desk.reigning.told[node] = to_hear(desk, node)
 
-    silence(desk, nodes, nodes[:1])
-    await the_map_changed(desk)
-    monkeypatch.setattr(reigning, "tell_node", tells)
-    await reigning.tell_heard(desk)
-    assert asked == [node.id for node in nodes[1:]]
-    await reigning.tell_silent(desk)
-    assert asked == [*(node.id for node in nodes[1:]), nodes[0].id]
-    assert {reigning.tell_heard, reigning.tell_silent} <= {
-        task.turn for task in TASKS if task.also_superseded
-    }
+    await tell_nodes(desk, 60.0)
+    monkeypatch.setattr(telling, "tell_node", tells)
+    every = sorted(node.id for node in nodes)
+    for how in ("suspect", "down", "stopping"):
+        now = desk.source.monotonic()
+        silent_s = {"suspect": desk.live.health.suspect_after_s, "down": desk.live.health.down_after_s}
+        for node in nodes:
+            known = desk.live.beats[node.id]
+            report = msgspec.structs.replace(known.report, state="stopping" if how == "stopping" else "ok")
+            age_s = silent_s.get(how, -0.1) + 0.1
+            desk.live.beats[node.id] = replace(known, report=report, steady_s=now - age_s)
+        assert {desk.live.state(node.id) for node in nodes} == {how}
+        asked.clear()
+        await keep_told(desk)
+        await asyncio.gather(*desk.reigning.telling.values())
+        assert sorted(asked) == every
+    assert any(task.turn is keep_told and task.also_superseded for task in TASKS)
 
 
 async def test_a_node_that_did_not_hear_it_is_left_alone_for_a_while_and_one_that_is_gone_forgotten(
@@ -123,15 +183,103 @@ async def test_a_node_that_did_not_hear_it_is_left_alone_for_a_while_and_one_tha
         asked.append(node)
         raise Unreachable("it does not answer", why="on purpose")
 
-    monkeypatch.setattr(reigning, "tell_node", refuses)
+    await tell_nodes(desk, 60.0)
+    monkeypatch.setattr(telling, "tell_node", refuses)
     await the_map_changed(desk)
     stranger = NodeId(bytes(NodeId.SIZE))
     desk.reigning.told[stranger] = desk.reigning.told[nodes[0].id]
-    await reigning.tell_heard(desk)
-    await reigning.tell_heard(desk)
-    assert len(asked) == len(nodes) and stranger not in desk.reigning.told
-    await reigning.tell_nodes(desk)
+    desk.reigning.retry_s[stranger] = 1.0
+    for _ in range(2):
+        await keep_told(desk)
+        await asyncio.gather(*desk.reigning.telling.values())
+    assert len(asked) == len(nodes)
+    assert stranger not in desk.reigning.told and stranger not in desk.reigning.retry_s
+    await tell_nodes(desk, 60.0)
     assert len(asked) == 2 * len(nodes), "somebody waits for it"
+
+
+async def test_what_nobody_foresaw_in_telling_ends_the_turn(
+    coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(desk: Any, node: NodeId) -> None:
+        raise KeyError("nobody foresaw this")
+
+    desk = coordinator.desk
+    await tell_nodes(desk, 60.0)
+    monkeypatch.setattr(telling, "tell_node", breaks)
+    await the_map_changed(desk)
+    await keep_told(desk)
+    await asyncio.gather(*desk.reigning.telling.values(), return_exceptions=True)
+    with pytest.raises(KeyError):
+        await keep_told(desk)
+
+
+async def test_who_is_told_by_many_at_once_never_gets_an_older_map_after_a_newer_one(
+    coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, ask, random = coordinator.desk, NodeCalls.ask, Random(7)
+    seen: dict[NodeId, list[int]] = {node.id: [] for node in nodes}
+
+    async def slow(
+        self: NodeCalls, node: Any, method: str, target: str, message: Any, *rest: Any, **named: Any
+    ) -> Any:
+        await asyncio.sleep(0.02 * random.random())
+        if target == "/v1/reign" and message.map is not None:
+            seen[node.id].append(decode(message.map.payload, ClusterMap).epoch)
+        answer = await ask(self, node, method, target, message, *rest, **named)
+        await asyncio.sleep(0.02 * random.random())
+        return answer
+
+    async def changes() -> None:
+        for _ in range(40):
+            await the_map_changed(desk)
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(NodeCalls, "ask", slow)
+    telling_all = [tell_nodes(desk, 60.0) for _ in range(8)] + [keep_told(desk) for _ in range(8)]
+    telling_one = [tell_node(desk, node.id) for node in nodes for _ in range(4)]
+    await asyncio.gather(changes(), *telling_all, *telling_one)
+    await tell_nodes(desk, 60.0)
+    assert all(epochs == sorted(epochs) for epochs in seen.values())
+    assert all(node.store and node.store.map_digest == newest_map(desk) for node in nodes)
+
+
+async def test_a_witness_that_hung_while_it_was_told_keeps_the_next_head(
+    coordinator: Any,
+    nodes: list[WitnessNode],
+    device: OpenDevice,
+    hanging: set[NodeId],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The call that hangs ends, while the head still waits for its witnesses."""
+    desk, one = coordinator.desk, await device("one")
+    monkeypatch.setattr(reigning, "REIGN_CALL_TIMEOUT_S", 0.5)
+    one.link._patience_s = 0.0
+    hanging.update(node.id for node in nodes)
+    await the_map_changed(desk)
+    await keep_told(desk)
+    await asyncio.sleep(0)
+    hanging.clear()
+    await post(one, coordinator, "first")
+
+
+async def leave_waiting(
+    desk: Any,
+    one: Any,
+    coordinator: Any,
+    nodes: list[WitnessNode],
+    hanging: set[NodeId],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Post a head that no witness answers for."""
+    with monkeypatch.context() as patched:
+        one.link._patience_s = 0.0
+        patched.setattr("holdfast.coordinator.giving_out.WITNESS_CALL_TIMEOUT_S", 0.0)
+        hanging.update(node.id for node in nodes)
+        with pytest.raises(OutcomeUnknown):
+            await post(one, coordinator, "first")
+        hanging.clear()
+    assert await tags(one) == []
 
 
 async def test_heads_that_wait_for_a_node_that_hangs_keep_no_other_head_waiting(
@@ -142,15 +290,7 @@ async def test_heads_that_wait_for_a_node_that_hangs_keep_no_other_head_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     desk, one = coordinator.desk, await device("one")
-    with monkeypatch.context() as patched:
-        one.link._patience_s = 0.0
-        patched.setattr("holdfast.coordinator.giving_out.WITNESS_CALL_TIMEOUT_S", 0.0)
-        hanging.update(node.id for node in nodes)
-        with pytest.raises(OutcomeUnknown):
-            await post(one, coordinator, "first")
-        hanging.clear()
-    assert await tags(one) == []
-
+    await leave_waiting(desk, one, coordinator, nodes, hanging, monkeypatch)
     stuck, settle_again = AccountId(SYSTEM.random_bytes(AccountId.SIZE)), keeping_witnesses._settle_again
 
     async def one_hangs(desk: Any, account: AccountId) -> None:
@@ -160,10 +300,86 @@ async def test_heads_that_wait_for_a_node_that_hangs_keep_no_other_head_waiting(
     monkeypatch.setattr(
         keeping_witnesses.head_rows, "accounts_with_pending", lambda c: [stuck, one.known.account]
     )
-    turn = asyncio.create_task(keeping_witnesses.keep_witnesses(desk))
+    turn = asyncio.create_task(keep_witnesses(desk))
     try:
         async with asyncio.timeout(DEADLINE_S):
             while await tags(one) != ["first"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     finally:
         turn.cancel()
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+async def test_a_head_whose_witnesses_were_all_given_up_waits_until_every_node_could_name_a_successor(
+    coordinator: Any,
+    nodes: list[WitnessNode],
+    device: OpenDevice,
+    hanging: set[NodeId],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    is_over: bool,
+) -> None:
+    """Nobody's word is needed for it: the coordinator was started anew, and its term may be over."""
+    desk, one = coordinator.desk, await device("one")
+    await leave_waiting(desk, one, coordinator, nodes, hanging, monkeypatch)
+    account = one.known.account
+    waiting = desk.catalogue.read_now(lambda c: head_rows.pending_head(c, account_row(c, account)))
+    for witness in waiting.witnesses:
+        await desk.catalogue.write(lambda c, w=witness: set_standing(c, w.node, "lost"))
+    await desk.live.refresh(desk.catalogue)
+    if is_over:
+        await follow_successor(desk, tmp_path / "coordinator", nodes)
+    desk.reigning = reigning.Reigning()
+    await keep_witnesses(desk)
+    assert desk.catalogue.read_now(lambda c: account_row(c, account)).head_seq == 0
+    await tell_nodes(desk, 60.0)
+    await keep_witnesses(desk)
+    settled = desk.catalogue.read_now(lambda c: account_row(c, account)).head_seq
+    assert (desk.reigning.superseded, settled) == ((2, 0) if is_over else (0, 1))
+
+
+async def test_a_turn_that_fails_leaves_nothing_running(
+    coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (AccountId(bytes([number]) * AccountId.SIZE) for number in (1, 2))
+    ended = []
+
+    async def again(desk: Any, account: AccountId) -> None:
+        if account == one:
+            raise KeyError("nobody foresaw this")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(account)
+
+    monkeypatch.setattr(keeping_witnesses, "_settle_again", again)
+    monkeypatch.setattr(keeping_witnesses.head_rows, "accounts_with_pending", lambda c: [other, one])
+    with pytest.raises(ExceptionGroup):
+        await keep_witnesses(coordinator.desk)
+    assert ended == [other]
+
+
+async def test_what_was_given_out_ends_with_the_coordinator(
+    coordinator: Any,
+    nodes: list[WitnessNode],
+    device: OpenDevice,
+    hanging: set[NodeId],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk, one = coordinator.desk, await device("one")
+    await leave_waiting(desk, one, coordinator, nodes, hanging, monkeypatch)
+    await asyncio.gather(*desk.witnessing.tasks, return_exceptions=True)
+    hanging.update(node.id for node in nodes)
+    await the_map_changed(desk)
+    await keep_told(desk)
+    before = asyncio.all_tasks()
+    turn = asyncio.create_task(keep_witnesses(desk))
+    async with asyncio.timeout(DEADLINE_S):
+        while len(asyncio.all_tasks() - before) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    turn.cancel()
+    await asyncio.gather(turn, return_exceptions=True)
+    assert desk.witnessing.tasks
+    await desk.witnessing.end()
+    await end_telling(desk)
+    assert not asyncio.all_tasks() - before

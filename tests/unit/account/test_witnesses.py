@@ -21,7 +21,7 @@ from holdfast.coordinator.catalogue.accounts import account_row
 from holdfast.coordinator.catalogue.heads import head_state, pending_head
 from holdfast.coordinator.catalogue.nodes import set_standing
 from holdfast.coordinator.keeping_witnesses import complete_account, keep_witnesses
-from holdfast.coordinator.reigning import tell_nodes
+from holdfast.coordinator.telling import tell_nodes
 from holdfast.coordinator.witnesses import Witnessing
 from holdfast.coordinator.witnessing import post_head
 from holdfast.protocol.accounts import Head, signed_digest
@@ -350,7 +350,7 @@ async def test_a_witness_that_lost_what_it_kept_is_filled_again_after_its_start(
     known = desk.live.beats[bare.id]
     report = msgspec.structs.replace(known.report, start=b"another process.")
     desk.live.beats[bare.id] = replace(known, report=report)
-    await tell_nodes(desk)
+    await tell_nodes(desk, 60.0)
     await keep_witnesses(desk)
     assert bare.store is not None and bare.store.run_from(one.known.account) == 1
     assert len(bare.store.records(one.known.account, b"")) == 2

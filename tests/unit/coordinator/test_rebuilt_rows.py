@@ -46,7 +46,7 @@ def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
         for node in NODES
     ]
     groups = [Group(number, 3, PROFILE, "usual", tuple(members)) for number, members in MEMBERS.items()]
-    made.write_now(lambda c: put_cluster(c, rows, groups, 41, 1))
+    made.write_now(lambda c: put_cluster(c, rows, groups, (1, 40), 1))
     facts = AccountFacts(1, 1, ADA.account, ADA.listed, 10**9, 5)
     made.write_now(lambda c: adopt_account(c, facts))
     yield made
