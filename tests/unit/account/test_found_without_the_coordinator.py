@@ -19,6 +19,7 @@ from holdfast.client.session import Session
 from holdfast.coordinator import telling
 from holdfast.coordinator.catalogue import schema
 from holdfast.coordinator.catalogue.adopted import NO_STORE, adopt_nodes
+from holdfast.coordinator.catalogue.erasures import is_unreconciled
 from holdfast.coordinator.catalogue.nodes import add_token, all_nodes, epoch, raise_epoch, set_map_made_of
 from holdfast.coordinator.identity import found_anew, read_kit
 from holdfast.coordinator.live import Live
@@ -26,6 +27,7 @@ from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.placement import Group
 from holdfast.coordinator.reigning import Reigning, cluster_map, tell_node
 from holdfast.coordinator.service import nodes as node_service
+from holdfast.coordinator.taking_over import take_over
 from holdfast.coordinator.telling import tell_nodes
 from holdfast.node.store_lmdb_heads import HeadStore
 from holdfast.protocol.clock import SYSTEM
@@ -41,6 +43,7 @@ from holdfast.protocol.errors import (
 from holdfast.protocol.limits import LARGE_BODY_BYTES
 from holdfast.protocol.messages.cluster import ClusterMap, MapNode
 from holdfast.protocol.messages.nodes import Joined
+from holdfast.protocol.messages.witness import Reign, Reigned
 from holdfast.protocol.profiles import Profile
 from holdfast.protocol.stripes import digest_of
 
@@ -194,6 +197,39 @@ async def test_older_maps_tell_nothing_new_and_bring_nobody_back(
     desk.reigning = Reigning()
     await tell_nodes(desk, 60.0)
     assert map_of(away).epoch == desk.live.epoch and gone.id not in desk.live.nodes
+
+
+@pytest.mark.parametrize("where", ["before it is told", "before it is compared"])
+async def test_a_map_newer_than_what_a_catalogue_was_rebuilt_from_is_read_whatever_came_since(
+    coordinator: Any, nodes: list[WitnessNode], tmp_path: Path, where: str
+) -> None:
+    """It alone names a node that joined last, and whoever keeps it was away during the rebuild."""
+    desk, away, joined = coordinator.desk, nodes[0], nodes[-1]
+    await groups_were_made(desk)
+    await tell_node(desk, away.id)
+    made_of = desk.live.epoch - 1
+
+    def rebuilt(c: Any) -> None:
+        c.execute(delete(schema.nodes).where(schema.nodes.c.id == bytes(joined.id)))
+        set_map_made_of(c, desk.identity.term, made_of)
+        for _ in range(3):  # what the rebuilt coordinator changed
+            raise_epoch(c)
+
+    desk.catalogue.write_now(rebuilt)
+    await desk.live.refresh(desk.catalogue)
+    folder = tmp_path / "coordinator"
+    identity = found_anew(folder, read_kit(folder / "cluster-kit.pem"), 2, SYSTEM, desk.identity.operator)
+    desk.identity, desk.calls = identity, NodeCalls(desk.calls._transport, identity)
+    desk.reigning = Reigning()  # and it was started anew
+    assert joined.id not in desk.live.nodes
+    if where == "before it is told":
+        await tell_node(desk, away.id)
+    else:
+        message = Reign(root=identity.root, charter=identity.charter, url="", map=None)
+        await desk.calls.ask(desk.live.nodes[away.id], "POST", "/v1/reign", message, Reigned)
+        await take_over(desk, away.id)
+    assert joined.id in desk.live.nodes
+    assert desk.catalogue.read_now(is_unreconciled), "this catalogue knows less than there is"
 
 
 async def test_a_node_that_says_yes_and_keeps_no_map_does_not_count(
