@@ -10,6 +10,7 @@ What the old holder still has afterwards is found by reconciliation.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -68,6 +69,11 @@ __all__ = [
 Cursor = tuple[int, bytes]
 """(account's number, chunk id): everything up to it is filled."""
 _START: Cursor = (0, b"")
+_GAPS: Final = Prepared(
+    select(missing.c.number, missing.c.chunk, missing.c.slot).where(
+        missing.c.account == bindparam("account"), missing.c.chunk.in_(bindparam("ids", expanding=True))
+    )
+)
 _STANDING: Final = Prepared(
     select(
         moves.c.cursor_account,
@@ -258,7 +264,7 @@ def shard_rows(connection: Connection, query: Select[Any], slot: int, most_bytes
         if most_bytes < 0 and taken:
             break
         taken.append(row)
-    gaps = _gaps(connection, [row.id for row in taken])
+    gaps = _gaps(connection, [(row.account, row.id) for row in taken])
     return [
         ShardRow(
             (missing_here := gaps.get((row.account, row.id), {})).get(slot, 0),
@@ -279,11 +285,14 @@ def _gaps(
     connection: Connection, wanted: Sequence[tuple[int, bytes]]
 ) -> dict[tuple[int, bytes], dict[int, int]]:
     """Missing slots with their rows' numbers, by (account number, chunk)."""
+    by_account: dict[int, list[bytes]] = defaultdict(list)
+    for account, chunk in wanted:
+        by_account[account].append(chunk)
     found: dict[tuple[int, bytes], dict[int, int]] = {}
-    for portion in batched(wanted):
-        query = select(missing.c.number, missing.c.account, missing.c.chunk, missing.c.slot)
-        for row in connection.execute(query.where(missing.c.chunk.in_(list(portion)))):
-            found.setdefault((row.account, row.chunk), {})[row.slot] = row.number
+    for account, ids in by_account.items():
+        for portion in batched(ids):
+            for number, chunk, slot in _GAPS.rows(connection, account=account, ids=portion):
+                found.setdefault((account, chunk), {})[slot] = number
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -92,7 +93,7 @@ def add_stripes(
     }
     of_accounts = [stripe for stripe in stripes if stripe.account in numbers]
     known = [stripe for stripe in of_accounts if stripe.vouched >= stripe.profile.k]
-    fullness = _fullness(connection, {numbers[stripe.account][0] for stripe in known}, known)
+    fullness = _fullness(connection, {account: number for account, (number, _) in numbers.items()}, known)
     added = 0
     for stripe in known:
         number, generation = numbers[stripe.account]
@@ -148,26 +149,28 @@ def _add_row(
 
 
 def _fullness(
-    connection: Connection, numbers: set[int], stripes: Sequence[FoundStripe]
+    connection: Connection, numbers: Mapping[AccountId, int], stripes: Sequence[FoundStripe]
 ) -> dict[tuple[int, ChunkId], int]:
     """Slots that are there, of the rows that there are already."""
+    by_account: dict[int, list[bytes]] = defaultdict(list)
+    for stripe in stripes:
+        by_account[numbers[stripe.account]].append(bytes(stripe.chunk))
     found: dict[tuple[int, ChunkId], int] = {}
-    for portion in batched([bytes(stripe.chunk) for stripe in stripes]):
-        gone = {
-            (row.account, bytes(row.chunk)): row.count
-            for row in connection.execute(
-                select(missing.c.account, missing.c.chunk, func.count().label("count"))
-                .where(missing.c.chunk.in_(portion))
-                .group_by(missing.c.account, missing.c.chunk)
+    for account, ids in by_account.items():
+        for portion in batched(ids):
+            lacking = (
+                select(missing.c.chunk, func.count())
+                .where(missing.c.account == account, missing.c.chunk.in_(portion))
+                .group_by(missing.c.chunk)
             )
-        }
-        query = (
-            select(chunks.c.account, chunks.c.id, groups.c.k, groups.c.m)
-            .join(groups, groups.c.id == chunks.c.group_id)
-            .where(chunks.c.id.in_(portion), chunks.c.account.in_(sorted(numbers)))
-        )
-        for row in connection.execute(query):
-            found[(row.account, ChunkId(row.id))] = row.k + row.m - gone.get((row.account, bytes(row.id)), 0)
+            gone = {bytes(chunk): int(count) for chunk, count in connection.execute(lacking)}
+            query = (
+                select(chunks.c.id, groups.c.k, groups.c.m)
+                .join(groups, groups.c.id == chunks.c.group_id)
+                .where(chunks.c.account == account, chunks.c.id.in_(portion))
+            )
+            for row in connection.execute(query):
+                found[(account, ChunkId(row.id))] = row.k + row.m - gone.get(bytes(row.id), 0)
     return found
 
 

@@ -12,7 +12,7 @@ from holdfast.coordinator.catalogue.moves import Move, unfilled, where_now
 from holdfast.coordinator.catalogue.schema import chunks, missing
 from holdfast.coordinator.catalogue.sums import gap_totals, group_totals
 
-__all__ = ["Gaps", "group_counts", "missing_gaps"]
+__all__ = ["Gaps", "counts_rows", "group_counts", "missing_gaps"]
 
 Gaps = Counter[tuple[int, frozenset[int]]]
 """(group, slots that are not there) -> how many stripes; those that lack nothing are not in it."""
@@ -76,6 +76,22 @@ def group_counts(
             if slots and count:
                 found[group, slots] += count
     return by_group, found
+
+
+def counts_rows(connection: Connection, number: int | None, moves: Sequence[Move]) -> bool:
+    """Does :func:`group_counts` have to go through rows for it, which may take long?
+
+    Args:
+        moves: bare and halved ones.
+    """
+    groups = {move.group for move in moves}
+    if not groups:
+        return False
+    return (
+        number is not None
+        or len(groups) < len(moves)
+        or any(group in groups for group, _ in gap_totals(connection))
+    )
 
 
 def missing_gaps(connection: Connection) -> dict[int, set[frozenset[int]]]:

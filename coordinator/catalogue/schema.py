@@ -139,7 +139,8 @@ chunks = Table(
     Column("pin", Integer, nullable=False),
     Column("state", String(8), nullable=False),
     Column("trashed_ms", BigInteger),
-    Index("chunks_group", "group_id"),
+    # In the order in which slots are filled; with what tells which chunks need filling, and what that costs.
+    Index("chunks_group", "group_id", "account", "id", "group_version", "sealed_bytes"),
     # For no other database, which then has all rows in it: to name one loads what speaks to it, 3 MiB.
     Index("chunks_trash", "trashed_ms", sqlite_where=text("trashed_ms IS NOT NULL")),
     sqlite_with_rowid=False,
@@ -165,7 +166,7 @@ missing = Table(
     Column("slot", Integer, nullable=False),
     Column("why", String(16), nullable=False),
     Index("missing_slot", "account", "chunk", "slot", unique=True),
-    Index("missing_group", "group_id"),
+    Index("missing_group", "group_id", "slot"),
     sqlite_autoincrement=True,
 )
 

@@ -28,6 +28,7 @@ from holdfast.coordinator.reconciling import Reconciling
 from holdfast.coordinator.reigning import Reigning, require_reign
 from holdfast.coordinator.repair_pacing import RepairSettings, Throttle
 from holdfast.coordinator.repair_progress import Repairs
+from holdfast.coordinator.service.counting import InTurn
 from holdfast.coordinator.sweeping import Sweeping
 from holdfast.coordinator.witnesses import Witnessing
 from holdfast.protocol.accounts import Device, DeviceList, open_device_list
@@ -102,9 +103,7 @@ class Desk:
         self.reconciling = Reconciling()
         self.witnessing = Witnessing()
         self.reigning = Reigning()
-        self.counting = asyncio.Lock()
-        """Held while stripes are counted whose slots are being filled: that may go through all of them, and
-        one of those who read the catalogue must be left for everybody else."""
+        self.counting = InTurn()
         self._large_bodies = ByteGate(LARGE_BODIES_BYTES_MAX)
         self._started_ms = source.now_ms()
         self._gate = Gate(identity.public, identity.cluster, self._started_ms)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Sequence
 
 from holdfast.coordinator.catalogue.erasures import is_unreconciled
 from holdfast.coordinator.catalogue.moves import Move
-from holdfast.coordinator.catalogue.safety import group_counts
+from holdfast.coordinator.catalogue.safety import Gaps, counts_rows, group_counts
 from holdfast.coordinator.limits import VERDICT_TRIES_MAX
 from holdfast.coordinator.live import Live
 from holdfast.coordinator.service.desk import Desk
@@ -60,11 +59,8 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
     """The verdict over one account's stripes (by its number) or over all (None)."""
     live = desk.live
     for _ in range(VERDICT_TRIES_MAX):
-        epoch, moves, halved = live.epoch, bare_moves(live), halved_moves(live)
-        async with desk.counting if moves or halved else nullcontext():
-            (by_group, gaps), is_old = await desk.catalogue.read(
-                lambda c: (group_counts(c, number, moves, halved), is_unreconciled(c))  # noqa: B023
-            )
+        epoch = live.epoch
+        (by_group, gaps), is_old = await _counted(desk, number, bare_moves(live), halved_moves(live))
         # Of a slot given away meanwhile the new holder is there, and what it lacks was not counted.
         if live.epoch == epoch:
             break
@@ -89,6 +85,23 @@ async def account_verdict(desk: Desk, number: int | None) -> Verdict:
         ),
     )
     return not_proven(verdict) if is_old else verdict
+
+
+async def _counted(
+    desk: Desk, number: int | None, bare: Sequence[Move], halved: Sequence[Move]
+) -> tuple[tuple[dict[int, int], Gaps], bool]:
+    """What :func:`group_counts` gives, and is the catalogue old? In turn, where that takes long."""
+
+    async def count() -> tuple[tuple[dict[int, int], Gaps], bool]:
+        return await desk.catalogue.read(
+            lambda c: (group_counts(c, number, bare, halved), is_unreconciled(c))
+        )
+
+    moves = [*bare, *halved]
+    if not moves or not await desk.catalogue.read(lambda c: counts_rows(c, number, moves)):
+        return await count()
+    what = (number, frozenset(move.id for move in bare), frozenset(move.id for move in halved))
+    return await desk.counting.run(what, count)
 
 
 def group_standing(live: Live, group_id: int, slots: frozenset[int], away: Collection[NodeId]) -> Standing:

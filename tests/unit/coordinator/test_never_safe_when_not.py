@@ -65,24 +65,34 @@ async def test_a_catalogue_that_may_be_old_proves_nothing(tmp_path: Path, stored
 async def test_counting_while_slots_are_filled_leaves_the_catalogue_to_others_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may go through every chunk there is, and many ask: those who restore must not wait for them."""
+    """Of an account it goes through every chunk, and many ask: nobody else must wait for them."""
     async with stored_cluster(tmp_path, 7) as cluster:
         await cluster.backup(OLD)
         old, _ = await move_first_slot(cluster)
-        del cluster.desk.live.beats[old]  # type: ignore[arg-type]
-        cluster.desk.live.started_s -= 10 * cluster.desk.live.health.down_after_s
-        count, go_on = stripes.group_counts, threading.Event()
+        desk = cluster.desk
+        del desk.live.beats[old]  # type: ignore[arg-type]
+        desk.live.started_s -= 10 * desk.live.health.down_after_s
+        count, go_on, counted = stripes.group_counts, threading.Event(), 0
 
-        def takes_long(*asked: Any) -> Any:
-            go_on.wait(60)
-            return count(*asked)
+        def takes_long(c: Any, number: int | None, *moves: Any) -> Any:
+            nonlocal counted
+            if number is not None:
+                counted += 1
+                go_on.wait(60)
+            return count(c, number, *moves)
 
         monkeypatch.setattr(stripes, "group_counts", takes_long)
-        asking = [asyncio.create_task(verdict_of(cluster)) for _ in range(5)]
+        asking = [asyncio.create_task(account_verdict(desk, 1)) for _ in range(10)]
         try:
             async with asyncio.timeout(20):
+                while not counted:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                asking.pop(0).cancel()  # the thread goes on for all that
+                asking.extend(asyncio.create_task(account_verdict(desk, 1)) for _ in range(10))
                 for _ in range(5):
-                    assert await cluster.desk.catalogue.read(lambda c: 7) == 7
+                    assert await desk.catalogue.read(lambda c: 7) == 7
+                assert (await verdict_of(cluster)).word == "degraded", "of all it is told by sums"
         finally:
             go_on.set()
         assert {verdict.word for verdict in await asyncio.gather(*asking)} == {"degraded"}
+        assert counted == 2, "once for who came before it began, once for all who came later"
