@@ -111,8 +111,7 @@ async def give_out(desk: Desk, account: AccountRow, waiting: Pending, records: S
     finally:
         # Who gives up waiting leaves them to go on, and the coordinator's end finds them here.
         for task in running:
-            desk.witnessing.tasks.add(task)
-            task.add_done_callback(desk.witnessing.tasks.discard)
+            desk.witnessing.leave(task)
     return Given(dict(statements), frozenset(refused))
 
 

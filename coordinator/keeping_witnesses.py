@@ -53,7 +53,11 @@ async def keep_witnesses(desk: Desk) -> float | None:
 async def _each(
     desk: Desk, accounts: Iterable[AccountId], work: Callable[[Desk, AccountId], Awaitable[None]]
 ) -> None:
-    """See to several accounts at a time, until all had their turn or another coordinator reigns."""
+    """See to several accounts at a time, until all had their turn or another coordinator reigns.
+
+    Args:
+        work: takes what may happen, and raises nothing but faults of the program.
+    """
     turns = asyncio.Semaphore(WITNESSED_AT_ONCE_MAX)
 
     async def one(account: AccountId) -> None:
@@ -85,13 +89,12 @@ async def _settle_again(desk: Desk, account: AccountId) -> None:
     if lock.locked():
         return  # somebody posts, and sees to it
     async with lock:
-        row, waiting = await desk.catalogue.read(
-            lambda c: ((found := account_row(c, account)), head_rows.pending_head(c, found))
-        )
-        if waiting is None:
-            return
         try:
-            await settle(desk, row, waiting)
+            row, waiting = await desk.catalogue.read(
+                lambda c: ((found := account_row(c, account)), head_rows.pending_head(c, found))
+            )
+            if waiting is not None:
+                await settle(desk, row, waiting)
         except HoldfastError as error:
             _log.info("a head waits for its witnesses", account=account.short, why=str(error))
 

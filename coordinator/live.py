@@ -67,6 +67,8 @@ class Live:
     """When a report in a node's name was refused last, and why: its operator looks at the status first."""
     held_back: str = ""
     counters_due_s: float = 0.0
+    met_s: dict[NodeId, float] = field(default_factory=dict)
+    """Since when nodes are known that were not from the beginning."""
     started_ms: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +89,9 @@ class Live:
         )
         # Readers overtake each other: the last answer to come is not always the newest.
         if number >= self.epoch:
+            if self.nodes:  # else they are there from the beginning
+                came = dict.fromkeys(nodes.keys() - self.nodes.keys(), self.source.monotonic())
+                self.met_s = {node: s for node, s in {**self.met_s, **came}.items() if node in nodes}
             self.nodes, self.groups, self.moves, self.epoch = nodes, groups, moves, number
 
     def state(self, node: NodeId) -> NodeState:
@@ -173,9 +178,10 @@ class Live:
         return ""
 
     def absent_s(self, node: NodeId) -> float:
-        """Seconds since it was last heard of, or since the coordinator started."""
+        """Seconds since it was last heard of, or since the coordinator started, or got to know it."""
         beat = self.beats.get(node)
-        return self.source.monotonic() - (beat.steady_s if beat else self.started_s)
+        since_s = beat.steady_s if beat else max(self.started_s, self.met_s.get(node, self.started_s))
+        return self.source.monotonic() - since_s
 
     def usual_profile(self) -> Profile | None:
         """The profile the cluster should have: as set, or by the number of nodes."""

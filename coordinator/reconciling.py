@@ -24,7 +24,8 @@ import structlog
 
 from holdfast.coordinator.adopting import plan_groups, plan_holders
 from holdfast.coordinator.catalogue import inventories, strays
-from holdfast.coordinator.catalogue.erasures import is_unreconciled, set_unreconciled
+from holdfast.coordinator.catalogue.erasures import is_unreconciled
+from holdfast.coordinator.catalogue.inventories import note_proven
 from holdfast.coordinator.catalogue.moves import assign_slot
 from holdfast.coordinator.inventory_walk import Told, Walk
 from holdfast.coordinator.limits import (
@@ -336,7 +337,8 @@ async def _finish(desk: Desk, since_s: float) -> None:
     if state.since_s != since_s:
         return  # it turned out to be old, or older, meanwhile
     if state.is_old:
-        await desk.catalogue.write(lambda c: set_unreconciled(c, False))
+        if not await desk.catalogue.write(lambda c: note_proven(c, nodes)):
+            return  # somebody is there who was not compared
         state.is_old = False
         state.counts.clear()
         _log.warning("the catalogue was compared with every node", adopted=state.adopted, strays=waiting)

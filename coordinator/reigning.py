@@ -29,6 +29,7 @@ from holdfast.coordinator.limits import (
     TOLD_AT_ONCE_MAX,
     WITNESSES_LOOK_SOON_S,
 )
+from holdfast.coordinator.reconciling import begin_round
 from holdfast.protocol.charter import Charter, open_charter
 from holdfast.protocol.codec import encode
 from holdfast.protocol.errors import Refused, Superseded
@@ -148,9 +149,11 @@ def newest_map(desk: Desk) -> bytes:
 
 
 def has_asked_all(desk: Desk) -> bool:
-    """Was every node told since the start, or did not hear it? Else one of them may know a successor."""
+    """Was every node told what it should have heard, or did not hear it? Else it may know a successor."""
     reigning = desk.reigning
-    return all(node in reigning.told or node in reigning.retry_s for node in desk.live.nodes)
+    return all(
+        reigning.told.get(node) == to_hear(desk, node) or node in reigning.retry_s for node in desk.live.nodes
+    )
 
 
 def to_hear(desk: Desk, node: NodeId) -> ToHear:
@@ -214,11 +217,17 @@ async def _take_over(desk: Desk, row: NodeRow, digest: bytes) -> None:
 
 
 async def take_in(desk: Desk, opened: ClusterMap) -> None:
-    """Let nodes in that a proven map names and this catalogue does not know."""
+    """Let nodes in that a proven map names and this catalogue does not know; all is compared anew then."""
+    newest_map(desk)  # that one is no news, nor is what was taken in before
+    payload = encode(opened)
+    if digest_of(payload) in desk.reigning.known_maps:
+        return
     now_ms = desk.source.now_ms()
     joined = await desk.catalogue.write(lambda c: adopt_map(c, opened, now_ms))
     await desk.live.refresh(desk.catalogue)
+    desk.reigning.remember(payload)
     if joined:
+        begin_round(desk, is_old=True)
         _log.warning("nodes that joined since the catalogue was copied were taken in", count=joined)
 
 

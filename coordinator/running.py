@@ -163,6 +163,7 @@ async def _serve(settings: CoordinatorSettings, desk: Desk, listen: ListenAddres
         await server.stop()
         await end_telling(desk)
         await desk.witnessing.end()
+        await desk.counting.end()
         _log.info("stopped")
 
 

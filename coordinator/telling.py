@@ -80,9 +80,9 @@ def _late(desk: Desk) -> list[NodeId]:
 
 
 def _tell(desk: Desk, node: NodeId) -> asyncio.Task[None]:
-    """The task that tells it: the one under way, or a new one."""
+    """The task that tells it: the one under way, or a new one. One that came to grief ends the next turn."""
     task = desk.reigning.telling.get(node)
-    if task is None or task.done():
+    if task is None or (task.done() and (task.cancelled() or task.exception() is None)):
         task = desk.reigning.telling[node] = asyncio.create_task(_told(desk, node))
         task.add_done_callback(_look_at)
     return task
@@ -98,6 +98,7 @@ async def _told(desk: Desk, node: NodeId) -> None:
             await asyncio.wait({call}, timeout=PLACE_KEPT_S)
         except asyncio.CancelledError:
             call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
             raise
     try:
         await call

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+import structlog
+
 from holdfast.protocol.accounts import Witness
 from holdfast.protocol.ids import AccountId, NodeId
 from holdfast.protocol.witnessing import (
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from holdfast.coordinator.service.desk import Desk
 
 __all__ = ["Witnessing", "given_up", "proposed", "standing_nodes"]
+
+_log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -50,6 +54,16 @@ class Witnessing:
         chosen = [*later, *sorted(self.dirty.difference(later))][:most]
         self.last = bytes(chosen[-1]) if chosen else b""
         return chosen
+
+    def leave(self, task: asyncio.Task[object]) -> None:
+        """Let it go on, without waiting for it."""
+        self.tasks.add(task)
+        task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[object]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("giving a head to a witness came to grief", exc_info=task.exception())
 
     async def end(self) -> None:
         """Nothing is given out any more."""

@@ -224,7 +224,9 @@ async def settle(
     silent = sorted(node.short for node in {*own, *before} - set(given.statements) - gone)
     raise OutcomeUnknown(
         f"head {waiting.seq} of the account is not agreed yet",
-        why=f"witnesses {', '.join(silent) or 'that were given up'} have not confirmed it",
+        why=f"witnesses {', '.join(silent)} have not confirmed it"
+        if silent or may_decide
+        else "its witnesses were given up, and not every node has said yet who coordinates",
         do="Start those nodes and run it again: repeating is safe.",
         nodes=silent,
     )

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from holdfast.cluster.benchmark.samples import Figure
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.limits import KIB
 
-__all__ = ["measure_steady"]
+__all__ = ["measure_steady", "memory_at_rest", "percentile"]
 
 _STREAM_BYTES = 10 * KIB
 _HELP_RUNS = 9
@@ -40,13 +40,14 @@ async def _streams(count: int) -> list[float]:
     return seconds[_WARM_UP:]
 
 
-def _percentile(values: list[float], percent: int) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The least value that so many percent of all are not above (nearest rank)."""
+    return sorted(values)[max(0, -(-len(values) * percent // 100) - 1)]
 
 
 def measure_steady(subject: HoldfastSubject, folder: Path, streams: int) -> dict[str, Any]:
     """All of them, in milliseconds and MiB."""
+    os.sync()  # what others have written is not this one's to wait for
     program = [sys.executable, "-P", "-m", "holdfast.cluster.benchmark.steady", str(streams)]
     told = measure(program, environment=subject.environment, folder=folder)
     seconds: list[float] = json.loads(told.output)
@@ -54,8 +55,8 @@ def measure_steady(subject: HoldfastSubject, folder: Path, streams: int) -> dict
         measure(holdfast("--help"), environment=os.environ, folder=folder).seconds for _ in range(_HELP_RUNS)
     ]
     made: dict[str, Any] = {
-        "stream_10_kib_p50_ms": round(_percentile(seconds, 50) * 1000, 1),
-        "stream_10_kib_p99_ms": round(_percentile(seconds, 99) * 1000, 1),
+        "stream_10_kib_p50_ms": round(percentile(seconds, 50) * 1000, 1),
+        "stream_10_kib_p99_ms": round(percentile(seconds, 99) * 1000, 1),
         "help_ms": round(Figure.of(helps).middle * 1000, 1),
     }
     return made

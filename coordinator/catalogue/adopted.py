@@ -60,9 +60,11 @@ def adopt_map(connection: Connection, told: ClusterMap, now_ms: int) -> int:
 
     Where it names nodes that were not known, this catalogue is older than it: nothing is swept until all has
     been compared. A rebuilt catalogue does not know whom the lost one let go, but it was made of a map: one
-    that is no newer is passed over.
+    that is no newer is passed over. (One of an earlier term with a higher number is of another history: in
+    one they only grow.)
     """
-    if (told.term, told.epoch) <= map_made_of(connection):
+    term, epoch = map_made_of(connection)
+    if told.term <= term and told.epoch <= epoch:
         return 0
     pass_over_epoch(connection, told.epoch)
     joined = adopt_nodes(connection, told.nodes, now_ms)

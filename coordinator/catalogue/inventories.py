@@ -7,7 +7,7 @@ is an old copy of itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, 
 
 from holdfast.coordinator.catalogue import erasures
 from holdfast.coordinator.catalogue.missing import Gone, note_gone
+from holdfast.coordinator.catalogue.nodes import all_nodes
 from holdfast.coordinator.catalogue.schema import accounts, chunks, group_slots, groups, meta, missing, moves
 from holdfast.coordinator.comparing import is_stray, judge
 from holdfast.protocol.ids import AccountId, NodeId
@@ -27,6 +28,7 @@ __all__ = [
     "expected_positions",
     "expected_sum",
     "note_absent",
+    "note_proven",
     "notice_pulse",
     "pulse",
     "raise_pulse",
@@ -59,6 +61,14 @@ def notice_pulse(connection: Connection, told: int) -> bool:
     _set_pulse(connection, told)
     erasures.set_unreconciled(connection, True)
     return True
+
+
+def note_proven(connection: Connection, compared: Set[NodeId]) -> bool:
+    """All these nodes were compared: the catalogue is as good as it gets. False: it knows others by now."""
+    is_so = all_nodes(connection).keys() <= compared
+    if is_so:
+        erasures.set_unreconciled(connection, False)
+    return is_so
 
 
 # What must lie in a slot

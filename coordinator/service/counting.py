@@ -21,15 +21,28 @@ class InTurn:
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
         self._waiting: dict[Hashable, asyncio.Task[Any]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, what: Hashable, work: Callable[[], Awaitable[T]]) -> T:
         """Have it done, and give what it gives; raises what it raises."""
         task = self._waiting.get(what)
         if task is None:
             task = self._waiting[what] = asyncio.create_task(self._do(what, work))
-            task.add_done_callback(_look_at)
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
         result: T = await asyncio.shield(task)
         return result
+
+    async def end(self) -> None:
+        """Nothing is begun any more, and nobody waits for what a thread still does."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits any more for what went wrong
 
     async def _do(self, what: Hashable, work: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -39,9 +52,3 @@ class InTurn:
         finally:
             if self._waiting.get(what) is asyncio.current_task():
                 del self._waiting[what]  # it never had its turn
-
-
-def _look_at(task: asyncio.Task[Any]) -> None:
-    """Perhaps nobody waits any more for what went wrong."""
-    if not task.cancelled():
-        task.exception()

@@ -111,6 +111,7 @@ async def test_a_node_that_joined_since_the_copy_is_in_and_one_that_was_let_go_s
     desk.catalogue.write_now(put_back)
     await desk.live.refresh(desk.catalogue)
     desk.live.nodes = desk.catalogue.read_now(all_nodes)
+    desk.reigning = Reigning()  # as after a start
     await all_told(coordinator, nodes[2:])
     row = desk.live.nodes[joined.id]
     assert (row.url, row.state, row.store) == (joined.url, "joined", NO_STORE), "it is to be proven"

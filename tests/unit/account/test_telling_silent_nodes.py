@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from sqlite3 import OperationalError
 from typing import Any
 
 import msgspec
@@ -111,10 +112,14 @@ async def test_who_joins_is_known_to_all_that_answer_while_others_hang(
     desk = coordinator.desk
     monkeypatch.setattr(telling, "PLACE_KEPT_S", 0.05)
     hanging.update(node.id for node in nodes[:4])
-    for _ in range(3):  # one after the other, within the time in which the first call to those that hang ends
+    for _ in range(3):  # one after the other, while the first calls to those that hang are under way
         await the_map_changed(desk)
-        await tell_nodes(desk, within_s=0.5)
-        assert all(is_told(desk, node) for node in nodes[4:])
+        joining = asyncio.create_task(tell_nodes(desk, within_s=DEADLINE_S))
+        async with asyncio.timeout(DEADLINE_S):
+            while not all(is_told(desk, node) for node in nodes[4:]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        joining.cancel()
+        assert not any(desk.reigning.telling[node.id].done() for node in nodes[:4])
 
 
 async def test_a_second_one_who_joins_learns_of_a_successor_while_a_node_hangs(
@@ -126,8 +131,11 @@ async def test_a_second_one_who_joins_learns_of_a_successor_while_a_node_hangs(
     await tell_nodes(desk, within_s=0.1)
     await follow_successor(desk, tmp_path / "coordinator", nodes[1:])
     await the_map_changed(desk)
-    await tell_nodes(desk, within_s=0.5)
-    assert desk.reigning.superseded == 2
+    joining = asyncio.create_task(tell_nodes(desk, within_s=DEADLINE_S))
+    async with asyncio.timeout(DEADLINE_S):
+        while desk.reigning.superseded != 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    joining.cancel()
 
 
 async def test_those_that_did_not_answer_last_time_are_asked_and_not_waited_for(
@@ -249,11 +257,9 @@ async def test_a_witness_that_hung_while_it_was_told_keeps_the_next_head(
     nodes: list[WitnessNode],
     device: OpenDevice,
     hanging: set[NodeId],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The call that hangs ends, while the head still waits for its witnesses."""
     desk, one = coordinator.desk, await device("one")
-    monkeypatch.setattr(reigning, "REIGN_CALL_TIMEOUT_S", 0.5)
     one.link._patience_s = 0.0
     hanging.update(node.id for node in nodes)
     await the_map_changed(desk)
@@ -370,16 +376,103 @@ async def test_what_was_given_out_ends_with_the_coordinator(
     await leave_waiting(desk, one, coordinator, nodes, hanging, monkeypatch)
     await asyncio.gather(*desk.witnessing.tasks, return_exceptions=True)
     hanging.update(node.id for node in nodes)
+    asked = asyncio.Event()
+    ask = NodeCalls.ask_encoded
+
+    async def noted(self: NodeCalls, node: Any, method: str, target: str, *rest: Any, **named: Any) -> Any:
+        if target == "/v1/witness/keep":
+            asked.set()
+        return await ask(self, node, method, target, *rest, **named)
+
+    monkeypatch.setattr(NodeCalls, "ask_encoded", noted)
+    before = asyncio.all_tasks()
     await the_map_changed(desk)
     await keep_told(desk)
-    before = asyncio.all_tasks()
     turn = asyncio.create_task(keep_witnesses(desk))
     async with asyncio.timeout(DEADLINE_S):
-        while len(asyncio.all_tasks() - before) < 4:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await asked.wait()
     turn.cancel()
     await asyncio.gather(turn, return_exceptions=True)
     assert desk.witnessing.tasks
     await desk.witnessing.end()
     await end_telling(desk)
     assert not asyncio.all_tasks() - before
+
+
+async def test_a_coordinator_whose_database_fails_for_a_moment_goes_on(
+    coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(c: Any, account: AccountId) -> None:
+        raise OperationalError("disk I/O error")
+
+    account = AccountId(bytes(AccountId.SIZE))
+    monkeypatch.setattr(keeping_witnesses, "account_row", broken)
+    monkeypatch.setattr(keeping_witnesses.head_rows, "accounts_with_pending", lambda c: [account])
+    coordinator.desk.witnessing.dirty.add(account)
+    await keep_witnesses(coordinator.desk)
+    assert coordinator.desk.witnessing.dirty == {account}
+
+
+async def test_a_head_that_nobody_keeps_waits_also_for_nodes_that_were_told_before_they_fell_silent(
+    coordinator: Any,
+    nodes: list[WitnessNode],
+    device: OpenDevice,
+    hanging: set[NodeId],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    desk, one = coordinator.desk, await device("one")
+    await leave_waiting(desk, one, coordinator, nodes, hanging, monkeypatch)
+    account = one.known.account
+    waiting = desk.catalogue.read_now(lambda c: head_rows.pending_head(c, account_row(c, account)))
+    for witness in waiting.witnesses:
+        await desk.catalogue.write(lambda c, w=witness: set_standing(c, w.node, "lost"))
+    await desk.live.refresh(desk.catalogue)
+    await tell_nodes(desk, 60.0)
+    await follow_successor(desk, tmp_path / "coordinator", nodes)
+    desk.live.beats.clear()
+    await keep_witnesses(desk)
+    assert desk.catalogue.read_now(lambda c: account_row(c, account)).head_seq == 0
+
+
+async def test_whom_telling_ends_with_is_waited_for(
+    coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, ended, begun = coordinator.desk, [], asyncio.Event()
+
+    async def slow(desk: Any, node: NodeId) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            ended.append(node)
+            raise Unreachable("it ends while it is closed", why="on purpose")
+
+    monkeypatch.setattr(telling, "tell_node", slow)
+    before = asyncio.all_tasks()
+    await the_map_changed(desk)
+    await keep_told(desk)
+    await begun.wait()
+    await end_telling(desk)
+    assert ended and not asyncio.all_tasks() - before
+
+
+async def test_a_fault_is_not_forgotten_because_somebody_joins_meanwhile(
+    coordinator: Any, nodes: list[WitnessNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, tell, faults = coordinator.desk, telling.tell_node, iter([KeyError("nobody foresaw this")])
+
+    async def once(desk: Any, node: NodeId) -> None:
+        for fault in faults:
+            raise fault
+        await tell(desk, node)
+
+    monkeypatch.setattr(telling, "tell_node", once)
+    await the_map_changed(desk)
+    await keep_told(desk)
+    await asyncio.gather(*desk.reigning.telling.values(), return_exceptions=True)
+    await tell_nodes(desk, 60.0)
+    with pytest.raises(KeyError):
+        await keep_told(desk)

@@ -177,6 +177,7 @@ async def test_a_head_that_waits_for_witnesses_that_are_gone_for_good_does_not_e
     assert (await one.head()).seq == 1, "three of five are left, and one of them may still say something"
     await desk.catalogue.write(lambda c: set_standing(c, gone[2].id, standing))
     await desk.live.refresh(desk.catalogue)
+    await tell_nodes(desk, 60.0)
     await keep_witnesses(desk)
     assert (await one.head()).seq == 2
     await post(one, coordinator, "second")

@@ -13,6 +13,7 @@ from holdfast.cluster.benchmark.churn_curve import measure_churn
 from holdfast.cluster.benchmark.floor import measure_floor
 from holdfast.cluster.benchmark.measuring import Cost, Servers, disk_bytes, measure
 from holdfast.cluster.benchmark.peers import PEERS, find_peer
+from holdfast.cluster.benchmark.steady import percentile
 from holdfast.cluster.benchmark.subject import Absent
 from holdfast.protocol.errors import HoldfastError
 from holdfast.protocol.limits import MIB
@@ -21,6 +22,15 @@ from holdfast.protocol.profiles import Profile
 
 def python(code: str, folder: Path) -> Cost:
     return measure([sys.executable, "-S", "-c", code], environment=os.environ, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "rank"), [(100, 99, 99), (100, 50, 50), (300, 99, 297), (1, 99, 1), (3, 50, 2)]
+)
+def test_percentiles_are_by_nearest_rank_and_the_worst_of_a_hundred_is_not_the_99th(
+    count: int, percent: int, rank: int
+) -> None:
+    assert percentile([float(number) for number in range(count, 0, -1)], percent) == rank
 
 
 def test_processor_time_and_memory_are_the_command_s_own(tmp_path: Path) -> None:
