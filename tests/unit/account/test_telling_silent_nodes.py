@@ -288,6 +288,16 @@ async def leave_waiting(
     assert await tags(one) == []
 
 
+async def give_up_its_witnesses(desk: Any, one: Any) -> AccountId:
+    """Everybody whom this account's waiting head was given to is lost for good; gives the account."""
+    account: AccountId = one.known.account
+    waiting = desk.catalogue.read_now(lambda c: head_rows.pending_head(c, account_row(c, account)))
+    for witness in waiting.witnesses:
+        await desk.catalogue.write(lambda c, w=witness: set_standing(c, w.node, "lost"))
+    await desk.live.refresh(desk.catalogue)
+    return account
+
+
 async def test_heads_that_wait_for_a_node_that_hangs_keep_no_other_head_waiting(
     coordinator: Any,
     nodes: list[WitnessNode],
@@ -328,11 +338,7 @@ async def test_a_head_whose_witnesses_were_all_given_up_waits_until_every_node_c
     """Nobody's word is needed for it: the coordinator was started anew, and its term may be over."""
     desk, one = coordinator.desk, await device("one")
     await leave_waiting(desk, one, coordinator, nodes, hanging, monkeypatch)
-    account = one.known.account
-    waiting = desk.catalogue.read_now(lambda c: head_rows.pending_head(c, account_row(c, account)))
-    for witness in waiting.witnesses:
-        await desk.catalogue.write(lambda c, w=witness: set_standing(c, w.node, "lost"))
-    await desk.live.refresh(desk.catalogue)
+    account = await give_up_its_witnesses(desk, one)
     if is_over:
         await follow_successor(desk, tmp_path / "coordinator", nodes)
     desk.reigning = reigning.Reigning()
@@ -423,11 +429,7 @@ async def test_a_head_that_nobody_keeps_waits_also_for_nodes_that_were_told_befo
 ) -> None:
     desk, one = coordinator.desk, await device("one")
     await leave_waiting(desk, one, coordinator, nodes, hanging, monkeypatch)
-    account = one.known.account
-    waiting = desk.catalogue.read_now(lambda c: head_rows.pending_head(c, account_row(c, account)))
-    for witness in waiting.witnesses:
-        await desk.catalogue.write(lambda c, w=witness: set_standing(c, w.node, "lost"))
-    await desk.live.refresh(desk.catalogue)
+    account = await give_up_its_witnesses(desk, one)
     await tell_nodes(desk, 60.0)
     await follow_successor(desk, tmp_path / "coordinator", nodes)
     desk.live.beats.clear()
