@@ -40,6 +40,8 @@ th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: l
 th { color: var(--soft); font-weight: 600; } tr.own-row td { font-weight: 600; }
 """
 _BAR, _GAP, _LEFT, _WIDTH, _RIGHT = 18, 8, 82, 440, 92
+_LETTER = 8
+"""So wide is a letter of a label at most, on average."""
 
 
 def _number(value: float) -> str:
@@ -49,7 +51,8 @@ def _number(value: float) -> str:
 def _plot(title: str, unit: str, bars: Sequence[tuple[str, float, float, float]], floor: float = 0.0) -> str:
     """Horizontal bars: (label, median, least, most); a dashed line where the floor lies, if it fits."""
     most = max([top for *_, top in bars]) or 1.0
-    scale = (_WIDTH - _LEFT - _RIGHT) / most
+    left = max(_LEFT, *(_LETTER * len(label) for label, *_ in bars))
+    scale = (_WIDTH - left - _RIGHT) / most
     height = len(bars) * (_BAR + _GAP) + 4
     parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">']
     for row, (label, middle, least, top) in enumerate(bars):
@@ -57,16 +60,16 @@ def _plot(title: str, unit: str, bars: Sequence[tuple[str, float, float, float]]
         kind = "own" if label == "holdfast" else "peer"
         parts.append(f'<text x="0" y="{y + 14}">{escape(label)}</text>')
         parts.append(
-            f'<rect class="{kind}" x="{_LEFT}" y="{y}" width="{middle * scale:.1f}" height="{_BAR}" rx="2"/>'
+            f'<rect class="{kind}" x="{left}" y="{y}" width="{middle * scale:.1f}" height="{_BAR}" rx="2"/>'
         )
         parts.append(
-            f'<line class="spread" x1="{_LEFT + least * scale:.1f}" x2="{_LEFT + top * scale:.1f}" '
+            f'<line class="spread" x1="{left + least * scale:.1f}" x2="{left + top * scale:.1f}" '
             f'y1="{y + _BAR / 2}" y2="{y + _BAR / 2}"/>'
         )
-        x = _LEFT + top * scale + 6
+        x = left + top * scale + 6
         parts.append(f'<text class="value" x="{x:.1f}" y="{y + 14}">{_number(middle)} {unit}</text>')
     if 0 < floor <= most:
-        x = _LEFT + floor * scale
+        x = left + floor * scale
         parts.append(f'<line class="floor" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>')
     parts.append("</svg>")
     return f"<figure><figcaption>{escape(title)}</figcaption>{''.join(parts)}</figure>"

@@ -79,7 +79,7 @@ def page(samples: Samples) -> str:
         when="today",
         notes=[("borg", "1.2 & more")],
         steady={"help_ms": 50.0},
-        curves=[("by size", "MB/s", [("64 MiB", 1.0, 0.5, 2.0)])],
+        curves=[("by size", "MB/s", [("64 MiB", 1.0, 0.5, 2.0), ("overwritten 5 x", 1.0, 1.0, 1.0)])],
     )
 
 
@@ -105,3 +105,11 @@ def test_no_bar_leaves_its_plot(samples: Samples) -> None:
         for x, w in re.findall(r'<rect class="\w+" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', inside):
             assert float(x) + float(w) <= float(width)
         assert all(float(y) <= float(height) for y in re.findall(r'y="([\d.]+)"', inside))
+
+
+def test_no_bar_covers_a_label(samples: Samples) -> None:
+    assert "overwritten 5 x" in page(samples)
+    for inside in re.findall(r"<svg.*?</svg>", page(samples)):
+        labels = re.findall(r'<text x="0" y="\d+">([^<]+)<', inside)
+        bars = [float(x) for x in re.findall(r'<rect class="\w+" x="([\d.]+)"', inside)]
+        assert all(bar >= 8 * len(label) for bar, label in zip(bars, labels, strict=True))
