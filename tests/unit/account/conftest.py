@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from holdfast.coordinator.catalogue.uploads import open_upload
 from holdfast.coordinator.health import HealthSettings
 from holdfast.coordinator.identity import load_or_make
 from holdfast.coordinator.live import Live
+from holdfast.coordinator.node_calls import NodeCalls
 from holdfast.coordinator.service.desk import Desk
 from holdfast.coordinator.service.routes import make_routes
 from holdfast.protocol.address import Address, Token
 from holdfast.protocol.clock import SYSTEM
 from holdfast.protocol.errors import OutcomeUnknown, Unreachable
-from holdfast.protocol.ids import AccountId, DeviceId, UploadId
+from holdfast.protocol.ids import AccountId, DeviceId, NodeId, UploadId
 from holdfast.protocol.serving import ListenAddress, Server
 from holdfast.protocol.stripes import digest_of
 from holdfast.protocol.transport import Transport
@@ -146,3 +148,19 @@ async def nodes(coordinator: Any, tmp_path: Path) -> AsyncIterator[list[WitnessN
     cluster = coordinator.address.cluster
     async with joined_nodes(coordinator.desk, cluster, tmp_path, SYSTEM, ["zone"] * 6) as made:
         yield made
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[NodeId]]:
+    """Nodes in it hang: who asks them gets no answer, until the call's time is up."""
+    found: set[NodeId] = set()
+    ask = NodeCalls.ask_encoded
+
+    async def asked(self: NodeCalls, node: Any, *rest: Any, timeout_s: float) -> Any:
+        if node.id in found:
+            await asyncio.sleep(timeout_s)
+            raise Unreachable("it does not answer", why="on purpose")
+        return await ask(self, node, *rest, timeout_s=timeout_s)
+
+    monkeypatch.setattr(NodeCalls, "ask_encoded", asked)
+    yield found
